@@ -1,0 +1,12 @@
+"""Data sets as uint8 images and labels; importing this loads nothing heavy.
+
+``load`` reads a data set, ``names`` and ``describe`` tell which there are. Images are uint8
+arrays of shape (N, C, H, W) with values 0 to 255; methods see them as floats in [-1, 1], and
+``to_uint8`` is the one way back.
+"""
+
+from bench.data.catalogue import ROOT_VARIABLE, Row, describe, names
+from bench.data.dataset import Dataset, Split, to_uint8
+from bench.data.loading import load
+
+__all__ = ["ROOT_VARIABLE", "Dataset", "Row", "Split", "describe", "load", "names", "to_uint8"]

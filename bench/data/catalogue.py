@@ -1,0 +1,107 @@
+"""What is known of each data set before any of it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+ROOT_VARIABLE = "SCOREBENCH_DATA"
+"""Environment variable naming a folder in which data sets lie, each as torchvision lays it out."""
+
+
+class Row(NamedTuple):
+    """One line of the list of data sets."""
+
+    name: str
+    images: str
+    size: str
+    channels: int
+    classes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """The published facts of a data set: counts, square size in pixels, channels, classes."""
+
+    train: int
+    test: int
+    size: int
+    channels: int
+    classes: tuple[str, ...]
+    source: str
+
+
+_DIGITS = tuple("0123456789")
+_CLOTHES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+_CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+# The 100 fine names in the order of their indices, which is alphabetical.
+_CIFAR100_TEXT = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+    keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse
+    mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+    snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
+    tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_CIFAR100 = tuple(_CIFAR100_TEXT.split())
+_FETCHED = f"--data PATH, ${ROOT_VARIABLE}, or torchvision's download"
+
+KNOWN: dict[str, Known] = {
+    "digits": Known(1297, 500, 8, 1, _DIGITS, "embedded in scikit-learn"),
+    "mnist": Known(60_000, 10_000, 28, 1, _DIGITS, _FETCHED),
+    "fashion-mnist": Known(
+        60_000,
+        10_000,
+        28,
+        1,
+        _CLOTHES,
+        _FETCHED.replace(", or", ", Debian's dataset-fashion-mnist, or"),
+    ),
+    "cifar10": Known(50_000, 10_000, 32, 3, _CIFAR10, f"{_FETCHED}; --data FILE.zip"),
+    "cifar100": Known(50_000, 10_000, 32, 3, _CIFAR100, f"{_FETCHED}; --data FILE.zip"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that ``load`` knows without a zip file."""
+    return tuple(KNOWN)
+
+
+def describe() -> list[Row]:
+    """Return a row per data set for printing; reads no data and imports nothing heavy."""
+    return [
+        Row(
+            name,
+            f"{known.train} + {known.test}",
+            f"{known.size}x{known.size}",
+            known.channels,
+            len(known.classes),
+            known.source,
+        )
+        for name, known in KNOWN.items()
+    ]

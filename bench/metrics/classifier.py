@@ -1,0 +1,101 @@
+"""The small classifier behind the extractors ``digits`` and ``fashion-mnist``.
+
+A residual network of the plainest kind, one class for both, its size set by a frozen table. SiLU
+keeps the features smooth in the image. Batch norm, whose statistics are frozen in use, rather than
+group norm: the latter divides each image's contrast out, and a Fréchet distance that cannot see
+washed-out samples is no use. The features are taken after global average pooling and before the
+only linear layer, so that the distance sees what the classifier decides by.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The classifier's size and input: square grey or colour images of ``size`` pixels."""
+
+    size: int
+    channels: int
+    stem_stride: int
+    widths: tuple[int, ...]
+    features: int
+    classes: int
+
+
+SHAPES = {
+    "digits": Shape(size=8, channels=1, stem_stride=1, widths=(32, 64), features=64, classes=10),
+    "fashion-mnist": Shape(
+        size=28, channels=1, stem_stride=2, widths=(32, 64), features=128, classes=10
+    ),
+}
+
+
+class Block(nn.Module):
+    """Two pre-activated 3x3 convolutions around an identity."""
+
+    def __init__(self, width: int) -> None:
+        """Build a block that keeps ``width`` channels."""
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, H, W) to the same shape."""
+        h: Tensor = self.conv1(functional.silu(self.norm1(x)))
+        h = self.conv2(functional.silu(self.norm2(h)))
+        return x + h
+
+
+class Classifier(nn.Module):
+    """Images in [-1, 1], (B, C, H, W), to features (B, d) and logits (B, K)."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Build the network with torch's default initialisation."""
+        super().__init__()
+        first = shape.widths[0]
+        layers: list[nn.Module] = [
+            nn.Conv2d(shape.channels, first, 3, stride=shape.stem_stride, padding=1),
+            Block(first),
+        ]
+        for before, width in zip(shape.widths, shape.widths[1:], strict=False):
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), Block(width)]
+        last = shape.widths[-1]
+        layers += [
+            nn.BatchNorm2d(last),
+            nn.SiLU(),
+            nn.Conv2d(last, shape.features, 1),
+            nn.BatchNorm2d(shape.features),
+            nn.SiLU(),
+        ]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(shape.features, shape.classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pooled features and the logits of the same pass."""
+        features = self.body(images).mean(dim=(2, 3))
+        return features, self.head(features)
+
+
+def load_classifier(
+    name: str, content: bytes, device: torch.device
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return a function from images 0..255 to features and probabilities, from a file's bytes."""
+    model = Classifier(SHAPES[name])
+    model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
+    model.eval().requires_grad_(False).to(device)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = model(images / 127.5 - 1)
+        return features, logits.softmax(dim=1)
+
+    return run

@@ -1,0 +1,145 @@
+"""Feature extractors by name: fixed networks whose weights are checked against a known hash.
+
+A value compares only with values of the same network, so the hash of the weights is part of the
+name's meaning: a file with another hash is refused, whoever gave it, and where weights cannot be
+had nothing else is put in their place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+SHA256 = {
+    "digits": "329dd52e493ab15342dda681eb86818b126dbff7d7a874dc44759873666f8114",
+    "fashion-mnist": "",
+    "efflite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "inception": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+}
+"""The only weights that each name may stand for."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns uint8 images (B, C, H, W) into features and class probabilities.
+
+    ``resize`` tells how images reach the network's size, ``takes`` is the only shape (C, H, W)
+    accepted, if there is just one, and ``classifies`` the data set whose class indices the
+    probabilities have, if any. ``run`` gets floats 0..255 on the device.
+    """
+
+    name: str
+    sha256: str
+    resize: str
+    device: torch.device
+    run: Run
+    takes: tuple[int, int, int] | None = None
+    classifies: str | None = None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B, d) and probabilities (B, K), float32, on the extractor's device."""
+        import torch
+
+        self.check(tuple(images.shape[1:]))
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images must be quantised to uint8 first, not {images.dtype}")
+        with torch.inference_mode(), _exact(self.device):
+            features, probabilities = self.run(images.to(self.device).float())
+        return features.float(), probabilities.float()
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise UserError where images of this shape (C, H, W) cannot be taken."""
+        if self.takes is not None and shape != self.takes:
+            raise UserError(
+                f"extractor '{self.name}' takes images of {_times(self.takes)}, not "
+                f"{_times(shape)}; choose one that resizes: efflite0, inception"
+            )
+
+
+def names() -> tuple[str, ...]:
+    """Return the extractors that ``load`` knows."""
+    return tuple(_LOADERS)
+
+
+def load(
+    name: str, *, device: str | torch.device, weights: Path | None = None, cache: Path
+) -> Extractor:
+    """Load an extractor onto a device, its weights checked before they are read.
+
+    Args:
+        name: one of ``names()``.
+        device: where it runs.
+        weights: the file to use in place of the usual one; its hash must be the same.
+        cache: folder under which weights that are downloaded are kept.
+
+    Raises:
+        UserError: unknown name, or weights that are missing or not the expected ones.
+    """
+    import torch
+
+    if name not in _LOADERS:
+        raise unknown("feature extractor", name, _LOADERS)
+    return _LOADERS[name](name, torch.device(device), weights, cache)
+
+
+def checked(path: Path, name: str) -> bytes:
+    """Return the file's content if its SHA-256 is the one known for ``name``, else UserError.
+
+    The bytes that were hashed are the ones returned, so that nothing can change in between.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"weights of extractor '{name}' cannot be read: {path} ({error.strerror}); "
+            "reinstall the package or give the file with --weights"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise UserError(
+            f"weights of extractor '{name}' refused: {path} has sha256 {found}, expected "
+            f"{SHA256[name]}; give the right file"
+        )
+    return content
+
+
+def _exact(device: torch.device) -> nullcontext[None]:
+    return nullcontext()
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(str(side) for side in shape)
+
+
+def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
+    from bench.metrics.classifier import SHAPES, load_classifier
+
+    path = weights or Path(__file__).parent / "weights" / f"{name}.pt"
+    shape = SHAPES[name]
+    return Extractor(
+        name=name,
+        sha256=SHA256[name],
+        resize="none",
+        device=device,
+        run=load_classifier(name, checked(path, name), device),
+        takes=(shape.channels, shape.size, shape.size),
+        classifies=name,
+    )
+
+
+_LOADERS: dict[str, Callable[[str, torch.device, Path | None, Path], Extractor]] = {
+    "digits": _shipped,
+    "fashion-mnist": _shipped,
+}

@@ -1,0 +1,74 @@
+"""Answers known in closed form, to be checked in under a second before anything is measured."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bench.metrics.statistics import (
+    accuracy,
+    frechet_distance,
+    frechet_to_features,
+    inception_score,
+)
+
+_TOLERANCE = 1e-8
+
+
+def self_test() -> list[tuple[str, float, float]]:
+    """Check the metrics against closed forms; returns (what, got, expected) for each.
+
+    Raises:
+        RuntimeError: where an answer is wrong, as with a broken linear algebra library.
+    """
+    answers = [*_frechet_answers(), *_score_answers()]
+    for what, got, expected in answers:
+        if not math.isclose(got, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+            raise RuntimeError(f"self-test failed: {what} is {got}, should be {expected}")
+    return answers
+
+
+def _frechet_answers() -> list[tuple[str, float, float]]:
+    size, scale = 32, 1.5
+    random = np.random.RandomState(0)
+    zero, eye = np.zeros(size), np.eye(size)
+    shift = random.standard_normal(size)
+    a, b = random.uniform(0, 4, size), random.uniform(0, 4, size)
+    basis = np.linalg.qr(random.standard_normal((size, size)))[0]
+    few = random.standard_normal((size // 2, size))
+    cov = np.cov(few, rowvar=False)
+    scaled = float(shift @ shift) + size * (1 - scale) ** 2
+    commuting = float(((np.sqrt(a) - np.sqrt(b)) ** 2).sum())
+    return [
+        ("FD of a Gaussian and itself", frechet_distance(shift, cov, shift, cov), 0.0),
+        (
+            "FD of N(0, I) and N(m, s^2 I)",
+            frechet_distance(zero, eye, shift, scale**2 * eye),
+            scaled,
+        ),
+        (
+            "FD of commuting covariances",
+            frechet_distance(zero, (basis * a) @ basis.T, zero, (basis * b) @ basis.T),
+            commuting,
+        ),
+        (
+            "FD of x and x + m, fewer than d",
+            frechet_to_features(few + shift, few.mean(axis=0), cov),
+            float(shift @ shift),
+        ),
+    ]
+
+
+def _score_answers() -> list[tuple[str, float, float]]:
+    classes, splits = 10, 10
+    uniform = np.tile(np.eye(classes), (splits * classes, 1))
+    single = np.tile(np.eye(classes)[:1], (splits * classes, 1))
+    whole = inception_score(uniform, splits=1)[0]
+    labels = np.arange(len(uniform)) % classes
+    return [
+        ("IS of one class", inception_score(single, splits)[0], 1.0),
+        ("IS of K equal classes", whole, float(classes)),
+        ("accuracy of right answers", accuracy(uniform, labels), 1.0),
+        ("accuracy of wrong answers", accuracy(uniform, (labels + 1) % classes), 0.0),
+    ]

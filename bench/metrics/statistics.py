@@ -1,0 +1,128 @@
+"""Distances and scores of features and class probabilities, all in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SPLITS = 10
+"""Parts that the Inception Score is averaged over (Salimans et al. 2016)."""
+_ORDER_SEED = 20_160_610
+
+
+def permutation(count: int, seed: int = _ORDER_SEED) -> NDArray[np.int64]:
+    """Return a fixed random order of ``count`` things, the same under every version of numpy.
+
+    The legacy generator is used because its stream alone is promised never to change (NEP 19).
+    """
+    return np.random.RandomState(seed).permutation(count).astype(np.int64)
+
+
+class Moments:
+    """Mean and covariance of vectors that arrive in batches (Chan et al. 1983)."""
+
+    def __init__(self, dimension: int) -> None:
+        """Start empty, for vectors of length ``dimension``."""
+        self.count = 0
+        self.mean: Array = np.zeros(dimension)
+        self._scatter: Array = np.zeros((dimension, dimension))
+
+    def update(self, vectors: NDArray[np.floating]) -> None:
+        """Add vectors (B, d)."""
+        batch = vectors.astype(np.float64)
+        size = len(batch)
+        if size == 0:
+            return
+        mean = batch.mean(axis=0)
+        centred = batch - mean
+        step = mean - self.mean
+        total = self.count + size
+        self._scatter += centred.T @ centred
+        self._scatter += np.outer(step, step) * (self.count * size / total)
+        self.mean = self.mean + step * (size / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> Array:
+        """The unbiased covariance (divided by count - 1), (d, d), as ``numpy.cov`` gives it."""
+        if self.count <= 1:
+            raise ValueError(f"a covariance needs two vectors or more, not {self.count}")
+        return self._scatter / (self.count - 1)
+
+
+def moments(vectors: NDArray[np.floating], block: int = 10_000) -> Moments:
+    """Return the moments of vectors (N, d), accumulated in blocks."""
+    result = Moments(vectors.shape[1])
+    for start in range(0, len(vectors), block):
+        result.update(vectors[start : start + block])
+    return result
+
+
+def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> float:
+    """Return the squared Fréchet distance of two Gaussians given by mean and covariance.
+
+    |mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2). The last trace is the sum of the roots of
+    the eigenvalues of A' S2 A with S1 = A A', which is symmetric, so that no eigenvalue turns
+    complex and no epsilon is needed; what rounding makes negative is clipped to zero.
+    Source: Heusel et al. 2017, equation 6; Dowson and Landau 1982.
+    """
+    values, vectors = np.linalg.eigh(sigma1)
+    factor = vectors * np.sqrt(values.clip(min=0))
+    return _combine(mu1 - mu2, sigma1, sigma2, factor.T @ sigma2 @ factor)
+
+
+def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array) -> float:
+    """Return the squared Fréchet distance of features (N, d) to a Gaussian (mu, sigma).
+
+    The covariance of fewer than d features has the rank N - 1 at most; then the eigenvalues are
+    taken of the N x N matrix X S X' / (N - 1), X the centred features, which are the same.
+    """
+    count, dimension = features.shape
+    own = moments(features)
+    if count >= dimension:
+        return frechet_distance(own.mean, own.covariance, mu, sigma)
+    centred = features.astype(np.float64) - own.mean
+    gram = centred @ sigma @ centred.T / (count - 1)
+    return _combine(own.mean - mu, own.covariance, sigma, gram)
+
+
+def _combine(difference: Array, sigma1: Array, sigma2: Array, product: Array) -> float:
+    # The symmetric part only: rounding leaves a product's two halves unequal.
+    eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
+    root_trace = np.sqrt(eigenvalues.clip(min=0)).sum()
+    distance = difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
+    return max(0.0, float(distance))
+
+
+def inception_score(
+    probabilities: NDArray[np.floating], splits: int = SPLITS
+) -> tuple[float, float]:
+    """Return the mean and standard deviation over splits of exp E[KL(p(y|x) || p(y))].
+
+    Probabilities are (N, K), rows sum to one. They are put into a fixed random order first: samples
+    that come ordered by class would otherwise leave each split with a class or two.
+    Source: Salimans et al. 2016, section 4.
+    """
+    if len(probabilities) < splits:
+        raise ValueError(f"{len(probabilities)} images do not fill {splits} splits")
+    shuffled = probabilities.astype(np.float64)[permutation(len(probabilities))]
+    scores = [_score(part) for part in np.array_split(shuffled, splits)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _score(part: Array) -> float:
+    marginal = np.broadcast_to(part.mean(axis=0), part.shape)
+    # Zero times the logarithm of zero is zero here: a class never predicted adds nothing.
+    log_ratio = np.zeros_like(part)
+    seen = part > 0
+    log_ratio[seen] = np.log(part[seen]) - np.log(marginal[seen])
+    return float(np.exp((part * log_ratio).sum(axis=1).mean()))
+
+
+def accuracy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Return the fraction of rows of (N, K) whose largest entry is at the label, 0 to 1."""
+    if len(probabilities) != len(labels):
+        raise ValueError(f"{len(probabilities)} images but {len(labels)} labels")
+    return float((probabilities.argmax(axis=1) == labels).mean())
