@@ -1,0 +1,238 @@
+"""A study's folders as one data frame: a row per cell and per anchor, a column per number.
+
+Columns are flat, with the record's part as prefix: ``metrics.<name>`` and
+``metrics.<name>.spread``, ``cost.<field>`` (``cost.ms_per_image.median``), ``ledger.<part>``.
+They keep the record's units: seconds, milliseconds, bytes, FLOPs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from bench import record
+from bench.errors import UserError
+from bench.record import Anchors, Record, Status, Value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LONGEST = 24
+"""Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
+Kept = TypeVar("Kept", bound=BaseModel)
+
+LOWER_IS_BETTER = ("fid", "fd", "kid", "kd")
+HIGHER_IS_BETTER = ("is", "accuracy", "precision", "recall", "density", "coverage")
+COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
+"""Beginnings of the provenance keys that, with ``n``, two values must share to be compared."""
+TEXT: tuple[str, ...] = (
+    "kind", "study", "cell", "method", "seed", "status", "reason", "dataset", "data_variant",
+    "preset", "key", "started", "ended", "device", "commit", "dirty", "log",
+)  # fmt: skip
+
+
+def metric_family(name: str) -> str:
+    """Return what a metric measures: ``fd`` for ``fd_digits_500``."""
+    return name.split("_", 1)[0]
+
+
+def direction(name: str) -> str:
+    """Return the arrow that says which way a metric is better, or nothing where unknown."""
+    family = metric_family(name)
+    if family in LOWER_IS_BETTER:
+        return "↓"
+    return "↑" if family in HIGHER_IS_BETTER else ""
+
+
+def metric_names(frame: pd.DataFrame) -> list[str]:
+    """Return the metrics with at least one number, distances first, then scores."""
+    order = {family: place for place, family in enumerate(LOWER_IS_BETTER + HIGHER_IS_BETTER)}
+    names = [
+        column.removeprefix("metrics.")
+        for column in frame.columns
+        if column.startswith("metrics.") and not column.endswith(".spread")
+    ]
+    found = [name for name in names if frame[f"metrics.{name}"].notna().any()]
+    return sorted(found, key=lambda name: (order.get(metric_family(name), len(order)), name))
+
+
+def load_frame(study: Path) -> pd.DataFrame:
+    """Read a study into one row per cell (``kind="cell"``) and per anchor (``kind="anchor"``).
+
+    A cell that did not finish keeps its row, with its status and reason, whatever it measured.
+    ``frame.attrs["provenance"]`` maps each metric to what its values were made with.
+
+    Raises:
+        UserError: there are no cells, a record cannot be read, or the values of one metric
+            were not measured alike.
+    """
+    import pandas as pd
+
+    cells, anchors = read(study)
+    rows = [_cell_row(folder, row) for folder, row in cells]
+    rows += [_anchor_row(study, name, values) for name, values in anchors.rows.items()]
+    frame = pd.DataFrame(rows)
+    numbers = [column for column in frame.columns if column not in TEXT]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric)
+    frame["seed"] = frame["seed"].astype("Int64")
+    frame = frame[[*TEXT, *numbers]]
+    frame.attrs["provenance"] = _provenance(cells, anchors)
+    return frame
+
+
+def read(study: Path) -> tuple[list[tuple[Path, Record]], Anchors]:
+    """Read a study's cells and anchors; UserError where there are none or one is unreadable."""
+    files = sorted(study.glob(f"*/{record.RECORD}"))
+    cells = [(path.parent, _readable(path, Record)) for path in files]
+    path = study / record.ANCHORS
+    anchors = _readable(path, Anchors) if path.exists() else Anchors()
+    if not cells:
+        raise UserError(f"no cells in '{study}'; give a study's folder, or start one: bench run")
+    return cells, anchors
+
+
+def _readable(path: Path, kind: type[Kept]) -> Kept:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        first = " ".join(" ".join(str(error).splitlines()[:3]).split())
+        raise UserError(
+            f"'{path}' cannot be read ({first}); remove it and run the study again"
+        ) from error
+
+
+def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
+    named = row.model_dump(include=set(TEXT)) | {
+        "kind": "cell",
+        "status": str(row.status),
+        "device": row.environment.get("device"),
+        "commit": row.environment.get("commit"),
+        "dirty": row.environment.get("dirty"),
+        "log": str(folder / "log.txt"),
+    }
+    costs = row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True)
+    numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
+    return dict.fromkeys(TEXT) | named | numbers
+
+
+def _anchor_row(study: Path, name: str, values: Mapping[str, Value]) -> dict[str, Any]:
+    named = {"kind": "anchor", "study": study.name, "cell": name, "method": name, "reason": ""}
+    return dict.fromkeys(TEXT) | named | _metrics(values)
+
+
+def _metrics(values: Mapping[str, Value]) -> dict[str, float]:
+    row = {f"metrics.{name}": found.value for name, found in values.items()}
+    spread = {f"metrics.{name}.spread": found.spread for name, found in values.items()}
+    return row | {name: value for name, value in spread.items() if value is not None}
+
+
+def flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a nested mapping into ``prefix.key.key`` names, leaving lists as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        flat |= flatten(name, value) if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _provenance(cells: list[tuple[Path, Record]], anchors: Anchors) -> dict[str, dict[str, Any]]:
+    """Return each metric's provenance once it is sure that all its values share it."""
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for owner, name, value in _values(cells, anchors):
+        other, expected = first.setdefault(name, (owner, value.provenance))
+        _refuse_difference(name, (other, expected), (owner, value.provenance))
+    return {name: provenance for name, (_, provenance) in first.items()}
+
+
+def _values(cells: list[tuple[Path, Record]], anchors: Anchors) -> Iterator[tuple[str, str, Value]]:
+    for _, row in cells:
+        if row.status == Status.FINISHED:
+            yield from ((row.cell, name, value) for name, value in row.metrics.items())
+    for anchor, values in anchors.rows.items():
+        yield from ((anchor, name, value) for name, value in values.items())
+
+
+def _refuse_difference(
+    name: str, one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]
+) -> None:
+    left, right = (comparable(provenance) for _, provenance in (one, other))
+    differing = sorted(key for key in left | right if left.get(key) != right.get(key))
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"'{name}' of {one[0]} and {other[0]} were not measured alike: {key} is "
+            f"{_short(left.get(key))} and {_short(right.get(key))}"
+            + (f" (and {', '.join(differing[1:])} differ)" if differing[1:] else "")
+            + "; run the older again, or put them into two studies"
+        )
+
+
+def comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a provenance which two values must share to be compared."""
+    flat = flatten("", provenance)
+    return {
+        key: json.dumps(value, default=str, sort_keys=True)
+        for key, value in flat.items()
+        if key == "n" or key.startswith(COMPARABLE)
+    }
+
+
+def _short(value: str | None) -> str:
+    text = "not said" if value is None else value.strip('"')
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…"
+
+
+def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Reduce the cells to one row per method, in order of first appearance of the name.
+
+    For every number ``X``: ``X`` is the mean over the finished seeds, ``X:half`` the half-width
+    of its 95 % t interval (only with two seeds or more), ``X:n`` the seeds that had it.
+    ``seeds`` and ``seeds_total`` count finished and planned cells, ``unfinished`` names the
+    others with status and reason. A method without a finished cell keeps its row.
+    """
+    import pandas as pd
+
+    cells = frame[frame["kind"] == "cell"]
+    numbers = [column for column in frame.columns if column not in TEXT]
+    rows = [_summary(str(method), group, numbers) for method, group in cells.groupby("method")]
+    return pd.DataFrame(rows)
+
+
+def _summary(method: str, group: pd.DataFrame, numbers: list[str]) -> dict[str, Any]:
+    done = group[group["status"] == str(Status.FINISHED)]
+    rest = group[group["status"] != str(Status.FINISHED)]
+    row: dict[str, Any] = {
+        "method": method,
+        "seeds": len(done),
+        "seeds_total": len(group),
+        "unfinished": "; ".join(
+            f"{cell}: {status}" + (f" ({reason})" if reason else "")
+            for cell, status, reason in zip(
+                rest["cell"], rest["status"], rest["reason"], strict=True
+            )
+        ),
+    }
+    for column in numbers:
+        mean, half, count = mean_interval(done[column].dropna().tolist())
+        row |= {column: mean, f"{column}:half": half, f"{column}:n": count}
+    return row
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, int]:
+    """Return mean, half-width of the 95 % t interval (NaN under two values) and count."""
+    import numpy as np
+
+    count = len(values)
+    if count == 0:
+        return float("nan"), float("nan"), 0
+    mean = float(np.mean(values))
+    if count == 1:
+        return mean, float("nan"), 1
+    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
+
+    error = float(np.std(values, ddof=1)) / count**0.5
+    return mean, float(stdtrit(count - 1, 0.975)) * error, count

@@ -1,0 +1,415 @@
+"""A study's table: Markdown for reading, LaTeX for a paper, CSV and JSON for further work."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import unknown
+from bench.record import Status, write_text
+from bench.report.frame import (
+    TEXT,
+    aggregate,
+    direction,
+    load_frame,
+    mean_interval,
+    metric_names,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTHING = "—"
+MIN_SEEDS = 3
+"""Seeds below which no order between methods is claimed."""
+
+Row = Mapping[str, Any]
+
+
+# Numbers for people -----------------------------------------------------------------------------
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with so many significant digits, never in scientific notation."""
+    if math.isnan(value):
+        return NOTHING
+    if value == 0 or math.isinf(value):
+        return f"{value:.0f}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}"
+
+
+def plus_minus(mean: float, half: float) -> str:
+    """Write a mean with its half-width, both to the half-width's second significant digit."""
+    if math.isnan(half) or half <= abs(mean) * 1e-9:
+        return number(mean, 4)
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
+    return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def scaled(value: float, unit: str, half: float = float("nan")) -> str:
+    """Write a large number with a prefix: 1.2e13 with ``FLOP`` as ``12.0 TFLOP``."""
+    if math.isnan(value):
+        return NOTHING
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        # 999.6e9 rounds up to three digits of the next prefix.
+        if abs(value) >= 0.9995 * 10**power:
+            text = _with_half(value / 10**power, half / 10**power)
+            return f"{text} {prefix}{unit}".rstrip()
+    return f"{_with_half(value, half)} {unit}".rstrip()
+
+
+def _with_half(value: float, half: float) -> str:
+    visible = not math.isnan(half) and half > abs(value) * 5e-4
+    return plus_minus(value, half) if visible else number(value)
+
+
+def size(value: float) -> str:
+    """Write bytes as MiB or GiB."""
+    if math.isnan(value):
+        return NOTHING
+    large = value >= 2**30
+    return f"{number(value / (2**30 if large else 2**20))} {'GiB' if large else 'MiB'}"
+
+
+# Columns ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, and how a method's or an anchor's row fills it."""
+
+    title: str
+    fill: Callable[[Row], str]
+    in_paper: bool = True
+
+
+def columns(frame: pd.DataFrame) -> list[Column]:
+    """Build the table's columns for what the study measured."""
+    return [
+        Column("method", lambda row: str(row["method"])),
+        Column("seeds", _seeds),
+        *(_metric_column(name) for name in metric_names(frame)),
+        Column("NFE", lambda row: _calls(*_pair(row, "cost.nfe"))),
+        _time_column(frame, "ms_per_image", "ms/image"),
+        _time_column(frame, "latency_ms", "latency ms"),
+        Column("train FLOPs", lambda row: _scaled(row, "cost.train_flops", "FLOP")),
+        Column("images seen", lambda row: _scaled(row, "cost.images_seen", "")),
+        Column("train s", lambda row: _with_half(*_pair(row, "ledger.train"))),
+        Column("total s", lambda row: _with_half(*_pair(row, "ledger.wall")), in_paper=False),
+        Column("parameters", lambda row: _scaled(row, "cost.parameters", "")),
+        Column(
+            "peak memory",
+            lambda row: size(_pair(row, "cost.peak_memory_bytes")[0]),
+            in_paper=False,
+        ),
+    ]
+
+
+def _pair(row: Row, name: str) -> tuple[float, float]:
+    return float(row.get(name, math.nan)), float(row.get(f"{name}:half", math.nan))
+
+
+def _scaled(row: Row, name: str, unit: str) -> str:
+    mean, half = _pair(row, name)
+    return scaled(mean, unit, half)
+
+
+def _calls(mean: float, half: float) -> str:
+    return f"{mean:.0f}" if mean.is_integer() else _with_half(mean, half)
+
+
+def _seeds(row: Row) -> str:
+    return f"{row['seeds']}/{row['seeds_total']}" if "seeds" in row else NOTHING
+
+
+def _metric_column(name: str) -> Column:
+    title = f"{name} {direction(name)}".rstrip()
+    return Column(title, lambda row: plus_minus(*_pair(row, f"metrics.{name}")))
+
+
+def _time_column(frame: pd.DataFrame, field: str, title: str) -> Column:
+    """Build a timing's column: over seeds, median of the medians and the widest interval."""
+    name = f"cost.{field}.batch"
+    batches = sorted(frame[name].dropna().unique()) if name in frame.columns else []
+    sizes = ", ".join(f"{batch:.0f}" for batch in batches)
+
+    def fill(row: Row) -> str:
+        median, low, high = (row.get(f"time.{field}.{part}") for part in ("median", "low", "high"))
+        if median is None or low is None or high is None or math.isnan(median):
+            return NOTHING
+        return f"{number(median)} [{number(low)}, {number(high)}]"
+
+    return Column(f"{title} (batch {sizes})" if sizes else title, fill)
+
+
+def method_rows(frame: pd.DataFrame) -> list[Row]:
+    """Return one mapping per method: the aggregate, and timings as ``time.<field>.<part>``."""
+    done = frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
+    summary: list[dict[str, Any]] = aggregate(frame).to_dict("records")  # type: ignore[assignment]
+    return [row | _times(done[done["method"] == row["method"]]) for row in summary]
+
+
+def _times(done: pd.DataFrame) -> dict[str, float]:
+    times: dict[str, float] = {}
+    for field in ("ms_per_image", "latency_ms"):
+        if f"cost.{field}.median" in done.columns:
+            times |= {
+                f"time.{field}.median": float(done[f"cost.{field}.median"].median()),
+                f"time.{field}.low": float(done[f"cost.{field}.low"].min()),
+                f"time.{field}.high": float(done[f"cost.{field}.high"].max()),
+            }
+    return times
+
+
+def anchor_rows(frame: pd.DataFrame) -> list[Row]:
+    """Return one mapping per anchor; they carry metrics and no cost."""
+    rows: list[Any] = frame[frame["kind"] == "anchor"].to_dict("records")
+    return rows
+
+
+def body(frame: pd.DataFrame, chosen: Sequence[Column]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the filled rows of the methods and those of the anchors."""
+
+    def fill(rows: list[Row]) -> list[list[str]]:
+        return [[column.fill(row) for column in chosen] for row in rows]
+
+    return fill(method_rows(frame)), fill(anchor_rows(frame))
+
+
+# Notes ------------------------------------------------------------------------------------------
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """Return the sentences under the table: what the numbers are, and what may be claimed."""
+    cells = frame[frame["kind"] == "cell"]
+    return [
+        *_data_notes(cells),
+        *_provenance_notes(frame),
+        *_timing_notes(cells),
+        *_certainty_notes(frame),
+    ]
+
+
+def _data_notes(cells: pd.DataFrame) -> Iterator[str]:
+    pairs = cells[["dataset", "data_variant", "preset"]].drop_duplicates()
+    for _, row in pairs.iterrows():
+        yield f"Data: {row['dataset']} (variant {row['data_variant']}), preset {row['preset']}."
+    for variant in _altered(cells):
+        yield f"Data variant '{variant}': values are not comparable with published ones."
+
+
+def _altered(cells: pd.DataFrame) -> list[str]:
+    variants = zip(cells["dataset"], cells["data_variant"], strict=True)
+    return sorted({str(v) for d, v in variants if v != d or "jpeg" in str(v).lower()})
+
+
+def _provenance_notes(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield one sentence per way of measuring, with the metrics that were measured so."""
+    provenance = frame.attrs["provenance"]
+    groups: dict[str, list[str]] = {}
+    for name in metric_names(frame):
+        groups.setdefault(_measured(provenance.get(name, {})), []).append(name)
+    for how, names in groups.items():
+        yield f"{', '.join(names)}: {how}."
+
+
+def _measured(provenance: Mapping[str, Any]) -> str:
+    parts = [
+        f"{key.replace('_', ' ')} {_hash_or_text(key, value)}"
+        for key, value in provenance.items()
+        if not isinstance(value, (dict, list)) and value not in (None, "")
+    ]
+    return ", ".join(parts) or "provenance not stored"
+
+
+def _hash_or_text(key: str, value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if "sha" in key or "hash" in key else text
+
+
+def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
+    devices = sorted({str(device) for device in cells["device"].dropna()})
+    if devices:
+        yield f"Device: {'; '.join(devices)}."
+    if len(devices) > 1:
+        yield "Seconds and milliseconds of different devices do not compare."
+    yield (
+        "ms: median over repeated batches after warm-up [95 % interval]; over seeds, the median "
+        "of the medians and the widest interval. NFE: network calls per image, counted. "
+        "FLOPs: 2 per multiply-add, all networks of all objectives."
+    )
+
+
+def _certainty_notes(frame: pd.DataFrame) -> Iterator[str]:
+    summary = aggregate(frame)
+    seeds = sorted(set(summary["seeds"]))
+    told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    meaning = "; ± is the half-width of the 95 % t interval over seeds" if seeds[-1] > 1 else ""
+    yield f"Seeds: {told} finished per method{meaning}."
+    if seeds[0] < MIN_SEEDS:
+        yield f"With fewer than {MIN_SEEDS} seeds of every method no rank is claimed."
+    elif len(summary) > 1:
+        yield from _ranks(frame)
+
+
+def _ranks(frame: pd.DataFrame) -> Iterator[str]:
+    """Yield the order by each metric; neighbours that do not separate by pairs are ties (≈)."""
+    cells = frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
+    for name in metric_names(frame):
+        table = cells.pivot_table(index="seed", columns="method", values=f"metrics.{name}")
+        if len(table.columns) < 2 or not direction(name):
+            continue
+        order = table.mean().sort_values(ascending=direction(name) == "↓").index.tolist()
+        text = order[0]
+        for one, other in itertools.pairwise(order):
+            mean, half, count = mean_interval((table[one] - table[other]).dropna().tolist())
+            apart = count >= MIN_SEEDS and abs(mean) > half
+            text += f" {'>' if apart else '≈'} {other}"
+        yield f"Order by {name}, best first, paired by seed (≈: not separated at 95 %): {text}."
+
+
+def unfinished(frame: pd.DataFrame) -> list[list[str]]:
+    """Return cell, status, reason and log of each cell without a result."""
+    cells = frame[(frame["kind"] == "cell") & (frame["status"] != str(Status.FINISHED))]
+    return [
+        [str(row[name] or NOTHING) for name in ("cell", "status", "reason", "log")]
+        for _, row in cells.iterrows()
+    ]
+
+
+# Formats ----------------------------------------------------------------------------------------
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Write the table with anchors, unfinished cells and notes, aligned for a terminal too."""
+    chosen = columns(frame)
+    methods, anchors = body(frame, chosen)
+    parts = [_markdown_table([column.title for column in chosen], methods + anchors)]
+    if rest := unfinished(frame):
+        parts += ["Not finished:\n", _markdown_table(["cell", "status", "reason", "log"], rest)]
+    parts.append("\n".join(f"- {note}" for note in notes(frame)) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    clean = [[_one_line(text).replace("|", "\\|") for text in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in clean]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$",
+    ">": r"$>$", "<": r"$<$", "|": r"\textbar{}", "—": "--", "…": r"\ldots{}",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """Escape what LaTeX would read as a command, and write our signs as its own."""
+    return "".join(LATEX.get(letter, letter) for letter in _one_line(text))
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """Write a booktabs table for a paper; unfinished cells and notes go into its caption."""
+    chosen = [column for column in columns(frame) if column.in_paper]
+    methods, anchors = body(frame, chosen)
+    caption = [*notes(frame), *(f"Not finished: {row[0]}, {row[1]}." for row in unfinished(frame))]
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{escape_latex(' '.join(caption))}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * (len(chosen) - 1)}}}",
+        r"\toprule",
+        _latex_row([column.title for column in chosen]),
+        r"\midrule",
+        *map(_latex_row, methods),
+        *([r"\midrule", *map(_latex_row, anchors)] if anchors else []),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    return " & ".join(map(escape_latex, texts)) + r" \\"
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """Write every cell and anchor with its raw numbers at full precision."""
+    return frame.to_csv(index=False)
+
+
+def to_json(frame: pd.DataFrame) -> str:
+    """Write cells, anchors, the aggregate per method, provenance and notes; no NaN in it."""
+    cells = frame[frame["kind"] == "cell"]
+    content = {
+        "cells": _plain(cells),
+        "anchors": _plain(frame[frame["kind"] == "anchor"]),
+        "methods": _plain(aggregate(frame)),
+        "provenance": frame.attrs["provenance"],
+        "notes": notes(frame),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows of Python's own types; what is missing is left out, but for text columns."""
+    rows = []
+    for _, row in frame.iterrows():
+        values = {str(name): _python(value) for name, value in row.items()}
+        rows.append({k: v for k, v in values.items() if v is not None or k in TEXT})
+    return rows
+
+
+def _python(value: Any) -> Any:
+    import pandas as pd
+
+    if pd.isna(value):
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+FORMATS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "md": ("table.md", markdown),
+    "csv": ("table.csv", csv),
+    "latex": ("table.tex", latex),
+    "json": ("table.json", to_json),
+}
+
+
+def render(study: Path, format: str = "md") -> str:
+    """Write a study's table as ``md``, ``csv``, ``latex`` or ``json``.
+
+    Raises:
+        UserError: an unknown format, no cells, or values that were not measured alike.
+    """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return FORMATS[format][1](load_frame(study))
+
+
+def write_tables(study: Path) -> list[Path]:
+    """Write ``table.md``, ``.csv``, ``.tex`` and ``.json`` into the study, each atomically."""
+    frame = load_frame(study)
+    paths = []
+    for name, write in FORMATS.values():
+        write_text(study / name, write(frame))
+        paths.append(study / name)
+    return paths
