@@ -33,11 +33,17 @@ def load(name: str, *, path: Path | None = None, cache: Path, download: bool = T
         raise unknown("data set", name, KNOWN)
     if name == "digits":
         return _load_digits(path)
-    raise UserError("not yet")
+    from bench.data.fetched import load_fetched
+
+    return load_fetched(name, path=path, cache=cache, download=download)
 
 
 def _load_file(name: str, path: Path, cache: Path) -> Dataset:
-    raise UserError("not yet")
+    from bench.data.zipped import load_zip
+
+    if path.suffix.lower() != ".zip":
+        raise UserError(f"--data {path}: not a .zip file; give one, or a folder with the files")
+    return load_zip(name, path, cache=cache)
 
 
 def _load_digits(path: Path | None) -> Dataset:

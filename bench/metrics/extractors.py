@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 SHA256 = {
-    "digits": "329dd52e493ab15342dda681eb86818b126dbff7d7a874dc44759873666f8114",
+    "digits": "c57b2fa5018538e9559919cca2e4b22de3e2f226ce215c35476bfe7175c8b7e9",
     "fashion-mnist": "",
     "efflite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "inception": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",

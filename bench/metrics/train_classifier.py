@@ -4,6 +4,12 @@
     python -m bench.metrics.train_classifier fashion-mnist
 
 Seeded, on one thread and without a GPU, so that the same CPU gives the same file bit for bit.
+
+The loss is cross entropy plus the squared error of a linear decoder from the features back to the
+image, which is thrown away afterwards. Without the second term the features collapse onto the class
+means: on digits 6 % of their variance was left within the classes, and the chance differences in
+class counts of 250 random images raised their Fréchet distance 5.8 times over that of 250 images
+with equal counts. A distance like that counts classes and does not look at images.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import data
@@ -38,6 +44,7 @@ class Recipe:
     shift: float
     degrees: float
     scale: float
+    reconstruction: float
 
 
 RECIPES = {
@@ -50,9 +57,10 @@ RECIPES = {
         shift=0.08,
         degrees=10.0,
         scale=0.1,
+        reconstruction=10.0,
     ),
     "fashion-mnist": Recipe(
-        epochs=8,
+        epochs=16,
         batch=128,
         learning_rate=4e-3,
         weight_decay=0.05,
@@ -60,6 +68,7 @@ RECIPES = {
         shift=0.04,
         degrees=0.0,
         scale=0.05,
+        reconstruction=10.0,
     ),
 }
 
@@ -98,9 +107,12 @@ def train(dataset: Dataset, recipe: Recipe, *, seed: int, report: bool = True) -
     generator = torch.Generator().manual_seed(seed)
     images, labels = _tensors(dataset.train)
     model = Classifier(SHAPES[dataset.name])
+    decoder = nn.Linear(SHAPES[dataset.name].features, math.prod(dataset.shape))
     steps = recipe.epochs * (len(images) // recipe.batch)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        [*model.parameters(), *decoder.parameters()],
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.learning_rate, total_steps=steps
@@ -111,14 +123,21 @@ def train(dataset: Dataset, recipe: Recipe, *, seed: int, report: bool = True) -
         order = torch.randperm(len(images), generator=generator)
         for chosen in order[: steps // recipe.epochs * recipe.batch].view(-1, recipe.batch):
             batch = augment(to_float(images[chosen]), recipe, generator)
-            loss = functional.cross_entropy(model(batch)[1], labels[chosen])
+            features, logits = model(batch)
+            error = functional.mse_loss(decoder(features), batch.flatten(1))
+            loss = functional.cross_entropy(logits, labels[chosen])
+            loss = loss + recipe.reconstruction * error
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         if report:
             seconds = time.perf_counter() - began
-            print(f"epoch {epoch + 1}: last loss {loss.item():.4f}, {seconds:.1f} s", flush=True)
+            print(
+                f"epoch {epoch + 1}: last loss {loss.item():.4f}, of it reconstruction "
+                f"{recipe.reconstruction * error.item():.4f}, {seconds:.1f} s",
+                flush=True,
+            )
     return model.eval()
 
 

@@ -1,0 +1,158 @@
+"""Data sets that torchvision knows: found where the user or the system put them, else fetched.
+
+They are looked for in ``--data PATH``, and if that is not given in the folder that the environment
+variable ``SCOREBENCH_DATA`` names, where Debian puts Fashion-MNIST, and in our own folder of
+downloads. Under each, torchvision's layout is expected (``FashionMNIST/raw/``,
+``cifar-10-batches-py/``); MNIST's and Fashion-MNIST's four files may also lie there directly, or in
+a folder of the data set's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.data import idx
+from bench.data.catalogue import KNOWN, ROOT_VARIABLE
+from bench.data.dataset import Dataset, Split, fingerprint
+from bench.errors import UserError
+
+_CLASSES = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+_FOLDERS = {
+    **idx.FOLDERS,
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
+
+
+def load_fetched(name: str, *, path: Path | None, cache: Path, download: bool) -> Dataset:
+    """Read a data set from the first place that has it; see the module for the places.
+
+    With ``path``, that place alone is looked at. Raises UserError, which says where was looked.
+    """
+    places = _places(name, path, cache)
+    for place in places:
+        folder = _find(name, place)
+        if folder is not None:
+            return _read(name, folder)
+    looked = ", ".join(str(place) for place in places)
+    if path is not None or not download:
+        raise UserError(f"no {name} data found (looked in: {looked}); {_advice(name)}")
+    return _read(name, _download(name, cache / "downloads", looked))
+
+
+def _places(name: str, path: Path | None, cache: Path) -> list[Path]:
+    if path is not None:
+        return [path]
+    root = os.environ.get(ROOT_VARIABLE)
+    places = [Path(root)] if root else []
+    if name in idx.DEBIAN:
+        places.append(idx.DEBIAN[name])
+    return [*places, cache / "downloads"]
+
+
+def _find(name: str, place: Path) -> Path | None:
+    """Return the folder that ``_read`` wants, if the data set lies at or under ``place``."""
+    if name in idx.FOLDERS:
+        return idx.find_folder(name, place)
+    if place.name == _FOLDERS[name] and place.is_dir():
+        return place
+    for folder in (place / _FOLDERS[name], place / name / _FOLDERS[name]):
+        if folder.is_dir():
+            return folder
+    return None
+
+
+def _read(name: str, folder: Path) -> Dataset:
+    if name in idx.FOLDERS:
+        train, test = idx.read_folder(name, folder)
+    else:
+        train, test = (_read_cifar(name, folder, train=part) for part in (True, False))
+    known = KNOWN[name]
+    notes: tuple[str, ...] = ()
+    if (len(train), len(test)) != (known.train, known.test):
+        notes = (
+            f"{len(train)} + {len(test)} images, not the published {known.train} + {known.test}: "
+            "numbers are not comparable with published ones",
+        )
+    return Dataset(
+        name=name,
+        variant=name,
+        train=train,
+        test=test,
+        classes=known.classes,
+        sha256=fingerprint(train, test),
+        source=str(folder),
+        notes=notes,
+    )
+
+
+def _read_cifar(name: str, folder: Path, *, train: bool) -> Split:
+    import numpy as np
+
+    # torchvision checks every file's MD5 before it unpickles it.
+    try:
+        data = _torchvision_class(name)(root=folder.parent, train=train, download=False)
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"{folder}: {name} is incomplete or corrupt ({_one_line(error)}); {_advice(name)}"
+        ) from error
+    images = np.ascontiguousarray(np.asarray(data.data, dtype=np.uint8).transpose(0, 3, 1, 2))
+    return Split(images, np.asarray(data.targets, dtype=np.int64))
+
+
+def _torchvision_class(name: str) -> Callable[..., Any]:
+    import torchvision
+
+    found: Callable[..., Any] = getattr(torchvision.datasets, _CLASSES[name])
+    return found
+
+
+def _download(name: str, root: Path, looked: str) -> Path:
+    """Let torchvision fetch and check the files in a temporary folder, then move them in place."""
+    from filelock import FileLock
+
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):
+        found = _find(name, root)
+        if found is not None:
+            return found
+        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.") as temporary:
+            _fetch(name, Path(temporary), looked)
+            target = root / _FOLDERS[name]
+            # What lies there was not found good above, so it cannot be a finished download.
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(Path(temporary) / _FOLDERS[name], target)
+    found = _find(name, root)
+    if found is None:
+        raise UserError(f"{root}: torchvision's download of {name} lacks files; {_advice(name)}")
+    return found
+
+
+def _fetch(name: str, folder: Path, looked: str) -> None:
+    try:
+        _torchvision_class(name)(root=folder, train=True, download=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"no {name} data found (looked in: {looked}) and torchvision's download failed: "
+            f"{_one_line(error)}; {_advice(name)}"
+        ) from error
+
+
+def _advice(name: str) -> str:
+    debian = " or install Debian's dataset-fashion-mnist" if name in idx.DEBIAN else ""
+    kind = "the four IDX files" if name in idx.FOLDERS else f"{_FOLDERS[name]}/, or a .zip file,"
+    return f"give --data PATH with {kind} or set {ROOT_VARIABLE}{debian}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,105 @@
+"""MNIST's and Fashion-MNIST's own files, read in place, gzipped or not, without torchvision."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.data.catalogue import KNOWN
+from bench.data.dataset import Split
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEBIAN = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
+"""Where Debian's package dataset-fashion-mnist puts its files."""
+FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+"""torchvision's name of the folder under a root."""
+
+_PREFIXES = {"train": "train", "test": "t10k"}
+_KINDS = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
+_UNSIGNED_BYTE = 8
+_GZIP = b"\x1f\x8b"
+
+
+def find_folder(name: str, root: Path) -> Path | None:
+    """Return the folder at or under ``root`` in which the data set's first file lies, if any."""
+    candidates = (root, root / FOLDERS[name] / "raw", root / "raw", root / name)
+    for folder in candidates:
+        if _find(folder, "train", "images") is not None:
+            return folder
+    return None
+
+
+def read_folder(name: str, folder: Path) -> tuple[Split, Split]:
+    """Read the four files of a data set; UserError names the one that is missing or corrupt."""
+    train, test = (_read_split(name, folder, part) for part in ("train", "test"))
+    return train, test
+
+
+def read_array(path: Path) -> NDArray[np.uint8]:
+    """Read one IDX file of unsigned bytes: two zeros, type, rank, big-endian sizes, the data."""
+    import numpy as np
+
+    try:
+        content = path.read_bytes()
+        if content[:2] == _GZIP:
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: corrupt or unreadable ({error}); fetch it again") from error
+    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):  # noqa: PLR2004
+        raise UserError(f"{path}: not an IDX file of unsigned bytes; fetch it again")
+    start = 4 + 4 * content[3]
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
+    if len(shape) != content[3] or len(content) - start != int(np.prod(shape, dtype=np.int64)):
+        raise UserError(
+            f"{path}: truncated or damaged, {len(content) - start} bytes for shape {shape}; "
+            "fetch it again"
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _read_split(name: str, folder: Path, part: str) -> Split:
+    import numpy as np
+
+    image_file, label_file = (_require(folder, part, kind) for kind in ("images", "labels"))
+    images, labels = read_array(image_file), read_array(label_file)
+    known = KNOWN[name]
+    if images.shape[1:] != (known.size, known.size):
+        raise UserError(
+            f"{image_file}: shape {images.shape}, but {name} has N images of "
+            f"{known.size}x{known.size} pixels; give the right file"
+        )
+    if labels.shape != images.shape[:1] or len(labels) == 0:
+        raise UserError(
+            f"{label_file}: {labels.shape[0] if labels.ndim else 0} labels for {len(images)} "
+            f"images of {image_file.name}; the two must belong together"
+        )
+    if labels.max() >= len(known.classes):
+        raise UserError(
+            f"{label_file}: label {labels.max()}, but {name} has classes 0 to "
+            f"{len(known.classes) - 1}; give the right file"
+        )
+    return Split(images[:, None].copy(), labels.astype(np.int64))
+
+
+def _require(folder: Path, part: str, kind: str) -> Path:
+    path = _find(folder, part, kind)
+    if path is None:
+        raise UserError(
+            f"{folder}: {_PREFIXES[part]}-{_KINDS[kind]}[.gz] is missing; all four files of the "
+            "data set must lie there"
+        )
+    return path
+
+
+def _find(folder: Path, part: str, kind: str) -> Path | None:
+    stem = f"{_PREFIXES[part]}-{_KINDS[kind]}"
+    for path in (folder / stem, folder / f"{stem}.gz"):
+        if path.is_file():
+            return path
+    return None
