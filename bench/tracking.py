@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import re
-import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -48,6 +49,7 @@ URI = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 ORIGIN = ".origin"
+UI_LOG = "mlflow-ui.log"
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # A server that is down must not hold the study up for minutes.
@@ -118,7 +120,7 @@ class Tracker:
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, str, str], str] = {}
         self._logged: dict[str, dict[str, int]] = {}
-        self._seen: dict[Path, str] = {}
+        self._seen: dict[Path, tuple[str, str]] = {}
 
     @classmethod
     def open(cls, results: Path, warn: Warn = _stderr) -> Tracker | NullTracker:
@@ -190,9 +192,9 @@ class Tracker:
     # A cell's run -------------------------------------------------------------------------------
 
     def _sync_cell(self, folder: Path, study: str) -> None:
-        row = record.load(folder)
         mark = _fingerprint([folder / record.RECORD, folder / record.CURVES])
-        if row is None or (self._seen.get(folder) == mark and row.status != Status.RUNNING):
+        row = record.load(folder)
+        if row is None or self._seen.get(folder) == (mark, _status(row)):
             return
         run = self._cell_run(row, study)
         if run is None:
@@ -202,7 +204,7 @@ class Tracker:
             self._log_tags(run, _cell_tags(row, study) | {"origin": self._origin})
             self._log_curves(run, folder)
             self._finish_cell(run, row, folder, mark)
-        self._seen[folder] = mark
+        self._seen[folder] = (mark, _status(row))
 
     def _cell_run(self, row: Record, study: str) -> Run | None:
         """Find or create the cell's run; a pending cell that has none gets none."""
@@ -613,6 +615,7 @@ def _open_store(results: Path) -> MlflowClient:
     database = (results / DATABASE).resolve()
     results.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(results / ".mlflow.lock", timeout=120), _no_chatter():
+        _origin(results)
         if os.environ.get(URI):
             return _connect(uri)
         if database.exists():
@@ -657,7 +660,11 @@ def _migrate(uri: str, database: Path) -> None:
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise
-        shutil.copy2(database, database.with_suffix(".db.bak"))
+        with (
+            closing(sqlite3.connect(database)) as old,
+            closing(sqlite3.connect(database.with_suffix(".db.bak"))) as copy,
+        ):
+            old.backup(copy)
         command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
 
@@ -703,11 +710,12 @@ def ui(results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
     Raises:
         UserError: no store there, MLflow not installed, the port taken, or no answer.
     """
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError("MLflow is not installed; install it to see its UI")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    uri = store_uri(results)
-    if _is_server(uri):
-        _print_links(results, uri.rstrip("/"))
+    if _is_server(store_uri(results)):
+        _print_links(results, store_uri(results).rstrip("/"))
         return
     if not os.environ.get(URI) and not (results / DATABASE).exists():
         raise UserError(
@@ -715,24 +723,36 @@ def ui(results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
             f"or point {URI} to a store"
         )
     _refuse_taken(host, port)
-    with serving(results, port, host) as base:
+    with _until_stopped(), serving(results, port, host) as (base, server):
         _print_links(results, base)
         print("Ctrl-C ends it.", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+        while server.poll() is None:
+            time.sleep(0.5)
+        raise UserError(f"MLflow's server ended; its last words are in '{results / UI_LOG}'")
 
 
 @contextlib.contextmanager
-def serving(results: Path, port: int, host: str) -> Iterator[str]:
-    """Run MLflow's server with one worker; yield its address once healthy, then end it."""
+def _until_stopped() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that the server ends in either case, and end in peace."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("MLflow's UI has ended.", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def serving(results: Path, port: int, host: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run MLflow's server with one worker; yield address and process once healthy, then end it."""
     command = [
         sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(results),
         "--artifacts-destination", (results / ARTIFACTS).resolve().as_uri(),
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = results / "mlflow-ui.log"
+    log = results / UI_LOG
     # A session of its own: Ctrl-C reaches this process alone, which then ends the server whole.
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -742,7 +762,7 @@ def serving(results: Path, port: int, host: str) -> Iterator[str]:
         shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
         base = f"http://{shown}:{port}"
         _wait_until_healthy(base, server, log)
-        yield base
+        yield base, server
     finally:
         _end(server)
 
@@ -774,8 +794,6 @@ def _wait_until_healthy(
 
 def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server and its worker: they are the process group that was started for them."""
-    import signal
-
     for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)
@@ -787,8 +805,11 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 def _print_links(results: Path, base: str) -> None:
     try:
         client = _open_store(results)
-    except ImportError as error:
-        raise UserError("MLflow is not installed; install it to see its UI") from error
+    except Exception as error:
+        raise UserError(
+            f"the MLflow store '{store_uri(results)}' cannot be opened ({_first_line(error)}); "
+            f"start its server, or unset {URI} for the store in '{results}'"
+        ) from error
     for experiment in client.search_experiments():
         if client.search_runs([experiment.experiment_id], max_results=1):
             print(f"{experiment.name}: {charts_link(base, experiment.experiment_id)}", flush=True)

@@ -40,7 +40,9 @@ def number(value: float, digits: int = 3) -> str:
         return NOTHING
     if value == 0 or math.isinf(value):
         return f"{value:.0f}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    # Rounded first: 0.9996 has three significant digits as 1.00, not as 1.000.
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     return f"{value:.{decimals}f}"
 
 

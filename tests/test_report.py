@@ -1,0 +1,510 @@
+"""The data frame, tables, plots and grids, all made from a study's folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_study import METHODS, fail, make_record, provenance, values, write_cell, write_study
+from PIL import Image
+
+from bench import record
+from bench.errors import UserError
+from bench.record import Anchors, Cost, Status
+from bench.report.frame import aggregate, direction, load_frame, mean_interval, metric_names
+from bench.report.grid import grid_image, write_grid
+from bench.report.plots import (
+    DPI,
+    Panel,
+    ledger,
+    load_curves,
+    load_study,
+    plain,
+    samples,
+    save,
+    side_by_side,
+    write_plots,
+)
+from bench.report.tables import (
+    escape_latex,
+    number,
+    plus_minus,
+    render,
+    scaled,
+    size,
+    to_json,
+    write_tables,
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four methods by three seeds, one cell diverged."""
+    return write_study(tmp_path_factory.mktemp("results") / "digits-quick")
+
+
+def picture_of(path: Path) -> np.ndarray:
+    """Read a PNG as uint8 (H, W, 3)."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+# Frame ------------------------------------------------------------------------------------------
+
+
+def test_frame_has_a_row_for_every_cell_and_anchor(study: Path) -> None:
+    frame = load_frame(study)
+    assert sorted(frame["cell"]) == sorted(
+        [f"{method}-seed{seed}" for method in METHODS for seed in range(3)]
+        + ["noise", "real (held-out)"]
+    )
+    assert frame["kind"].value_counts().to_dict() == {"cell": 12, "anchor": 2}
+
+
+def test_frame_keeps_a_failed_cell_with_its_reason(study: Path) -> None:
+    frame = load_frame(study).set_index("cell")
+    assert frame.loc["smm-seed2", "status"] == "diverged"
+    assert "nan at step 1333" in frame.loc["smm-seed2", "reason"]
+    assert math.isnan(frame.loc["smm-seed2", "metrics.fd_digits_500"])
+
+
+def test_frame_carries_the_records_numbers_exactly(study: Path) -> None:
+    frame = load_frame(study).set_index("cell")
+    row = record.load(study / "dlsm-seed1")
+    assert row is not None
+    assert row.cost.ms_per_image is not None
+    found = frame.loc["dlsm-seed1"]
+    assert found["metrics.is_digits_500"] == row.metrics["is_digits_500"].value
+    assert found["metrics.is_digits_500.spread"] == 0.11
+    assert found["cost.ms_per_image.high"] == row.cost.ms_per_image.high
+    assert found["ledger.train"] == row.ledger["train"]
+    assert (found["device"], found["commit"]) == ("cpu: fake processor", "0123456789abcdef")
+    assert frame.loc["noise", "metrics.fd_digits_500"] == 412.0
+
+
+def test_metrics_come_distances_first(study: Path) -> None:
+    names = ["fd_digits_500", "is_digits_500", "accuracy_digits_500"]
+    assert metric_names(load_frame(study)) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "arrow"),
+    [("fid", "↓"), ("fd_digits_500", "↓"), ("is_2k", "↑"), ("isolation", ""), ("loss/score", "")],
+)
+def test_direction_of_a_metric(name: str, arrow: str) -> None:
+    assert direction(name) == arrow
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"extractor_sha256": "cc" * 32},
+        {"reference_sha256": "dd" * 32},
+        {"protocol": "2"},
+        {"n": 400},
+    ],
+)
+def test_values_measured_otherwise_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0, 1), failed=None)
+    row = make_record(study, "sde", 2, metrics=values(6.0, 9.0, None, **change))
+    write_cell(study / row.cell, row)
+    with pytest.raises(UserError) as caught:
+        load_frame(study)
+    message = str(caught.value)
+    assert next(iter(change)) in message
+    assert "sde-seed2" in message
+    assert "\n" not in message
+
+
+def test_an_anchor_measured_otherwise_is_refused(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    anchors = Anchors(rows={"noise": values(400.0, 1.5, None, extractor_sha256="ee" * 32)})
+    record.write_text(study / record.ANCHORS, anchors.model_dump_json())
+    with pytest.raises(UserError, match="extractor_sha256"):
+        load_frame(study)
+
+
+def test_what_does_not_decide_comparability_may_differ(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    row = make_record(study, "sde", 1, metrics=values(6.0, 9.0, None, samples_seed=7))
+    write_cell(study / row.cell, row)
+    assert len(load_frame(study)) == 4
+
+
+def test_a_failed_cells_old_metrics_stop_nothing(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    stale = values(6.0, 9.0, None, protocol="0")
+    row = make_record(study, "sde", 1, status=Status.FAILED, reason="killed", metrics=stale)
+    write_cell(study / row.cell, row)
+    summary = aggregate(load_frame(study)).iloc[0]
+    assert (summary["seeds"], summary["seeds_total"]) == (1, 2)
+
+
+def test_no_cells_and_broken_records_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no cells in"):
+        load_frame(tmp_path)
+    study = write_study(tmp_path / "s", ("sde",), (0,))
+    (study / "sde-seed0" / record.RECORD).write_text("{")
+    with pytest.raises(UserError, match=r"sde-seed0/record\.json"):
+        load_frame(study)
+
+
+def test_aggregate_is_the_mean_and_its_t_interval(study: Path) -> None:
+    from scipy import stats
+
+    frame = load_frame(study)
+    row = aggregate(frame).set_index("method").loc["sde"]
+    numbers = frame.loc[frame["method"] == "sde", "metrics.fd_digits_500"]
+    low, high = stats.t.interval(0.95, 2, numbers.mean(), stats.sem(numbers))
+    assert row["metrics.fd_digits_500"] == pytest.approx(numbers.mean())
+    assert row["metrics.fd_digits_500:half"] == pytest.approx((high - low) / 2)
+
+
+def test_aggregate_counts_only_finished_seeds(study: Path) -> None:
+    rows = aggregate(load_frame(study)).set_index("method")
+    assert rows["seeds"].to_dict() == {"cdm": 3, "dlsm": 3, "sde": 3, "smm": 2}
+    assert set(rows["seeds_total"]) == {3}
+    # The diverged cell has seen 170,624 images; they are no part of the mean.
+    assert rows.loc["smm", "cost.images_seen"] == 512_000
+    assert rows.loc["smm", "unfinished"].startswith("smm-seed2: diverged (loss of")
+
+
+def test_a_method_without_a_finished_cell_keeps_its_row(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde", "smm"), (0,), failed="smm-seed0")
+    row = aggregate(load_frame(study)).set_index("method").loc["smm"]
+    assert row["seeds"] == 0
+    assert math.isnan(row["metrics.fd_digits_500"])
+
+
+def test_one_value_has_no_interval() -> None:
+    mean, half, count = mean_interval([3.0])
+    assert (mean, count) == (3.0, 1)
+    assert math.isnan(half)
+
+
+# Numbers for people -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (scaled(1.2e13, "FLOP"), "12.0 TFLOP"),
+        (scaled(9.999e11, "FLOP"), "1.00 TFLOP"),
+        (scaled(512_000, ""), "512 k"),
+        (scaled(999, ""), "999"),
+        (number(0.061234), "0.0612"),
+        (number(1234.5), "1234"),
+        (number(0), "0"),
+        (number(math.nan), "—"),
+        (number(math.inf), "inf"),
+        (plus_minus(6.1234, 0.4567), "6.12 ± 0.46"),
+        (plus_minus(412.3, 31.4), "412 ± 31"),
+        (plus_minus(6.1234, math.nan), "6.123"),
+        (plus_minus(36, 0), "36.00"),
+        (size(612 * 2**20), "612 MiB"),
+        (size(3 * 2**30), "3.00 GiB"),
+        (plain(0.02), "0.02"),
+        (plain(20_000), "20 k"),
+        (plain(100), "100"),
+        (plain(1.2e13), "12 T"),
+    ],
+)
+def test_numbers_are_written_for_people(written: str, expected: str) -> None:
+    assert written == expected
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def test_markdown_has_methods_anchors_failures_and_notes(study: Path) -> None:
+    text = render(study, "md")
+    head, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    titles = [title.strip() for title in head.strip("|").split("|")]
+    assert titles == [
+        "method", "seeds", "fd_digits_500 ↓", "is_digits_500 ↑", "accuracy_digits_500 ↑", "NFE",
+        "ms/image (batch 100)", "latency ms (batch 1)", "train FLOPs", "images seen", "train s",
+        "total s", "parameters", "peak memory",
+    ]  # fmt: skip
+    first = [row.split("|")[1].strip() for row in rows[1:]]
+    assert first == ["cdm", "dlsm", "sde", "smm", "noise", "real (held-out)", "cell",
+                     "-" * 11, "smm-seed2"]  # fmt: skip
+    sde = dict(zip(titles, [text.strip() for text in rows[3].strip("|").split("|")], strict=True))
+    assert sde["train FLOPs"] == "12.0 TFLOP"
+    assert sde["NFE"] == "36"
+    assert sde["fd_digits_500 ↓"] == "6.10 ± 0.45"
+    assert sde["ms/image (batch 100)"] == "2.12 [1.99, 2.31]"
+    assert r"nan at step 1333 \| lr=1e-2" in text
+    assert str(study / "smm-seed2" / "log.txt") in text
+    assert "n 500" in text
+    assert "aaaaaaaaaaaa…" in text
+    assert "Device: cpu: fake processor." in text
+    assert "no rank is claimed" in text
+
+
+def test_columns_are_aligned(study: Path) -> None:
+    lines = render(study, "md").split("\n\n")[0].splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "variant", "told"),
+    [("cifar10", "cifar10-jpeg", True), ("cifar10", "cifar10", False), ("a-jpeg", "a-jpeg", True)],
+)
+def test_altered_data_is_told(tmp_path: Path, dataset: str, variant: str, told: bool) -> None:
+    study = write_study(
+        tmp_path / "s", ("sde",), (0,), failed=None, dataset=dataset, data_variant=variant
+    )
+    assert ("not comparable with published" in render(study, "md")) is told
+
+
+def test_three_seeds_of_all_give_an_order_with_ties(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde", "cdm", "smm"), (0, 1, 2), failed=None)
+    for seed in (0, 1, 2):
+        # As good as sde on average, better and worse by turns: no seed-wise difference.
+        close = values(6.1 + 0.3 * (seed - 1) * (-1) ** seed, 9.0, None)
+        row = make_record(study, "cdm", seed, metrics=close)
+        record.save(row, study / row.cell)
+    text = render(study, "md")
+    order = re.search(r"Order by fd_digits_500.*: (.*)\.$", text, re.MULTILINE)
+    assert order is not None
+    assert order.group(1) in {"cdm ≈ sde > smm", "sde ≈ cdm > smm"}
+    assert "no rank" not in text
+
+
+def test_several_devices_are_told(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    row = make_record(study, "sde", 1, environment={"device": "cuda: other"})
+    write_cell(study / row.cell, row)
+    assert "different devices do not compare" in render(study, "md")
+
+
+def test_csv_keeps_every_digit(study: Path) -> None:
+    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(render(study, "csv")))}
+    stored = record.load(study / "sde-seed2")
+    assert stored is not None
+    value = stored.metrics["fd_digits_500"].value
+    assert float(rows["sde-seed2"]["metrics.fd_digits_500"]) == value
+    assert rows["smm-seed2"]["status"] == "diverged"
+    assert rows["noise"]["kind"] == "anchor"
+
+
+def test_json_is_strict_and_whole(study: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    content = json.loads(render(study, "json"), parse_constant=refuse)
+    cells = {row["cell"]: row for row in content["cells"]}
+    stored = record.load(study / "sde-seed2")
+    assert stored is not None
+    assert len(cells) == 12
+    assert cells["sde-seed2"]["metrics.fd_digits_500"] == stored.metrics["fd_digits_500"].value
+    assert cells["smm-seed2"]["status"] == "diverged"
+    assert "metrics.fd_digits_500" not in cells["smm-seed2"]
+    assert content["provenance"]["fd_digits_500"] == provenance()
+    assert [row["method"] for row in content["anchors"]] == ["noise", "real (held-out)"]
+
+
+def test_json_survives_an_infinite_value(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    frame = load_frame(study)
+    frame.loc[0, "metrics.fd_digits_500"] = math.inf
+    cells = json.loads(to_json(frame))["cells"]
+    assert cells[0]["metrics.fd_digits_500"] == "inf"
+
+
+def test_latex_is_escaped_and_balanced(study: Path) -> None:
+    text = render(study, "latex")
+    assert r"fd\_digits\_500 $\downarrow$" in text
+    assert r"6.10 $\pm$ 0.45" in text
+    for rule in ("toprule", "midrule", "bottomrule"):
+        assert rf"\{rule}" in text
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({line.count("&") - line.count(r"\&") for line in rows}) == 1
+    assert "smm-seed2, diverged" in text
+    assert text.isascii()
+
+
+def test_latex_escapes_every_special_letter() -> None:
+    assert escape_latex("a_b & 5% {x} ~^\\") == (
+        r"a\_b \& 5\% \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+
+
+def test_an_unknown_format_is_refused_with_the_nearest(study: Path) -> None:
+    with pytest.raises(UserError, match=r"did you mean 'latex'\?"):
+        render(study, "latx")
+
+
+def test_tables_are_written_in_all_formats(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    paths = write_tables(study)
+    assert [path.name for path in paths] == ["table.md", "table.csv", "table.tex", "table.json"]
+    assert paths[0].read_text() == render(study, "md")
+    assert not list(study.glob(".table*"))
+
+
+def test_a_study_that_has_only_begun_has_a_table(tmp_path: Path) -> None:
+    study = tmp_path / "s"
+    row = make_record(study, "sde", 0, status=Status.RUNNING, metrics={}, cost=Cost(), ledger={})
+    write_cell(study / row.cell, row, [], images=0)
+    for format in ("md", "csv", "latex", "json"):
+        assert "running" in render(study, format)
+    assert "| sde    | 0/1 " in render(study, "md")
+
+
+# Plots ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plots(study: Path) -> tuple[list[Path], list[str]]:
+    """The study's pictures, drawn once, and what was said about those left out."""
+    said: list[str] = []
+    return write_plots(study, said.append), said
+
+
+def test_every_plot_is_drawn(study: Path, plots: tuple[list[Path], list[str]]) -> None:
+    paths, said = plots
+    charts = {
+        "fd_digits_500-ms_per_image", "fd_digits_500-train_flops", "losses",
+        "curve-fd_digits_500", "ledger",
+    }  # fmt: skip
+    expected = {f"{name}.{ending}" for name in charts for ending in ("png", "pdf")}
+    assert {path.name for path in paths} == expected | {"samples.png"}
+    assert said == []
+    assert all(path.parent == study / "plots" and path.stat().st_size > 3000 for path in paths)
+
+
+def test_samples_are_shown_pixel_by_pixel(study: Path, plots: object) -> None:
+    picture = picture_of(study / "plots" / "samples.png")
+    with np.load(study / "cdm-seed0" / "samples.npz") as stored:
+        grid = grid_image(stored["images"][:64], 8, scale=8)
+    windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], grid.shape[:2])
+    corners = np.argwhere((windows[:, :, :, 0] == grid[:, 0, 0]).all(-1))
+    assert any(np.array_equal(windows[row, column], grid[..., 0]) for row, column in corners)
+
+
+def test_real_images_stand_beside_the_samples(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    content = load_study(study)
+    alone = picture_of(samples(content, study, tmp_path / "alone"))
+    np.savez(study / "real.npz", images=np.zeros((64, 1, 8, 8), np.uint8))
+    both = picture_of(samples(content, study, tmp_path / "both"))
+    assert both.shape[1] > 1.8 * alone.shape[1]
+
+
+def test_panels_wrap_into_rows_and_stay_whole() -> None:
+    panels = [Panel(str(i), np.full((40, 50, 3), 20 * i, np.uint8)) for i in range(5)]
+    figure = side_by_side(panels, columns=3)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=DPI)
+    picture = np.asarray(Image.open(data).convert("L"))
+    for i in range(1, 5):
+        assert (picture == 20 * i).sum() >= 40 * 50
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("smm",), (0,), failed="smm-seed0")
+    (study / "smm-seed0" / record.CURVES).unlink()
+    said: list[str] = []
+    assert write_plots(study, said.append) == []
+    assert len(said) == 6
+    assert all("left out: no " in line for line in said)
+
+
+def test_plots_survive_missing_metrics_and_nan_losses(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    (study / record.ANCHORS).unlink()
+    bare = make_record(study, "cdm", 0, metrics={}, ledger={}, cost=Cost())
+    nan = {"images": 10, "step": 1, "seconds": 0.1, "values": {"loss/score": math.nan}}
+    write_cell(study / bare.cell, bare, [nan], images=0)
+    row = fail(make_record(study, "smm", 0))
+    write_cell(study / row.cell, row, [nan], images=0)
+    names = {path.stem for path in write_plots(study, str)}
+    assert {"losses", "ledger", "samples", "fd_digits_500-ms_per_image"} <= names
+
+
+def test_a_resumed_curve_counts_each_step_once(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    lines = record.read_curves(study / "sde-seed0")
+    again = lines[40] | {"values": {"loss/score": 77.0}}
+    with (study / "sde-seed0" / record.CURVES).open("a") as file:
+        file.write(json.dumps(again) + "\n")
+    curves = load_curves(load_frame(study))
+    same = curves[(curves["name"] == "loss/score") & (curves["images"] == again["images"])]
+    assert same["value"].tolist() == [77.0]
+
+
+def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    first, second = (
+        [path.read_bytes() for path in save(ledger(load_study(study)), tmp_path / name)]
+        for name in ("first", "second")
+    )
+    assert first == second
+
+
+# Grids ------------------------------------------------------------------------------------------
+
+
+def test_grid_puts_pixels_where_they_belong() -> None:
+    images = np.arange(3 * 3 * 2 * 2, dtype=np.uint8).reshape(3, 3, 2, 2)
+    grid = grid_image(images, 2, gap=1)
+    assert grid.shape == (5, 5, 3)
+    assert np.array_equal(grid[:2, 3:], images[1].transpose(1, 2, 0))
+    assert np.array_equal(grid[3:, :2], images[2].transpose(1, 2, 0))
+    assert (grid[2] == 255).all()
+    assert (grid[3:, 3:] == 255).all()
+
+
+def test_grey_becomes_colour_and_pixels_squares() -> None:
+    image = np.array([[[[0, 50], [100, 200]]]], np.uint8)
+    grid = grid_image(image, 8, scale=3)
+    assert grid.shape == (6, 6, 3)
+    assert np.array_equal(grid[..., 1], image[0, 0].repeat(3, 0).repeat(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("images", "columns"),
+    [
+        (np.zeros((1, 1, 2, 2), np.float32), 1),
+        (np.zeros((1, 2, 2, 2), np.uint8), 1),
+        (np.zeros((2, 2), np.uint8), 1),
+        (np.zeros((0, 1, 2, 2), np.uint8), 1),
+        (np.zeros((1, 1, 2, 2), np.uint8), 0),
+    ],
+)
+def test_grid_refuses_what_it_cannot_show(images: np.ndarray, columns: int) -> None:
+    with pytest.raises(ValueError, match="a grid takes"):
+        grid_image(images, columns)
+
+
+@pytest.mark.parametrize(("side", "tile"), [(8, 32), (28, 56), (32, 32), (64, 64)])
+def test_written_grids_are_enlarged_by_whole_factors(tmp_path: Path, side: int, tile: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, side, side)).astype(np.uint8)
+    write_grid(tmp_path / "grid.png", images, columns=2)
+    picture = picture_of(tmp_path / "grid.png")
+    assert picture.shape == (2 * tile + 2, 2 * tile + 2, 3)
+    step = tile // side
+    assert np.array_equal(picture[:tile:step, :tile:step], images[0].transpose(1, 2, 0))
+
+
+# Start-up ---------------------------------------------------------------------------------------
+
+
+def test_importing_reports_and_tracking_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, bench.report.tables, bench.report.plots, bench.report.frame, bench.tracking\n"
+        "heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'scipy', 'numpy'} - {'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
