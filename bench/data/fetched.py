@@ -54,6 +54,8 @@ def _places(name: str, path: Path | None, cache: Path) -> list[Path]:
     if path is not None:
         return [path]
     root = os.environ.get(ROOT_VARIABLE)
+    if root and not Path(root).is_dir():
+        raise UserError(f"{ROOT_VARIABLE}={root}: no such folder; correct or unset it")
     places = [Path(root)] if root else []
     if name in idx.DEBIAN:
         places.append(idx.DEBIAN[name])

@@ -8,8 +8,8 @@ had nothing else is put in their place.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
     Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
+_INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 SHA256 = {
     "digits": "c57b2fa5018538e9559919cca2e4b22de3e2f226ce215c35476bfe7175c8b7e9",
     "fashion-mnist": "",
     "efflite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "inception": "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    "inception": _INCEPTION,
+    "inception-legacy": _INCEPTION,
 }
 """The only weights that each name may stand for."""
 
@@ -110,13 +112,33 @@ def checked(path: Path, name: str) -> bytes:
     if found != SHA256[name]:
         raise UserError(
             f"weights of extractor '{name}' refused: {path} has sha256 {found}, expected "
-            f"{SHA256[name]}; give the right file"
+            f"{SHA256[name]}; replace it or give the right file with --weights"
         )
     return content
 
 
-def _exact(device: torch.device) -> nullcontext[None]:
-    return nullcontext()
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Keep TF32 and autocast out: a trainer's choice of precision must not move the features."""
+    import torch
+
+    if device.type != "cuda":
+        with torch.autocast(device.type, enabled=False):
+            yield
+        return
+    backends = (
+        torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul,
+    )
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -139,7 +161,38 @@ def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path)
     )
 
 
+def _efflite0(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
+    from bench.metrics import efficientnet, resizing
+
+    content = checked(weights or efficientnet.packaged_weights(), name)
+    return Extractor(
+        name=name,
+        sha256=SHA256[name],
+        resize=f"{resizing.CLEAN}, to {efficientnet.SIZE}",
+        device=device,
+        run=efficientnet.load_efficientnet(content, device),
+    )
+
+
+def _inception(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
+    from bench.metrics import inception, resizing
+
+    legacy = name == "inception-legacy"
+    path = weights or inception.find_weights(cache, SHA256[name])
+    content = checked(path, name)
+    return Extractor(
+        name=name,
+        sha256=SHA256[name],
+        resize=inception.LEGACY if legacy else f"{resizing.CLEAN}, to {inception.SIZE}",
+        device=device,
+        run=inception.load_inception(path, content, device, cache, legacy=legacy),
+    )
+
+
 _LOADERS: dict[str, Callable[[str, torch.device, Path | None, Path], Extractor]] = {
     "digits": _shipped,
     "fashion-mnist": _shipped,
+    "efflite0": _efflite0,
+    "inception": _inception,
+    "inception-legacy": _inception,
 }
