@@ -34,7 +34,7 @@ PROTOCOL = "1"
 QUANTISATION = "uint8: x * 127.5 + 128, clipped, fraction dropped"
 NOISE = "noise"
 HELD_OUT = "real (held-out)"
-BATCH = 256
+BATCH = 128
 
 _NOISE_SEED = 20_190_712
 _THOUSAND = 1000

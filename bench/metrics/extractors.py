@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 SHA256 = {
     "digits": "c57b2fa5018538e9559919cca2e4b22de3e2f226ce215c35476bfe7175c8b7e9",
-    "fashion-mnist": "",
+    "fashion-mnist": "3a0444555ea78df9c490c0aeadb6e4a2cc729a4e465766d56a2d110f1e16f154",
     "efflite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "inception": _INCEPTION,
     "inception-legacy": _INCEPTION,
