@@ -50,15 +50,16 @@ def samples(count: int, seed: int, blur: float = 20.0) -> np.ndarray:
 def provenance(**changes: Any) -> dict[str, Any]:
     """Build what the evaluation stores beside a value."""
     return {
+        "protocol": "1",
         "n": 500,
+        "reference_split": "train",
+        "reference_n": 1297,
+        "data": "digits",
+        "data_sha256": "bb" * 32,
         "extractor": "digits",
         "extractor_sha256": "aa" * 32,
         "resize": "none",
         "quantisation": "uint8",
-        "reference_sha256": "bb" * 32,
-        "reference_split": "train",
-        "reference_n": 1297,
-        "protocol": "1",
     } | changes
 
 

@@ -107,7 +107,7 @@ def test_direction_of_a_metric(name: str, arrow: str) -> None:
     "change",
     [
         {"extractor_sha256": "cc" * 32},
-        {"reference_sha256": "dd" * 32},
+        {"data_sha256": "dd" * 32},
         {"protocol": "2"},
         {"n": 400},
     ],

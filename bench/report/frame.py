@@ -171,13 +171,17 @@ def _refuse_difference(
         )
 
 
-def comparable(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def is_comparable(key: str) -> bool:
+    """Whether two values must share this part of their provenance to be compared."""
+    return key == "n" or key.startswith(COMPARABLE)
+
+
+def comparable(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a provenance which two values must share to be compared."""
-    flat = flatten("", provenance)
     return {
         key: json.dumps(value, default=str, sort_keys=True)
-        for key, value in flat.items()
-        if key == "n" or key.startswith(COMPARABLE)
+        for key, value in flatten("", provenance).items()
+        if is_comparable(key)
     }
 
 

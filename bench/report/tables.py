@@ -16,6 +16,7 @@ from bench.report.frame import (
     TEXT,
     aggregate,
     direction,
+    is_comparable,
     load_frame,
     mean_interval,
     metric_names,
@@ -225,7 +226,7 @@ def _measured(provenance: Mapping[str, Any]) -> str:
     parts = [
         f"{key.replace('_', ' ')} {_hash_or_text(key, value)}"
         for key, value in provenance.items()
-        if not isinstance(value, (dict, list)) and value not in (None, "")
+        if is_comparable(key) and not isinstance(value, (dict, list)) and value not in (None, "")
     ]
     return ", ".join(parts) or "provenance not stored"
 

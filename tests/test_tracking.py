@@ -1,0 +1,718 @@
+"""MLflow as a view of the cells' folders, read back through its client."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_study import curve, make_record, write_cell, write_curve, write_study
+
+from bench import record, tracking
+from bench.errors import UserError
+from bench.record import Status, write_text
+from bench.tracking import NullTracker, Tracker, final_metrics, store_uri
+
+pytestmark = [
+    # MLflow's own imports and tables.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow.*"),
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:alembic.*"),
+    # MLflow leaves connections of its pool to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:.*unclosed database.*:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables: slow to make, so made once."""
+    results = tmp_path_factory.mktemp("store")
+    tracker = Tracker.open(results)
+    assert isinstance(tracker, Tracker), tracker.trouble
+    return results / tracking.DATABASE
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(tracking.URI, raising=False)
+
+
+@pytest.fixture
+def results(tmp_path: Path, empty_store: Path) -> Path:
+    """A results folder with an empty store."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    copy_store(empty_store, folder / tracking.DATABASE)
+    return folder
+
+
+def copy_store(source: Path, target: Path) -> None:
+    """Copy a store with what its write-ahead log still holds."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """The warnings of the tracker that ``tracker`` opens."""
+    return []
+
+
+@pytest.fixture
+def tracker(results: Path, said: list[str]) -> Tracker:
+    """A tracker on the empty store."""
+    return reopen(results, said)
+
+
+def reopen(results: Path, said: list[str] | None = None) -> Tracker:
+    """Open a tracker as another process would: it remembers nothing."""
+    opened = Tracker.open(results, warn=[].append if said is None else said.append)
+    assert isinstance(opened, Tracker), opened.trouble
+    return opened
+
+
+def runs(tracker: Tracker, **tags: str) -> list[Any]:
+    """Return the data set's runs that carry these tags."""
+    experiment = tracker.client.get_experiment_by_name("digits")
+    assert experiment is not None
+    found = tracker.client.search_runs([experiment.experiment_id], max_results=100)
+    return [run for run in found if tags.items() <= run.data.tags.items()]
+
+
+def history(tracker: Tracker, run: Any, name: str) -> list[tuple[int, float]]:
+    """Return a metric's points as (step, value), in the order of steps."""
+    points = tracker.client.get_metric_history(run.info.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def expected(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return a curve's points as they stand in the file."""
+    return [(line["images"], line["values"][name]) for line in lines if name in line["values"]]
+
+
+def everything(results: Path) -> dict[str, list[Any]]:
+    """Return the store's rows that a second sync could double."""
+    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
+        return {
+            table: sorted(store.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+            for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments")
+        }
+
+
+def files_under(folder: Path) -> set[str]:
+    """Return the relative names of all files in a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# A cell -----------------------------------------------------------------------------------------
+
+
+def test_a_finished_cell_is_a_whole_run(tracker: Tracker, results: Path) -> None:
+    study = results / "quick"
+    row = make_record(study, "dlsm", 1)
+    write_cell(study / row.cell, row)
+    tracker.sync_cell(study / row.cell, study)
+    (run,) = runs(tracker)
+    assert run.info.run_name == "dlsm-seed1"
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time - run.info.start_time == 120_000
+    wanted = {
+        "kind": "cell", "study": "quick", "method": "dlsm", "dataset": "digits", "seed": "1",
+        "preset": "quick", "commit": "0123456789abcdef", "device": "cpu: fake processor",
+        "data_variant": "digits", "status": "finished", "key": "key-dlsm-1", "host": "box",
+        "pid": "4242", "cell": "dlsm-seed1",
+    }  # fmt: skip
+    assert wanted.items() <= run.data.tags.items()
+    assert run.data.params == {
+        "dataset": "digits", "method.name": "dlsm", "method.batch": "128", "method.ema": "null",
+        "method.betas": "[0.9, 0.999]", "budget.images": "512000",
+    }  # fmt: skip
+    assert final_metrics(row).items() <= run.data.metrics.items()
+    assert run.data.metrics["seconds/train"] == row.ledger["train"]
+    assert run.data.metrics["is_digits_500_spread"] == 0.11
+    uploaded = {file.path for file in tracker.client.list_artifacts(run.info.run_id)}
+    assert uploaded == {"config.yaml", "record.json", "grid.png"}
+
+
+def test_final_metrics_have_the_names_of_the_issue(tmp_path: Path) -> None:
+    names = {
+        "fd_digits_500", "is_digits_500", "accuracy_digits_500", "ms_per_image", "latency_ms",
+        "nfe", "train_flops", "sample_flops_per_image", "peak_memory_bytes", "parameters",
+        "seconds/wall",
+    }  # fmt: skip
+    assert names <= final_metrics(make_record(tmp_path, "dlsm", 0)).keys()
+
+
+def test_curves_are_logged_over_images_seen(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    write_cell(folder, make_record(folder.parent, "sde", 0, status=Status.RUNNING))
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    lines = record.read_curves(folder)
+    for name in ("loss/score", "fd_digits_500"):
+        assert history(tracker, run, name) == expected(lines, name)
+    points = tracker.client.get_metric_history(run.info.run_id, "loss/score")
+    seconds = [(point.timestamp - run.info.start_time) / 1000 for point in points]
+    assert sorted(seconds) == pytest.approx([line["seconds"] for line in lines], abs=1e-3)
+
+
+def test_a_live_cell_grows_without_repeating(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    lines = curve("sde", 0)
+    row = make_record(folder.parent, "sde", 0, status=Status.RUNNING, metrics={})
+    write_cell(folder, row, [])
+    for start in range(0, 60, 20):
+        write_curve(folder, lines[start : start + 20])
+        tracker.sync_cell(folder)
+        tracker.sync_cell(folder)
+        (run,) = runs(tracker)
+        assert run.info.status == "RUNNING"
+        assert history(tracker, run, "loss/score") == expected(lines[: start + 20], "loss/score")
+    assert "ms_per_image" not in run.data.metrics
+    record.save(row.model_copy(update={"status": Status.FINISHED}), folder)
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    assert run.info.status == "FINISHED"
+    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+
+
+def test_a_line_half_written_waits_for_its_end(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    lines = curve("sde", 0)
+    write_cell(folder, make_record(folder.parent, "sde", 0, status=Status.RUNNING), lines[:5])
+    with (folder / record.CURVES).open("a") as file:
+        file.write('{"images": 99999, "st')
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    assert history(tracker, run, "loss/score") == expected(lines[:5], "loss/score")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_resumed_cell_logs_no_step_twice(tracker: Tracker, results: Path, live: bool) -> None:
+    folder = results / "s" / "sde-seed0"
+    lines = curve("sde", 0)
+    row = make_record(folder.parent, "sde", 0, status=Status.INTERRUPTED, metrics={})
+    write_cell(folder, row, lines[:40])
+    if live:
+        tracker.sync_cell(folder)
+        (run,) = runs(tracker)
+        assert run.info.status == "KILLED"
+    # Resumed from a checkpoint at line 30, an hour later and slower.
+    again = [line | {"seconds": line["seconds"] + 3600} for line in lines[30:]]
+    write_curve(folder, again)
+    record.save(row.model_copy(update={"status": Status.RUNNING}), folder)
+    reopen(results).sync_cell(folder)
+    (run,) = runs(tracker)
+    assert run.info.status == "RUNNING"
+    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+
+
+def test_values_without_a_curve_become_bars(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    row = make_record(folder.parent, "sde", 0)
+    write_cell(folder, row)
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    # MLflow draws bars for what only has a step 0, and lines for the rest.
+    assert history(tracker, run, "nfe") == [(0, 36.0)]
+    last = row.cost.images_seen, row.metrics["fd_digits_500"].value
+    assert last in history(tracker, run, "fd_digits_500")
+    assert run.data.metrics["fd_digits_500"] == last[1]
+
+
+def test_nan_and_infinity_do_not_repeat(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    odd = {
+        "images": 1,
+        "step": 1,
+        "seconds": 1.0,
+        "values": {"loss/a b": math.nan, "x@y": math.inf},
+    }
+    row = make_record(folder.parent, "sde", 0)
+    write_cell(folder, row, [odd])
+    for _ in range(2):
+        reopen(results).sync_cell(folder)
+    (run,) = runs(tracker)
+    assert math.isnan(run.data.metrics["loss/a b"])
+    assert len(history(tracker, run, "loss/a b")) == 1
+    assert len(history(tracker, run, "x_y")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [
+        (Status.FINISHED, "FINISHED"),
+        (Status.RUNNING, "RUNNING"),
+        (Status.INTERRUPTED, "KILLED"),
+        (Status.FAILED, "FAILED"),
+        (Status.DIVERGED, "FAILED"),
+        (Status.TIMEOUT, "FAILED"),
+        (Status.KILLED, "FAILED"),
+    ],
+)
+def test_status_is_mapped(tracker: Tracker, results: Path, status: Status, shown: str) -> None:
+    folder = results / "s" / "sde-seed0"
+    write_cell(folder, make_record(folder.parent, "sde", 0, status=status, reason="why"), [])
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    assert run.info.status == shown
+    assert (run.data.tags["status"], run.data.tags["reason"]) == (str(status), "why")
+
+
+def test_a_pending_cell_gets_no_run(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    write_cell(folder, make_record(folder.parent, "sde", 0, status=Status.PENDING), [])
+    tracker.sync_cell(folder)
+    assert runs(tracker) == []
+    tracker.sync_cell(results / "s" / "nothing-here")
+    assert tracker.trouble is None
+
+
+def test_a_cell_whose_process_has_gone_is_not_running(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid, shown in ((os.getpid(), "RUNNING"), (dead.pid, "KILLED")):
+        environment = {"host": socket.gethostname(), "pid": pid}
+        row = make_record(folder.parent, "sde", 0, status=Status.RUNNING, environment=environment)
+        write_cell(folder, row, [])
+        tracker.sync_cell(folder)
+        (run,) = runs(tracker)
+        assert run.info.status == shown
+
+
+def test_a_stale_cell_run_again_supersedes_its_old_run(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    write_cell(folder, make_record(folder.parent, "sde", 0, status=Status.RUNNING, key="old"), [])
+    tracker.sync_cell(folder)
+    write_cell(folder, make_record(folder.parent, "sde", 0, key="new"), [])
+    tracker.sync_cell(folder)
+    old, new = (runs(tracker, key=key)[0] for key in ("old", "new"))
+    assert len(runs(tracker)) == 2
+    assert (old.data.tags["superseded"], old.info.status) == ("true", "KILLED")
+    assert "superseded" not in new.data.tags
+    # And back again: the old configuration's run is the valid one once more.
+    write_cell(folder, make_record(folder.parent, "sde", 0, key="old"), [])
+    reopen(results).sync_cell(folder)
+    assert len(runs(tracker)) == 2
+    assert [runs(tracker, key=key)[0].data.tags["superseded"] for key in ("old", "new")] == [
+        "false",
+        "true",
+    ]
+
+
+def test_long_and_many_parameters_fit(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    write_cell(folder, make_record(folder.parent, "sde", 0), [])
+    many = "\n".join(f"p{number}: {number}" for number in range(250))
+    (folder / "config.yaml").write_text(f"{many}\nlong: {'x' * 9000}\n'odd name, (1)': 1\n")
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    assert tracker.trouble is None
+    assert len(run.data.params) == 252
+    assert len(run.data.params["long"]) == 6000
+    assert run.data.params["odd name_ _1_"] == "1"
+
+
+def test_more_points_than_a_batch_holds(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "cdm-seed0"
+    lines = curve("cdm", 0, points=1100)
+    write_cell(folder, make_record(folder.parent, "cdm", 0, status=Status.RUNNING), lines)
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+
+
+# A study ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def study(results: Path) -> Path:
+    """A small study with a failed cell, its table and a plot."""
+    folder = write_study(results / "quick", ("sde", "smm"), (0, 1), failed="smm-seed1")
+    write_text(folder / "table.md", "| method |\n|---|\n| sde |\n")
+    write_text(folder / "table.csv", "method\nsde\n")
+    write_text(folder / "plots" / "ledger.png", "picture")
+    return folder
+
+
+def test_a_study_has_its_cells_and_a_run_of_its_own(tracker: Tracker, study: Path) -> None:
+    tracker.sync_study(study)
+    assert Counter(run.data.tags["kind"] for run in runs(tracker)) == {"cell": 4, "study": 1}
+    (run,) = runs(tracker, kind="study")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mlflow.note.content"] == (study / "table.md").read_text()
+    assert run.data.tags["methods"] == "sde,smm"
+    listed = {file.path for file in tracker.client.list_artifacts(run.info.run_id)}
+    assert {"table.md", "table.csv", "plots"} <= listed
+    plots = tracker.client.list_artifacts(run.info.run_id, "plots")
+    assert [file.path for file in plots] == ["plots/ledger.png"]
+    # Flat: MLflow's charts leave out nested runs.
+    assert all("mlflow.parentRunId" not in run.data.tags for run in runs(tracker))
+    (failed,) = runs(tracker, cell="smm-seed1")
+    assert failed.info.status == "FAILED"
+    assert "nan at step 1333" in failed.data.tags["reason"]
+    names = {file.path for file in tracker.client.list_artifacts(failed.info.run_id)}
+    assert names == {"config.yaml", "record.json", "log.txt"}
+
+
+def test_syncing_again_changes_nothing(tracker: Tracker, study: Path, results: Path) -> None:
+    tracker.sync_study(study)
+    rows, files = everything(results), files_under(results / tracking.ARTIFACTS)
+    assert len(rows["metrics"]) > 200
+    tracker.sync_study(study)
+    reopen(results).sync_study(study)
+    assert everything(results) == rows
+    assert files_under(results / tracking.ARTIFACTS) == files
+
+
+def test_syncing_after_a_change_brings_the_change_alone(tracker: Tracker, study: Path) -> None:
+    tracker.sync_study(study)
+    write_text(study / "table.md", "another table")
+    row = make_record(study, "smm", 1)
+    record.save(row, study / row.cell)
+    reopen(study.parent).sync_study(study)
+    assert len(runs(tracker)) == 5
+    (run,) = runs(tracker, kind="study")
+    assert run.data.tags["mlflow.note.content"] == "another table"
+    assert run.info.status == "FINISHED"
+    (mended,) = runs(tracker, cell="smm-seed1")
+    assert mended.info.status == "FINISHED"
+    assert mended.data.tags["reason"] == ""
+
+
+def test_live_and_later_give_the_same_store(study: Path, results: Path, tmp_path: Path) -> None:
+    live = reopen(results)
+    for folder in sorted(study.glob("*-seed*")):
+        final = record.load(folder)
+        lines = record.read_curves(folder)
+        assert final is not None
+        record.save(final.model_copy(update={"status": Status.RUNNING, "metrics": {}}), folder)
+        (folder / record.CURVES).write_text("")
+        for start in range(0, len(lines), 7):
+            write_curve(folder, lines[start : start + 7])
+            live.sync_cell(folder, study)
+        record.save(final, folder)
+    live.sync_study(study)
+    seen = [numbers(live, run) for run in runs(live)]
+    copy_of_results = tmp_path / "other"
+    copy_of_results.mkdir()
+    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
+        store.execute("DELETE FROM metrics")
+        store.execute("DELETE FROM latest_metrics")
+        store.execute("DELETE FROM params")
+        store.execute("DELETE FROM tags")
+        store.execute("DELETE FROM runs")
+        store.commit()
+    later = reopen(results)
+    later.sync_study(study)
+    assert sorted(seen, key=repr) == sorted((numbers(later, run) for run in runs(later)), key=repr)
+
+
+def numbers(tracker: Tracker, run: Any) -> tuple[Any, ...]:
+    """Return what a run shows, without its number."""
+    points = {
+        name: [
+            (point.step, point.timestamp, point.value)
+            for point in tracker.client.get_metric_history(run.info.run_id, name)
+        ]
+        for name in sorted(run.data.metrics)
+    }
+    tags = {name: tag for name, tag in run.data.tags.items() if not name.startswith("mlflow.")}
+    times = (run.info.status, run.info.start_time, run.info.end_time)
+    return (run.info.run_name, times, sorted(tags.items()), sorted(run.data.params.items()), points)
+
+
+def test_a_run_left_open_ends_when_its_folder_has_gone(
+    tracker: Tracker, study: Path, results: Path
+) -> None:
+    row = make_record(study, "cdm", 0, status=Status.RUNNING, environment={})
+    write_cell(study / row.cell, row, [])
+    tracker.sync_study(study)
+    assert runs(tracker, kind="study")[0].info.status == "RUNNING"
+    for file in (study / row.cell).iterdir():
+        file.unlink()
+    reopen(results).sync_study(study)
+    assert not [run for run in runs(tracker) if run.info.status == "RUNNING"]
+
+
+def test_a_deleted_experiment_comes_back(tracker: Tracker, study: Path, results: Path) -> None:
+    tracker.sync_study(study)
+    experiment = tracker.client.get_experiment_by_name("digits")
+    assert experiment is not None
+    tracker.client.delete_experiment(experiment.experiment_id)
+    again = reopen(results)
+    again.sync_study(study)
+    assert again.trouble is None
+
+
+def test_two_peoples_runs_on_one_store_stay_apart(
+    results: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = store_uri(results)
+    mine = reopen(results)
+    mine.sync_study(study)
+    monkeypatch.setenv(tracking.URI, shared)
+    other = write_study(tmp_path / "theirs" / "quick", ("sde",), (0,), failed=None)
+    theirs = reopen(other.parent)
+    theirs.sync_study(other)
+    assert len(runs(mine, cell="sde-seed0", study="quick")) == 2
+
+
+# The store --------------------------------------------------------------------------------------
+
+
+def test_the_store_is_in_the_results_folder_or_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert store_uri(Path("results")) == f"sqlite:///{tmp_path}/results/mlflow.db"
+    monkeypatch.setenv(tracking.URI, "http://127.0.0.1:1")
+    assert store_uri(Path("results")) == "http://127.0.0.1:1"
+
+
+def test_the_store_writes_ahead_and_sends_no_telemetry(tracker: Tracker, results: Path) -> None:
+    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
+        assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_moved_results_find_their_artifacts(tracker: Tracker, study: Path, tmp_path: Path) -> None:
+    tracker.sync_study(study)
+    moved = tmp_path / "elsewhere" / "moved results"
+    moved.parent.mkdir()
+    study.parent.rename(moved)
+    again = reopen(moved)
+    again.sync_study(moved / "quick")
+    assert len(runs(again)) == 5
+    (run,) = runs(again, kind="study")
+    assert run.info.artifact_uri.startswith((moved / tracking.ARTIFACTS).as_uri())
+    table = again.client.download_artifacts(run.info.run_id, "table.csv")
+    assert Path(table).read_text() == "method\nsde\n"
+    assert not study.parent.exists()
+
+
+def test_charts_show_all_runs_of_the_experiment(tracker: Tracker, study: Path) -> None:
+    tracker.sync_study(study)
+    experiment = tracker.client.get_experiment_by_name("digits")
+    assert experiment is not None
+    assert "SHOW_ALL" in experiment.tags["mlflow.sharedViewState.scorebench"]
+    link = tracking.charts_link("http://x", experiment.experiment_id)
+    assert link.endswith("compareRunsMode=CHART&viewStateShareKey=scorebench")
+
+
+# Trouble ----------------------------------------------------------------------------------------
+
+
+def test_without_mlflow_one_line_is_said(
+    results: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.partition(".")[0] == "mlflow":
+            raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    opened = Tracker.open(results, said.append)
+    assert isinstance(opened, NullTracker)
+    assert len(said) == 1
+    assert "not installed" in said[0]
+    opened.sync_cell(results / "s" / "sde-seed0", "s")
+    opened.sync_study(results / "s")
+
+
+def test_a_broken_store_is_left_out(tmp_path: Path, said: list[str]) -> None:
+    (tmp_path / tracking.DATABASE).write_text("this is no database, " * 100)
+    opened = Tracker.open(tmp_path, said.append)
+    assert isinstance(opened, NullTracker)
+    assert len(said) == 1
+    assert "bench sync" in said[0]
+    assert "\n" not in said[0]
+
+
+def test_a_server_that_is_down_is_left_out_soon(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv(tracking.URI, f"http://127.0.0.1:{free.getsockname()[1]}")
+    start = time.monotonic()
+    assert isinstance(Tracker.open(tmp_path, said.append), NullTracker)
+    assert time.monotonic() - start < 20
+    assert len(said) == 1
+
+
+def test_a_store_that_fails_midway_stops_nothing_and_is_completed_later(
+    tracker: Tracker, study: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database is locked\nmore")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tracker.client, "log_batch", locked)
+        broken.setattr(tracker.client, "search_experiments", locked)
+        for folder in sorted(study.glob("*-seed*")):
+            tracker.sync_cell(folder, study)
+        tracker.sync_study(study)
+    assert len(said) == 1
+    assert "database is locked" in said[0]
+    assert "\n" not in said[0]
+    assert tracker.trouble is not None
+    tracker.sync_study(study)
+    assert tracker.trouble is None
+    assert Counter(run.data.tags["kind"] for run in runs(tracker)) == {"cell": 4, "study": 1}
+    (run,) = runs(tracker, cell="sde-seed0")
+    lines = record.read_curves(study / "sde-seed0")
+    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+
+
+def test_a_batch_that_arrived_but_was_not_answered_is_not_sent_twice(
+    tracker: Tracker, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = results / "s" / "sde-seed0"
+    write_cell(folder, make_record(folder.parent, "sde", 0, status=Status.RUNNING))
+    real = tracker.client.log_batch
+
+    def lost(run_id: str, **what: Any) -> None:
+        real(run_id, **what)
+        if what.get("metrics"):
+            raise TimeoutError("no answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tracker.client, "log_batch", lost)
+        tracker.sync_cell(folder)
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    lines = record.read_curves(folder)
+    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+
+
+def test_one_unreadable_record_does_not_hold_up_the_others(
+    tracker: Tracker, study: Path, said: list[str]
+) -> None:
+    (study / "sde-seed0" / record.RECORD).write_text("{")
+    tracker.sync_study(study)
+    assert tracker.trouble is not None
+    assert len(said) == 1
+    assert len(runs(tracker, kind="cell")) == 3
+
+
+def test_a_null_tracker_that_was_wanted_has_no_trouble() -> None:
+    assert NullTracker().trouble is None
+
+
+# The UI -----------------------------------------------------------------------------------------
+
+
+def test_the_ui_needs_a_store_and_a_free_port(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no MLflow store in"):
+        tracking.ui(tmp_path / "nothing")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} "):
+            tracking.ui(results, port)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_ui_starts_its_server_prints_links_and_ends_it(
+    tracker: Tracker, study: Path, results: Path, stop: signal.Signals, tmp_path: Path
+) -> None:
+    tracker.sync_study(study)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A stand-in for MLflow's server, which takes 10 s to start: same command line, same /health.
+    package = tmp_path / "stand-in"
+    (package / "mlflow").mkdir(parents=True)
+    code = (
+        "import sys, os\n"
+        "from http.server import BaseHTTPRequestHandler, HTTPServer\n"
+        "class Handler(BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200 if self.path == '/health' else 404)\n"
+        "        self.end_headers()\n"
+        "given = sys.argv\n"
+        "assert given[1] == 'server' and given[given.index('--workers') + 1] == '1', given\n"
+        "assert os.environ['MLFLOW_SERVER_ENABLE_JOB_EXECUTION'] == 'false'\n"
+        "port = int(given[given.index('--port') + 1])\n"
+        "HTTPServer(('127.0.0.1', port), Handler).serve_forever()\n"
+    )
+    (package / "mlflow" / "__init__.py").write_text("")
+    (package / "mlflow" / "__main__.py").write_text(code)
+    script = (
+        "import sys, os; from pathlib import Path; from bench import tracking\n"
+        "import mlflow\n"
+        f"os.environ['PYTHONPATH'] = {str(package)!r}\n"
+        f"tracking.ui(Path({str(results)!r}), {port})\n"
+    )
+    root = str(Path(tracking.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert process.stdout is not None
+    link = process.stdout.readline()
+    try:
+        assert f"http://127.0.0.1:{port}/#/experiments/" in link, process.communicate(timeout=20)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+    finally:
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that answers every request with an error."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(400)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_ui_of_a_server_that_errs_is_told(
+    tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tracking.URI, silent_server)
+    with pytest.raises(UserError, match="cannot be opened"):
+        tracking.ui(tmp_path)
