@@ -1,0 +1,212 @@
+"""The ``bench`` command: parse, call, print; nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from bench import __version__
+from bench.errors import UserError, unknown
+
+HELP = """Compare score-based generative models on the same data, networks, budget and device.
+
+Start with:  bench run --methods smm,dlsm,cdm,sde --dataset digits
+"""
+
+app = App(name="bench", help=HELP, version=f"scorebench {__version__}", help_format="plaintext")
+
+Results = Annotated[Path, Parameter(help="Folder of all results.")]
+StudyName = Annotated[
+    str | None, Parameter(help="Name of a study under the results folder; default: the latest.")
+]
+
+
+@app.command
+def run(
+    *,
+    methods: Annotated[str, Parameter(help="Methods, comma-separated; see `bench methods`.")],
+    dataset: Annotated[str, Parameter(help="Data set; see `bench datasets`.")],
+    preset: Annotated[
+        str | None,
+        Parameter(help="Preset of the data set. Default: quick on a CPU, gpu on CUDA."),
+    ] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Where the images are: a folder, or a zip file (EDM layout).")
+    ] = None,
+    seeds: Annotated[str, Parameter(help="Seeds: 0,1,2 or 0-2.")] = "0",
+    budget: Annotated[
+        str | None,
+        Parameter(help="Training of each method: 50kimg, 600s or 1e15flop. Default: the preset's."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--set",
+            negative="",
+            help="Override one value: smm.r1_gamma=0.1 or training.batch=64. May be repeated.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, ... Default: cuda if there is one.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        Parameter(help="Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."),
+    ] = None,
+    timeout: Annotated[
+        float | None, Parameter(help="Seconds that a cell may take, all in all.")
+    ] = None,
+    weights: Annotated[
+        Path | None, Parameter(help="File of the feature extractor's weights.")
+    ] = None,
+    study: Annotated[
+        str | None, Parameter(help="Name of the study. Default: made of data set and preset.")
+    ] = None,
+    results: Results = Path("results"),
+    tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Print the plan and the resolved configuration only.")
+    ] = False,
+) -> int:
+    """Train, sample, evaluate and compare methods; continues what was interrupted."""
+    from bench import commands
+
+    asked = commands.Asked(
+        methods=methods,
+        dataset=dataset,
+        preset=preset,
+        data=data,
+        seeds=seeds,
+        budget=budget,
+        overrides=set_ or [],
+        device=device,
+        jobs=jobs,
+        timeout=timeout,
+        weights=weights,
+        study=study,
+        results=results,
+    )
+    if dry_run:
+        return commands.dry_run(asked)
+    return commands.run(asked, tracking=tracking)
+
+
+@app.command
+def table(
+    study: StudyName = None,
+    *,
+    format: Annotated[
+        Literal["md", "csv", "latex", "json"], Parameter(help="Format to print.")
+    ] = "md",
+    results: Results = Path("results"),
+) -> int:
+    """Print a study's comparison table, and write it in every format."""
+    from bench import commands
+
+    return commands.table(find_study(results, study), format)
+
+
+@app.command
+def plot(study: StudyName = None, *, results: Results = Path("results")) -> int:
+    """Draw a study's plots."""
+    from bench import commands
+
+    return commands.plot(find_study(results, study))
+
+
+@app.command
+def sync(
+    study: Annotated[
+        str | None, Parameter(help="Name of a study; default: all under the results folder.")
+    ] = None,
+    *,
+    results: Results = Path("results"),
+) -> int:
+    """Bring MLflow up to what the cells' folders say; safe to repeat."""
+    from bench import commands
+
+    found = [find_study(results, study)] if study else studies(results)
+    return commands.sync(results, found)
+
+
+@app.command
+def ui(
+    *,
+    results: Results = Path("results"),
+    port: Annotated[int, Parameter(help="Port on the loopback interface.")] = 5000,
+) -> int:
+    """Start the MLflow UI on the results and print the link to its charts."""
+    from bench import tracking
+
+    tracking.ui(results, port=port)
+    return 0
+
+
+@app.command(name="methods")
+def list_methods() -> int:
+    """List the methods there are, built in and from plug-ins."""
+    from bench import commands
+
+    return commands.list_methods()
+
+
+@app.command(name="datasets")
+def list_datasets() -> int:
+    """List the data sets there are, with their presets and where they are looked for."""
+    from bench import commands
+
+    return commands.list_datasets()
+
+
+def studies(results: Path) -> list[Path]:
+    """Return the studies under a results folder, the latest last."""
+    found = [path.parent for path in results.glob("*/study.yaml")]
+    if not found:
+        raise UserError(f"no study under '{results}'; run one first: bench run --help")
+    return sorted(found, key=lambda folder: (folder / "study.yaml").stat().st_mtime)
+
+
+def find_study(results: Path, name: str | None) -> Path:
+    """Return the folder of a study by name, or of the latest; UserError if there is none."""
+    found = studies(results)
+    if name is None:
+        return found[-1]
+    for folder in found:
+        if folder.name == name:
+            return folder
+    raise unknown("study", name, [folder.name for folder in found])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; bad input ends in one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parse: dict[str, Any] = {"exit_on_error": False, "print_error": False}
+    try:
+        result = app(arguments, result_action="return_value", **parse)
+    except CycloptsError as error:
+        return complain(f"{' '.join(str(error).split())} (see `bench --help`)")
+    except UserError as error:
+        return complain(str(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does: no reason for a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def complain(line: str) -> int:
+    """Print the one line of an error."""
+    print(f"bench: {' '.join(line.split())}", file=sys.stderr)
+    return 2
+
+
+def script() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())

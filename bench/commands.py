@@ -1,0 +1,344 @@
+"""What the commands do: from what was asked for to a study, its table, plots and runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import yaml
+
+from bench import study
+from bench.config import (
+    Preset,
+    Settings,
+    apply_overrides,
+    build,
+    choose_preset,
+    config_folder,
+    digest,
+    one_line,
+    parse_set,
+    presets,
+    resolve_method,
+)
+from bench.config import datasets as preset_names
+from bench.data import describe
+from bench.errors import UserError, unknown
+from bench.progress import Display
+from bench.record import Status
+from bench.tracking import NullTracker, Tracker
+from methods import registry
+
+SMALLEST_FREE = 64 * 2**20
+"""Bytes that must be free where results go, before anything starts."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of ``bench run`` as they were typed."""
+
+    methods: str
+    dataset: str
+    preset: str | None
+    data: Path | None
+    seeds: str
+    budget: str | None
+    overrides: Sequence[str]
+    device: str | None
+    jobs: int | None
+    timeout: float | None
+    weights: Path | None
+    study: str | None
+    results: Path
+
+
+# -- bench run ----------------------------------------------------------------------------------
+
+
+def run(asked: Asked, *, tracking: bool) -> int:
+    """Run a study, then print its table and where everything is; 1 if a cell failed."""
+    os.environ["SCOREBENCH_COMMAND_STARTED"] = repr(command_started())
+    request = resolve(asked)
+    check_writable(request.results)
+    display = Display()
+    trackers: list[Tracker | NullTracker] = []
+
+    def open_tracker() -> Tracker | NullTracker:
+        trackers.append(Tracker.open(request.results) if tracking else NullTracker())
+        return trackers[-1]
+
+    try:
+        planned = study.execute(request, open_tracker, display)
+    except KeyboardInterrupt:
+        if (request.folder / "study.yaml").exists():
+            finish(request.folder, trackers)
+        raise
+    finish(request.folder, trackers)
+    print_places(request, tracking)
+    return report_failures(planned)
+
+
+def command_started() -> float:
+    """The ``perf_counter`` reading of the moment at which this process was started."""
+    age = time.time() - psutil.Process().create_time()
+    return time.perf_counter() - age
+
+
+def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
+    """Write and print the table, draw the plots, and put both into MLflow."""
+    from bench.report.plots import write_plots
+    from bench.report.tables import render, write_tables
+
+    write_tables(folder)
+    print(render(folder, "md"))
+    write_plots(folder)
+    for tracker in trackers:
+        tracker.sync_study(folder)
+
+
+def print_places(request: study.Request, tracking: bool) -> None:
+    """Say where the results are and what to do with them."""
+    folder = request.folder
+    print(f"tables   {folder}/table.md (.csv .tex .json)")
+    print(f"plots    {folder}/plots/")
+    print(f"cells    {folder}/<method>-seed<k>/")
+    if tracking:
+        print(f"MLflow   bench ui --results {request.results}")
+
+
+def report_failures(planned: Sequence[study.Planned]) -> int:
+    """Name the cells without a result; return the exit code."""
+    failed = [cell for cell in planned if not finished(cell)]
+    for cell in failed:
+        print(f"bench: {cell.folder.name} did not finish; see {cell.folder}/log.txt", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def finished(cell: study.Planned) -> bool:
+    """Whether a cell has a result."""
+    record = study.load_record(cell.folder)
+    return record is not None and record.status == Status.FINISHED
+
+
+def dry_run(asked: Asked) -> int:
+    """Print the plan and the resolved configuration; nothing is written under the results."""
+    request = resolve(asked)
+    planned = study.dry_run(request)
+    print(f"# study {request.name} in {request.folder}, {request.jobs} cell(s) at a time")
+    for cell in planned:
+        print(f"# {cell.folder.name}: {cell.action} ({cell.why})")
+    configuration = {
+        "settings": request.settings.model_dump(mode="json"),
+        "methods": dict(request.methods),
+        "seeds": list(request.seeds),
+    }
+    print(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def resolve(asked: Asked) -> study.Request:
+    """Resolve and validate all that was asked for; UserError in one line if it cannot be."""
+    methods = parse_methods(asked.methods)
+    seeds = parse_seeds(asked.seeds)
+    if asked.timeout is not None and not asked.timeout > 0:
+        raise UserError(f"--timeout {asked.timeout:g}: give a positive number of seconds")
+    if asked.jobs is not None and asked.jobs < 1:
+        raise UserError(f"--jobs {asked.jobs}: give a number of cells, at least 1")
+    if asked.dataset not in preset_names():
+        raise unknown("data set", asked.dataset, preset_names())
+    device = asked.device or default_device()
+    preset_name, preset = choose_preset(asked.dataset, asked.preset, device)
+    overrides = parse_set(asked.overrides)
+    preset = apply_overrides(preset, overrides, registry.names())
+    check_common(preset, overrides, methods)
+    settings = resolve_settings(asked, preset_name, preset, device)
+    return study.Request(
+        name=study_name(asked, preset_name),
+        results=asked.results.resolve(),
+        settings=settings,
+        methods={name: resolve_method(load_method(name).Config, preset, name) for name in methods},
+        seeds=seeds,
+        jobs=asked.jobs or default_jobs(settings),
+        timeout=asked.timeout,
+    )
+
+
+def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Settings:
+    """Resolve what all cells of the study share."""
+    values = {
+        "dataset": asked.dataset,
+        "preset": name,
+        "data": None if asked.data is None else asked.data.resolve(),
+        "weights": None if asked.weights is None else asked.weights.resolve(),
+        "device": device,
+        "threads": preset.threads,
+        "budget": asked.budget or preset.budget,
+        "training": preset.training,
+        "sampling": preset.sampling,
+        "evaluation": preset.evaluation,
+    }
+    return cast("Settings", build(Settings, values, f"preset {name} of {asked.dataset}"))
+
+
+def parse_methods(text: str) -> list[str]:
+    """Parse a comma-separated list of methods."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--methods '{text}' names none; choose from: {', '.join(registry.names())}")
+    for name in names:
+        if name not in registry.names():
+            raise unknown("method", name, registry.names())
+        if names.count(name) > 1:
+            raise UserError(f"--methods names '{name}' twice; name each method once")
+    return names
+
+
+def load_method(name: str) -> Any:
+    """Load a method's class; UserError if its plug-in is broken."""
+    try:
+        return registry.load(name)
+    except registry.BrokenMethodError as error:
+        raise UserError(one_line(error)) from error
+
+
+def check_common(preset: Preset, overrides: dict[str, Any], methods: Sequence[str]) -> None:
+    """Refuse a ``--set common.key`` that no chosen method has."""
+    known = {key for name in methods for key in load_method(name).Config.model_fields}
+    for key in overrides.get("common", {}):
+        if key not in known:
+            raise unknown("key in --set common", key, known)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Parse ``0,1,2`` or ``0-2``; UserError if it is neither or names a seed twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--seeds '{text}': write seeds as 0,1,2 or 0-2")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds '{text}': name at least one seed, and each once")
+    return seeds
+
+
+def study_name(asked: Asked, preset: str) -> str:
+    """Name the study after data set and preset, and after whatever else was asked for."""
+    if asked.study is not None:
+        if not asked.study.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise UserError(f"--study '{asked.study}': use letters, digits, '-', '_' and '.' only")
+        return asked.study
+    given = {
+        "data": asked.data and str(asked.data.resolve()),
+        "budget": asked.budget,
+        "set": sorted(asked.overrides),
+        "device": asked.device,
+        "weights": asked.weights and str(asked.weights.resolve()),
+    }
+    suffix = f"-{digest(given)[:6]}" if any(given.values()) else ""
+    return f"{asked.dataset}-{preset}{suffix}"
+
+
+def default_device() -> str:
+    """``cuda`` if there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_jobs(settings: Settings) -> int:
+    """One cell at a time on an accelerator; on a CPU as many as its cores carry."""
+    if settings.device != "cpu" or settings.threads is None:
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // settings.threads)
+
+
+def check_writable(results: Path) -> None:
+    """UserError if the results folder cannot be made or written, or its disk is full."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+        free = shutil.disk_usage(results).free
+    except OSError as error:
+        raise UserError(
+            f"results folder '{results}' cannot be written ({error.strerror}); "
+            "give another one with --results"
+        ) from error
+    if free < SMALLEST_FREE:
+        raise UserError(f"only {free >> 20} MiB are free at '{results}'; give another --results")
+
+
+# -- the other commands -------------------------------------------------------------------------
+
+
+def table(folder: Path, format: str) -> int:
+    """Print a study's table in one format, and write it in all."""
+    from bench.report.tables import render, write_tables
+
+    print(render(folder, format))
+    write_tables(folder)
+    return 0
+
+
+def plot(folder: Path) -> int:
+    """Draw a study's plots and name the files."""
+    from bench.report.plots import write_plots
+
+    for path in write_plots(folder, say=_complain):
+        print(path)
+    return 0
+
+
+def sync(results: Path, folders: Sequence[Path]) -> int:
+    """Bring MLflow up to date with the studies; 1 if it could not be."""
+    tracker = Tracker.open(results)
+    for folder in folders:
+        study.settle_study(folder)
+        tracker.sync_study(folder)
+        if tracker.trouble:
+            print(f"bench: {folder.name}: {tracker.trouble}", file=sys.stderr)
+            return 1
+        print(f"synced {folder.name}")
+    return 0
+
+
+def list_methods() -> int:
+    """Print each method, its one line of description and where it comes from."""
+    for name in registry.names():
+        try:
+            summary = (registry.load(name).__doc__ or "").strip().splitlines()[0]
+        except registry.BrokenMethodError as error:
+            summary = f"BROKEN: {one_line(error)}"
+        print(f"{name:<8} {summary}  [{registry.source(name)}]")
+    return 0
+
+
+def list_datasets() -> int:
+    """Print each data set with its presets and where it is looked for."""
+    rows = {row.name: row for row in describe()}
+    for name in preset_names():
+        row = rows[name]
+        print(
+            f"{name:<14} {row.images} images, {row.size}, {row.channels} channel(s), "
+            f"{row.classes} classes; from {row.source}"
+        )
+        for preset_name, preset in presets(name).items():
+            extractor = preset.evaluation.get("extractor")
+            print(f"    {preset_name:<8} budget {preset.budget}, extractor {extractor}")
+    print(f"presets in {config_folder()}")
+    return 0
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+

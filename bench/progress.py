@@ -1,0 +1,123 @@
+"""Shows how a study goes on: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from bench.record import Record, Status
+
+if TYPE_CHECKING:
+    from bench.study import Planned
+
+PLAIN_SECONDS = 10.0
+"""Seconds between plain lines of one cell."""
+
+
+def describe(told: Mapping[str, Any]) -> str:
+    """Say what a cell told of itself: phase, loss, images a second, images so far."""
+    parts = [str(told.get("stage", told["phase"]))]
+    if "images" in told:
+        parts.append(f"{told['images'] / 1000:.1f} kimg")
+    if told.get("rate"):
+        parts.append(f"{told['rate']:.0f} img/s")
+    loss = told.get("loss")
+    if loss is not None and loss == loss:
+        parts.append(f"loss {loss:.4g}")
+    return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_left(fraction: float, elapsed: float) -> str:
+    """Estimate the time left of a phase, or an empty text before it can be told."""
+    if not 0.01 < fraction < 1:
+        return ""
+    return f"{clock(elapsed * (1 - fraction) / fraction)} left"
+
+
+class Display:
+    """One line or bar a cell, and a line when a cell ends."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.live = self.console.is_terminal
+        self.bars: dict[str, TaskID] = {}
+        self.phases: dict[str, tuple[str, float]] = {}
+        self.printed: dict[str, float] = {}
+        self.progress = Progress(
+            TextColumn("{task.fields[cell]:<14}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=self.console,
+            transient=True,
+        )
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.live:
+            self.progress.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line, above the bars if there are any."""
+        self.console.print(line, soft_wrap=True, markup=False)
+
+    def plan(self, planned: Sequence[Planned], prepared: Mapping[str, Any]) -> None:
+        """Say what the study is made of and what will be done with each cell."""
+        self.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")
+        for note in prepared["notes"]:
+            self.say(f"note: {note}")
+        for cell in planned:
+            self.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
+
+    def start(self, cell: str, why: str) -> None:
+        """A cell's process was started."""
+        self.phases[cell] = ("starting", time.monotonic())
+        if self.live:
+            self.bars[cell] = self.progress.add_task("", total=1.0, cell=cell, told="starting")
+        else:
+            self.say(f"{cell}: started")
+
+    def update(self, cell: str, told: Mapping[str, Any]) -> None:
+        """A cell told of its progress."""
+        moment = time.monotonic()
+        phase, since = self.phases[cell]
+        changed = phase != told["phase"]
+        if changed:
+            since = moment
+            self.phases[cell] = (told["phase"], since)
+        fraction = float(told.get("fraction", 0.0))
+        text = f"{describe(told)}  {time_left(fraction, moment - since)}".rstrip()
+        if self.live:
+            self.progress.update(self.bars[cell], completed=fraction, told=text)
+        elif changed or moment - self.printed.get(cell, 0.0) > PLAIN_SECONDS:
+            self.printed[cell] = moment
+            self.say(f"{cell}: {fraction:4.0%}  {text}")
+
+    def end(self, cell: str, record: Record) -> None:
+        """A cell's process ended."""
+        if self.live:
+            self.progress.remove_task(self.bars.pop(cell))
+        seconds = record.ledger.get("wall")
+        took = f" in {clock(seconds)}" if seconds else ""
+        if record.status == Status.FINISHED:
+            values = (f"{name} {value.value:.4g}" for name, value in record.metrics.items())
+            self.say(f"{cell}: finished{took}: {', '.join(values)}")
+        else:
+            self.say(f"{cell}: {record.status}{took}: {record.reason}")

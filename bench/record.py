@@ -1,0 +1,181 @@
+"""What a cell leaves on disk: the truth that tables, plots and MLflow are made from.
+
+``results/<study>/<method>-seed<k>/`` holds ``config.yaml``, ``record.json``, ``metrics.jsonl``,
+``features.npz``, ``samples.npz``, ``grid.png``, ``checkpoint.pt`` and ``log.txt``. Every file is
+written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RECORD = "record.json"
+CURVES = "metrics.jsonl"
+ANCHORS = "anchors.json"
+
+
+class Status(StrEnum):
+    """How a cell stands; only ``FINISHED`` carries numbers that may be compared."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the cell ended without a result, other than by the user's wish."""
+        return self in {Status.FAILED, Status.DIVERGED, Status.TIMEOUT, Status.KILLED}
+
+
+class Value(BaseModel):
+    """One metric's value with what makes it comparable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    """The number itself."""
+    spread: float | None = None
+    """Standard deviation over the metric's own splits (Inception Score), if it has any."""
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """n, reference split and hash, extractor and hash, resizer, quantisation, protocol, ..."""
+
+
+class Interval(BaseModel):
+    """A timing in milliseconds over repeated batches: median, quartiles and 95 % interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    median: float
+    q25: float
+    q75: float
+    low: float
+    high: float
+    batch: int
+    repeats: int
+
+
+class Cost(BaseModel):
+    """What a cell cost; every field is measured, none is claimed by the method."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = 0
+    images_seen: int = 0
+    train_flops: float = 0.0
+    train_flops_by_objective: dict[str, float] = Field(default_factory=dict)
+    sample_flops_per_image: float | None = None
+    nfe: float | None = None
+    nfe_by_network: dict[str, float] = Field(default_factory=dict)
+    ms_per_image: Interval | None = None
+    latency_ms: Interval | None = None
+    parameters: int | None = None
+    parameters_by_network: dict[str, int] = Field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    peak_memory_kind: str | None = None
+
+
+class Record(BaseModel):
+    """A cell's record; see the module's docstring for the files beside it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    study: str
+    cell: str
+    method: str
+    seed: int
+    dataset: str
+    data_variant: str
+    preset: str
+    key: str
+    status: Status = Status.PENDING
+    reason: str = ""
+    started: str | None = None
+    ended: str | None = None
+    metrics: dict[str, Value] = Field(default_factory=dict)
+    cost: Cost = Field(default_factory=Cost)
+    ledger: dict[str, float] = Field(default_factory=dict)
+    """Seconds of compile, train, sample, evaluate, log, checkpoint, other; and wall."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    """commit, dirty, device, threads, package versions, command, host, pid."""
+
+
+class Anchors(BaseModel):
+    """Metrics of noise and of the held-out real split, computed as the methods' are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: dict[str, dict[str, Value]] = Field(default_factory=dict)
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call ``write`` on a temporary file beside ``path``, fsync it, and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def save(record: Record, folder: Path) -> None:
+    """Write ``record.json`` into the cell's folder."""
+    write_text(folder / RECORD, record.model_dump_json(indent=2) + "\n")
+
+
+def load(folder: Path) -> Record | None:
+    """Read a cell's record, or ``None`` where there is none; ValueError if it is not readable."""
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    return Record.model_validate_json(path.read_bytes())
+
+
+def cells(study: Path) -> Iterator[tuple[Path, Record]]:
+    """Iterate over a study's cells in order of their folders' names."""
+    for path in sorted(study.glob(f"*/{RECORD}")):
+        record = load(path.parent)
+        if record is not None:
+            yield path.parent, record
+
+
+def read_anchors(study: Path) -> Anchors:
+    """Read the study's anchors; empty if they have not been computed yet."""
+    path = study / ANCHORS
+    return Anchors.model_validate_json(path.read_bytes()) if path.exists() else Anchors()
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``: one dict a line, ``{"images", "step", "seconds", "values"}``.
+
+    A last line that is still being written is left out.
+    """
+    path = folder / CURVES
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]

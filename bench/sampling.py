@@ -1,0 +1,146 @@
+"""Draws a method's samples and times them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.config import Sampling
+from bench.cost import count_calls, count_flops, interval, synchronize
+from bench.data.dataset import to_uint8
+from bench.record import Interval
+from bench.training import DivergedError, autocast
+from methods.base import Method
+
+MAX_WARMUPS = 5
+STABLE = 0.05
+"""Warm-up ends when two batches in a row differ by less than this fraction."""
+LATENCY_WARMUPS = 2
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples and what they cost."""
+
+    images: NDArray[np.uint8]
+    """(N, C, H, W)."""
+    labels: NDArray[np.int64] | None
+    """Classes asked for, (N,), of a method that is conditional."""
+    ms_per_image: Interval
+    latency_ms: Interval
+    nfe_by_network: dict[str, float]
+    """Network evaluations an image, counted."""
+    flops_per_image: float
+
+
+class Source:
+    """Draws batches of one trained method; batch ``k`` depends on the seed and ``k`` alone."""
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        device: torch.device,
+        precision: str,
+        seed: int,
+        frequencies: NDArray[np.float64] | None,
+    ) -> None:
+        self.method, self.device, self.precision, self.seed = method, device, precision, seed
+        self.frequencies = frequencies if method.needs_labels else None
+
+    def labels(self, n: int, index: int) -> Tensor | None:
+        """Classes for batch ``index``, drawn from the data's class frequencies, (n,)."""
+        if self.frequencies is None:
+            return None
+        rng = np.random.default_rng([self.seed, index])
+        drawn = rng.choice(len(self.frequencies), size=n, p=self.frequencies)
+        return torch.from_numpy(drawn).to(self.device)
+
+    def batch(self, n: int, index: int) -> tuple[Tensor, Tensor | None]:
+        """Draw ``n`` images (n, C, H, W) and the classes asked for."""
+        labels = self.labels(n, index)
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + index)
+        with torch.no_grad(), autocast(self.device, self.precision):
+            return self.method.sample(n, labels=labels, generator=generator), labels
+
+
+def draw_images(source: Source, n: int, batch: int) -> NDArray[np.uint8]:
+    """Draw ``n`` images without timing them, (n, C, H, W)."""
+    parts = [quantised(source.batch(batch, index)[0]) for index in range(-(-n // batch))]
+    return np.concatenate(parts)[:n]
+
+
+def draw_and_time(
+    source: Source, n: int, settings: Sampling, progress: Callable[[float], None]
+) -> Drawn:
+    """Draw ``n`` images in batches and time each batch, after warming up.
+
+    All timed batches have the protocol's size; what is over ``n`` is dropped.
+    """
+    size = settings.batch
+    calls, flops = count_sampling(source, size)
+    warm_up(source, size)
+    images, labels, times = [], [], []
+    needed = -(-n // size)
+    batches = max(needed, settings.timed_batches)
+    for index in range(batches):
+        seconds, (drawn, asked) = timed(source, size, index)
+        times.append(1000 * seconds / size)
+        if index < needed:
+            images.append(quantised(drawn))
+            if asked is not None:
+                labels.append(asked.cpu().numpy())
+        progress((index + 1) / batches)
+    return Drawn(
+        images=np.concatenate(images)[:n],
+        labels=np.concatenate(labels)[:n] if labels else None,
+        ms_per_image=interval(times, batch=size),
+        latency_ms=latency(source, settings.latency_repeats),
+        nfe_by_network=calls,
+        flops_per_image=flops,
+    )
+
+
+def count_sampling(source: Source, size: int) -> tuple[dict[str, float], float]:
+    """Count network evaluations and FLOPs an image, on one batch."""
+    with count_calls(source.method.networks) as calls:
+        _, flops = count_flops(lambda: source.batch(size, 0))
+    return {name: count / size for name, count in calls.items()}, flops / size
+
+
+def timed(source: Source, size: int, index: int) -> tuple[float, tuple[Tensor, Tensor | None]]:
+    """Draw one batch; return its seconds, the device synchronised at both ends, and the batch."""
+    synchronize(source.device)
+    started = time.perf_counter()
+    result = source.batch(size, index)
+    synchronize(source.device)
+    return time.perf_counter() - started, result
+
+
+def warm_up(source: Source, size: int) -> None:
+    """Draw batches until two in a row take the same time, at most a few."""
+    last = timed(source, size, 0)[0]
+    for _ in range(MAX_WARMUPS - 1):
+        now = timed(source, size, 0)[0]
+        if abs(now - last) < STABLE * last:
+            return
+        last = now
+
+
+def latency(source: Source, repeats: int) -> Interval:
+    """Milliseconds for a single image, after warming up."""
+    times = [timed(source, 1, index)[0] for index in range(LATENCY_WARMUPS + repeats)]
+    return interval([1000 * seconds for seconds in times[LATENCY_WARMUPS:]], batch=1)
+
+
+def quantised(images: Tensor) -> NDArray[np.uint8]:
+    """Quantise samples to uint8 on the host; DivergedError if one of them is not finite."""
+    if not torch.isfinite(images).all():
+        raise DivergedError("a sample is not finite")
+    return to_uint8(images).cpu().numpy()

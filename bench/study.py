@@ -1,0 +1,471 @@
+"""A study: its plan of cells, and running them, each in a process of its own."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.config import CellConfig, Settings, digest, one_line, to_yaml
+from bench.errors import UserError
+from bench.progress import Display
+from bench.record import Record, Status, save, write_text
+from bench.record import load as load_record
+from bench.worker import BAD_INPUT, CHECKPOINT, now
+from methods import registry
+
+POLL_SECONDS = 0.1
+SYNC_SECONDS = 10.0
+GRACE_SECONDS = 10.0
+"""Time between asking a cell to stop and ending it."""
+RESUMABLE = {Status.RUNNING, Status.INTERRUPTED, Status.TIMEOUT, Status.KILLED}
+"""States that go on from their checkpoint; other unfinished ones start afresh."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, resolved and validated."""
+
+    name: str
+    results: Path
+    settings: Settings
+    methods: Mapping[str, dict[str, Any]]
+    """Each method's resolved settings."""
+    seeds: Sequence[int]
+    jobs: int = 1
+    timeout: float | None = None
+    """Seconds a cell may take, all in all."""
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.results / self.name
+
+    @property
+    def cache(self) -> Path:
+        """Decoded data, downloads and reference statistics, shared by all studies."""
+        return self.results / "cache"
+
+
+@dataclass
+class Planned:
+    """One cell and what is to be done with it."""
+
+    config: CellConfig
+    folder: Path
+    key: str
+    action: str
+    """``reuse``, ``resume`` or ``run``."""
+    why: str
+
+
+# -- identity and plan ------------------------------------------------------------------------
+
+
+def source_files(module: str, *, seen: set[str] | None = None) -> dict[str, Path]:
+    """Return the files of a module and of all that it imports from ``methods``, by name."""
+    seen = set() if seen is None else seen
+    if module in seen:
+        return {}
+    seen.add(module)
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return {}
+    path = Path(spec.origin)
+    files = {module: path}
+    for name in _imported(path):
+        if name.split(".")[0] == "methods":
+            files |= source_files(name, seen=seen)
+    return files
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            for alias in node.names:
+                with contextlib.suppress(ModuleNotFoundError):
+                    if find_spec(f"{node.module}.{alias.name}"):
+                        yield f"{node.module}.{alias.name}"
+
+
+def source_digest(method: str) -> str:
+    """Hash the source of a method with all that it imports from ``methods``."""
+    module = registry.load(method).__module__
+    files = source_files(module)
+    content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return digest(content)
+
+
+def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> str:
+    """Identify a result: configuration, data, extractor and protocol; and the method's source."""
+    body = config.model_dump(mode="json")
+    # Where data and weights lie does not matter; their hashes do.
+    body["settings"] = {
+        key: value for key, value in body["settings"].items() if key not in {"data", "weights"}
+    }
+    identity = [prepared[name] for name in ("data_sha256", "extractor_sha256", "protocol")]
+    return f"{digest([body, identity])[:20]}-{source[:20]}"
+
+
+def check_study(request: Request) -> None:
+    """Refuse to mix settings in one study; UserError names the first that differs."""
+    path = request.folder / "study.yaml"
+    if not path.exists():
+        return
+    stored = flatten(yaml.safe_load(path.read_text())["settings"])
+    asked = flatten(request.settings.model_dump(mode="json"))
+    for key in sorted(stored.keys() | asked.keys()):
+        if stored.get(key) != asked.get(key):
+            raise UserError(
+                f"study '{request.name}' was run with {key} = {stored.get(key)}, not "
+                f"{asked.get(key)}; give another --study name (its results stay as they are)"
+            )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
+    """Decide for each cell whether its result is reused, resumed or made, and say why."""
+    planned = []
+    for seed in request.seeds:
+        for method, method_config in request.methods.items():
+            config = CellConfig(
+                settings=request.settings, method=method, method_config=method_config, seed=seed
+            )
+            folder = request.folder / f"{method}-seed{seed}"
+            key = cell_key(config, prepared, source_digest(method))
+            action, why = decide(folder, key)
+            planned.append(Planned(config, folder, key, action, why))
+    return planned
+
+
+def decide(folder: Path, key: str) -> tuple[str, str]:
+    """Return the action for a cell and the reason."""
+    try:
+        record = load_record(folder)
+    except ValueError:
+        return "run", "its record cannot be read"
+    if record is None or record.status == Status.PENDING:
+        return "run", "to do"
+    if record.key != key:
+        same_settings = record.key.split("-")[0] == key.split("-")[0]
+        what = "the method's source" if same_settings else "its settings, data or protocol"
+        return "run", f"stale: {what} changed"
+    if record.status == Status.FINISHED:
+        return "reuse", "done"
+    if record.status in RESUMABLE and (folder / CHECKPOINT).exists():
+        return "resume", f"{'interrupted' if record.status == Status.RUNNING else record.status}"
+    return "run", f"{record.status} before"
+
+
+# -- preparing ----------------------------------------------------------------------------------
+
+
+def start_prepare(request: Request, folder: Path, *, check_only: bool) -> Preparation:
+    """Start loading and checking data, extractor and methods in a process of its own."""
+    answer, asked = folder / "answer.json", folder / "request.json"
+    body = {
+        "settings": request.settings.model_dump(mode="json"),
+        "methods": dict(request.methods),
+        "cache": str(request.cache) if not check_only else str(cache_for_check(request, folder)),
+        "study": str(request.folder),
+        "check_only": check_only,
+        "answer": str(answer),
+    }
+    asked.write_text(json.dumps(body))
+    process = subprocess.Popen(
+        worker_command("prepare", asked),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=worker_environment(request),
+        start_new_session=True,
+    )
+    return Preparation(process, answer)
+
+
+def cache_for_check(request: Request, folder: Path) -> Path:
+    """The shared cache where there is one already; a dry run makes no folder of its own."""
+    return request.cache if request.cache.exists() else folder / "cache"
+
+
+@dataclass
+class Preparation:
+    """A preparation under way."""
+
+    process: subprocess.Popen[str]
+    answer: Path
+
+    def wait(self) -> dict[str, Any]:
+        """Return what was found; UserError with the one line that says what is wrong."""
+        try:
+            _, errors = self.process.communicate()
+        except BaseException:
+            end(self.process)
+            raise
+        if self.process.returncode == BAD_INPUT:
+            raise UserError(one_line(errors.strip().splitlines()[-1]))
+        if self.process.returncode != 0:
+            raise RuntimeError(f"preparing the study failed:\n{errors}")
+        answer: dict[str, Any] = json.loads(self.answer.read_text())
+        return answer
+
+
+def worker_command(task: str, path: Path) -> list[str]:
+    """The command line of a worker."""
+    return [sys.executable, "-m", "bench.worker", task, str(path)]
+
+
+def worker_environment(request: Request) -> dict[str, str]:
+    """Environment of a worker: where the cache is, what command it is part of."""
+    environment = dict(os.environ)
+    environment["SCOREBENCH_CACHE"] = str(request.cache)
+    environment["SCOREBENCH_COMMAND"] = shlex.join(["bench", *sys.argv[1:]])
+    environment["SCOREBENCH_JOBS"] = str(request.jobs)
+    if request.settings.threads is not None:
+        # Before numpy's and torch's libraries are loaded, or they take every core.
+        environment["OMP_NUM_THREADS"] = str(request.settings.threads)
+    return environment
+
+
+# -- running ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Running:
+    """A cell's process, and the last that it told of its progress."""
+
+    planned: Planned
+    process: subprocess.Popen[bytes]
+    pipe: int
+    started: float
+    buffer: bytes = b""
+    last: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The cell's name."""
+        return self.planned.folder.name
+
+    def read_progress(self) -> bool:
+        """Read what the cell told since; whether there was anything."""
+        with contextlib.suppress(BlockingIOError):
+            self.buffer += os.read(self.pipe, 1 << 16)
+        *lines, self.buffer = self.buffer.split(b"\n")
+        if lines:
+            self.last = json.loads(lines[-1])
+        return bool(lines)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a worker and whatever it started: ask, wait, then kill its process group."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+    kill_group(process)
+
+
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a worker's process group and wait for the worker."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class Runner:
+    """Runs planned cells, some at a time, and keeps their records true whatever becomes of them."""
+
+    def __init__(
+        self, request: Request, prepared: Mapping[str, Any], tracker: Any, display: Display
+    ) -> None:
+        self.request, self.prepared = request, prepared
+        self.tracker, self.display = tracker, display
+        self.running: list[Running] = []
+        self.synced = time.monotonic()
+
+    def run(self, planned: Sequence[Planned]) -> None:
+        """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
+        waiting = [cell for cell in planned if cell.action != "reuse"]
+        for cell in waiting:
+            self.lay_out(cell)
+        try:
+            while waiting or self.running:
+                while waiting and len(self.running) < self.request.jobs:
+                    self.running.append(self.start(waiting.pop(0)))
+                self.poll()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.stop_all()
+            raise
+
+    def lay_out(self, cell: Planned) -> None:
+        """Write a cell's configuration and pending record; an older result is set aside."""
+        if cell.action == "run":
+            self.set_aside(cell)
+            record = Record(
+                study=self.request.name,
+                cell=cell.folder.name,
+                method=cell.config.method,
+                seed=cell.config.seed,
+                dataset=self.request.settings.dataset,
+                data_variant=self.prepared["data_variant"],
+                preset=self.request.settings.preset,
+                key=cell.key,
+            )
+            write_text(cell.folder / "config.yaml", to_yaml(cell.config))
+            save(record, cell.folder)
+
+    def set_aside(self, cell: Planned) -> None:
+        """Move a stale or failed cell's folder out of the way; nothing is deleted."""
+        if (cell.folder / "record.json").exists() and cell.why != "to do":
+            stamp = now().replace(":", "").replace("+0000", "Z")
+            place = self.request.folder / "replaced" / f"{cell.folder.name}-{stamp}"
+            place.parent.mkdir(exist_ok=True)
+            os.rename(cell.folder, place)
+
+    def start(self, cell: Planned) -> Running:
+        """Start a cell's process, its output going to its log."""
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        environment = worker_environment(self.request)
+        environment["SCOREBENCH_PROGRESS"] = str(writing)
+        environment["SCOREBENCH_SPAWNED"] = repr(time.perf_counter())
+        with (cell.folder / "log.txt").open("ab") as log:
+            process = subprocess.Popen(
+                worker_command("cell", cell.folder),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=[writing],
+                start_new_session=True,
+            )
+        os.close(writing)
+        self.display.start(cell.folder.name, cell.why)
+        return Running(cell, process, reading, time.monotonic())
+
+    def poll(self) -> None:
+        """Look at every running cell once."""
+        for cell in list(self.running):
+            if cell.read_progress():
+                self.display.update(cell.name, cell.last)
+            if cell.process.poll() is not None:
+                self.close(cell)
+            elif self.overdue(cell):
+                end(cell.process)
+                self.close(cell, timed_out=True)
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            for cell in self.running:
+                self.tracker.sync_cell(cell.planned.folder)
+            self.synced = time.monotonic()
+
+    def overdue(self, cell: Running) -> bool:
+        """Whether a cell has run past the time limit."""
+        limit = self.request.timeout
+        return limit is not None and time.monotonic() - cell.started > limit
+
+    def close(self, cell: Running, *, timed_out: bool = False) -> None:
+        """Make the record say how the cell ended, and show it."""
+        kill_group(cell.process)
+        os.close(cell.pipe)
+        self.running.remove(cell)
+        record = settle(cell.planned.folder, cell.process.returncode)
+        if timed_out and record.status != Status.FINISHED:
+            record.status = Status.TIMEOUT
+            record.reason = f"ran past the limit of {self.request.timeout:g} s"
+            save(record, cell.planned.folder)
+        self.display.end(cell.name, record)
+        self.tracker.sync_cell(cell.planned.folder)
+
+    def stop_all(self) -> None:
+        """Ask every running cell to stop, give it time for a checkpoint, then end it."""
+        for cell in self.running:
+            cell.process.terminate()
+        for cell in list(self.running):
+            end(cell.process)
+            self.close(cell)
+
+
+def settle(folder: Path, code: int) -> Record:
+    """Correct the record of a cell whose process could not do it itself."""
+    record = load_record(folder)
+    assert record is not None
+    if record.status in {Status.RUNNING, Status.PENDING}:
+        record.status, record.ended = Status.KILLED, now()
+        record.reason = f"its process ended with code {code}; see log.txt"
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
+            record.reason = f"its process was ended by {name}{hint}"
+        save(record, folder)
+    return record
+
+
+def settle_study(folder: Path) -> None:
+    """Mark as interrupted the cells of an earlier command that is gone."""
+    for path in folder.glob("*-seed*/record.json"):
+        record = load_record(path.parent)
+        if record is not None and record.status == Status.RUNNING:
+            alive = Path(f"/proc/{record.environment.get('pid')}").exists()
+            if not alive:
+                record.status, record.reason = Status.INTERRUPTED, "its command was ended"
+                save(record, path.parent)
+
+
+def execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
+    """Prepare, plan and run a study; returns its cells. Raises UserError before any training."""
+    check_study(request)
+    with tempfile.TemporaryDirectory() as scratch:
+        preparation = start_prepare(request, Path(scratch), check_only=False)
+        # MLflow's store takes seconds to create; the data load meanwhile.
+        tracker = tracker_factory()
+        prepared = preparation.wait()
+    study = {
+        "name": request.name,
+        "settings": request.settings.model_dump(mode="json"),
+        "prepared": prepared,
+    }
+    write_text(request.folder / "study.yaml", yaml.safe_dump(study, sort_keys=False))
+    settle_study(request.folder)
+    planned = plan(request, prepared)
+    display.plan(planned, prepared)
+    runner = Runner(request, prepared, tracker, display)
+    with display:
+        runner.run(planned)
+    return planned
+
+
+def dry_run(request: Request) -> list[Planned]:
+    """Check everything and plan, but leave no trace under the results folder."""
+    check_study(request)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = start_prepare(request, Path(scratch), check_only=True).wait()
+    return plan(request, prepared)

@@ -1,0 +1,447 @@
+"""The training loop, the same for every method.
+
+It owns what methods must not: optimizers, mixed precision, moving averages, clipping, the data's
+order, checkpoints and the count of FLOPs. On a CPU a run resumed from a checkpoint ends with the
+same bits as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from bench.config import Budget, Training
+from bench.cost import Ledger, count_flops
+from methods.base import EMA, Adam, Batch, Method, Objective, Stage
+
+State = dict[str, Any]
+
+
+class DivergedError(Exception):
+    """A loss or a sample is not finite; the message says which and when."""
+
+
+class InterruptedTrainingError(Exception):
+    """The run was asked to stop; its checkpoint has been written."""
+
+
+class Feed:
+    """Batches of real images from one uint8 tensor on the device, reshuffled every epoch."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor | None, *, batch: int, flip: bool, seed: int
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.batch, self.flip, self.seed = batch, flip, seed
+        self.drawn = 0
+        self._order: dict[int, Tensor] = {}
+
+    def _epoch(self, epoch: int) -> Tensor:
+        """The order of one epoch, a function of the seed and the epoch alone."""
+        if epoch not in self._order:
+            self._order = {key: order for key, order in self._order.items() if key == epoch - 1}
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(len(self.images), generator=generator)
+            self._order[epoch] = order.to(self.images.device)
+        return self._order[epoch]
+
+    def next(self, generator: torch.Generator) -> Batch:
+        """Return the next ``batch`` images as float32 in [-1, 1], flips drawn on the device."""
+        parts, wanted = [], self.batch
+        while wanted:
+            epoch, position = divmod(self.drawn, len(self.images))
+            part = self._epoch(epoch)[position : position + wanted]
+            parts.append(part)
+            self.drawn += len(part)
+            wanted -= len(part)
+        index = torch.cat(parts)
+        x = self.images[index].to(torch.float32) / 127.5 - 1
+        if self.flip:
+            mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        labels = None if self.labels is None else self.labels[index]
+        return Batch(x=x, labels=labels, generator=generator)
+
+
+def make_optimizer(settings: Adam, network: nn.Module) -> torch.optim.Optimizer:
+    """Build Adam as the method asks for it; AdamW where it asks for weight decay."""
+    kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+    return kind(
+        network.parameters(),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(settings: Adam, images: int, progress: float) -> float:
+    """The rate after ``images`` of the stage, at ``progress`` in [0, 1] of its budget."""
+    warm = settings.warmup_kimg * 1000
+    rate = settings.lr * min(1.0, images / warm) if warm else settings.lr
+    return rate * 0.5 * (1 + math.cos(math.pi * progress)) if settings.decay == "cosine" else rate
+
+
+class MovingAverage:
+    """A network's averaged copy with EDM's half-life and ramp-up."""
+
+    def __init__(self, network: nn.Module, settings: EMA) -> None:
+        self.settings = settings
+        self.keep = 0.0
+        self.model = AveragedModel(network, multi_avg_fn=self._average, use_buffers=False)
+        self.model.requires_grad_(False)
+
+    def _average(self, averages: list[Tensor], current: list[Tensor], count: object) -> None:
+        torch._foreach_lerp_(averages, current, 1 - self.keep)
+
+    def update(self, network: nn.Module, images: int, batch: int) -> None:
+        """Move towards ``network`` after a step of ``batch``, ``images`` into the stage."""
+        halflife = self.settings.halflife_kimg * 1000
+        if self.settings.rampup_ratio is not None:
+            halflife = min(halflife, images * self.settings.rampup_ratio)
+        self.keep = 0.5 ** (batch / max(halflife, 1e-8))
+        self.model.update_parameters(network)
+
+    @property
+    def weights(self) -> State:
+        """The averaged network's state, with the same keys as the network's own."""
+        return self.model.module.state_dict()
+
+
+@dataclass
+class StageRun:
+    """What belongs to the stage being trained."""
+
+    stage: Stage
+    optimizers: dict[str, torch.optim.Optimizer]
+    averages: dict[str, MovingAverage]
+    step: int = 0
+    seconds: float = 0.0
+    flops: dict[str, float] = field(default_factory=dict)
+    """FLOPs of one evaluation of each objective, counted on its first."""
+
+    @property
+    def flops_per_step(self) -> float:
+        """Mean FLOPs of a step, rarer objectives charged by their frequency."""
+        return sum(self.flops[o.label] / o.every for o in self.stage.objectives)
+
+
+@dataclass
+class Hooks:
+    """What the trainer calls back; all may take as long as they like, on another account."""
+
+    log: Callable[[dict[str, Any]], None]
+    snapshot: Callable[[dict[str, Any]], None]
+    checkpoint: Callable[[State], None]
+    progress: Callable[[dict[str, Any]], None]
+    stopping: Callable[[], bool]
+
+
+class Trainer:
+    """Runs a method's stages within a budget."""
+
+    def __init__(
+        self,
+        method: Method,
+        feed: Feed,
+        *,
+        settings: Training,
+        budget: Budget,
+        seed: int,
+        ledger: Ledger,
+        hooks: Hooks,
+    ) -> None:
+        self.method, self.feed, self.settings, self.budget = method, feed, settings, budget
+        self.ledger, self.hooks = ledger, hooks
+        self.device = feed.images.device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.stages = list(method.stages())
+        self.stage_index = 0
+        self.steps = self.images = self.snapshots = 0
+        self.train_flops: dict[str, float] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.last_loss = float("nan")
+        self.last_checkpoint = time.perf_counter()
+        self.run_: StageRun | None = None
+
+    # -- the loop ---------------------------------------------------------------------------
+
+    def run(self, state: State | None = None) -> None:
+        """Train all stages, from ``state`` if given; then every network is its average."""
+        if state is not None:
+            self.load_state(state)
+        while self.stage_index < len(self.stages):
+            run = self.run_ or self._begin(self.stages[self.stage_index])
+            self.run_ = run
+            with self.ledger.part("train"):
+                self._train(run)
+            self._finish(run)
+            self.run_ = None
+            self.stage_index += 1
+        self._checkpoint()
+
+    def _begin(self, stage: Stage) -> StageRun:
+        objectives = {o.network: o for o in reversed(stage.objectives)}
+        networks = self.method.networks
+        for name, network in networks.items():
+            network.train(name in objectives)
+            network.requires_grad_(name in objectives)
+        return StageRun(
+            stage,
+            {name: make_optimizer(o.optimizer, networks[name]) for name, o in objectives.items()},
+            {
+                name: MovingAverage(networks[name], o.ema)
+                for name, o in objectives.items()
+                if o.ema is not None
+            },
+        )
+
+    def _train(self, run: StageRun) -> None:
+        while True:
+            started = time.perf_counter()
+            first = len(run.flops) < len(run.stage.objectives)
+            self._step(run)
+            if not first:
+                run.seconds += time.perf_counter() - started
+            self._events(run)
+            if self.progress(run) >= 1:
+                return
+
+    def _step(self, run: StageRun) -> None:
+        batch = self.feed.next(self.generator)
+        images = run.step * self.feed.batch
+        for objective in run.stage.objectives:
+            if run.step % objective.every == 0:
+                self._update(run, objective, batch, images)
+        for name, average in run.averages.items():
+            average.update(self.method.networks[name], images + self.feed.batch, self.feed.batch)
+        run.step += 1
+        self.steps += 1
+        self.images += self.feed.batch
+
+    def _update(self, run: StageRun, objective: Objective, batch: Batch, images: int) -> None:
+        name, label = objective.network, objective.label
+        network, optimizer = self.method.networks[name], run.optimizers[name]
+        self._reach_only(run, name)
+        rate = learning_rate(objective.optimizer, images + self.feed.batch, self.progress(run))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        if label in run.flops:
+            loss = self._loss_and_gradient(objective, batch)
+        else:
+            with self.ledger.part("compile"):
+                loss, run.flops[label] = count_flops(
+                    lambda: self._loss_and_gradient(objective, batch)
+                )
+                if self.settings.compile and all(o.label in run.flops for o in run.stage.objectives):
+                    self._compile(run)
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip)
+        optimizer.step()
+        self.train_flops[label] = self.train_flops.get(label, 0.0) + run.flops[label]
+        self._accumulate({f"loss/{label}": loss, **batch.logs})
+        batch.logs.clear()
+
+    def _reach_only(self, run: StageRun, name: str) -> None:
+        """Let gradients reach only the named network's parameters."""
+        if len(run.optimizers) > 1:
+            for other in run.optimizers:
+                self.method.networks[other].requires_grad_(other == name)
+
+    def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
+        with autocast(self.device, self.settings.precision):
+            loss = objective.loss(batch)
+        loss.backward()
+        return loss.detach()
+
+    def _compile(self, run: StageRun) -> None:
+        for name in run.optimizers:
+            if name not in self.method.second_order:
+                self.method.networks[name].compile()
+
+    def _finish(self, run: StageRun) -> None:
+        """Make the networks of a finished stage their averages."""
+        self._emit(run)
+        for name, average in run.averages.items():
+            self.method.networks[name].load_state_dict(average.weights)
+        for network in self.method.networks.values():
+            network.eval().requires_grad_(False)
+
+    # -- budget -----------------------------------------------------------------------------
+
+    def progress(self, run: StageRun) -> float:
+        """Fraction of the stage's budget that is used; at least one step is always made."""
+        allowed = self.budget.amount * run.stage.share
+        if self.budget.unit == "s":
+            return min(1.0, run.seconds / allowed) if run.step else 0.0
+        total = self.total_steps(run)
+        return run.step / total if total else 0.0
+
+    def total_steps(self, run: StageRun) -> int | None:
+        """Steps of the stage, where the budget tells: not for seconds, nor before FLOPs are known.
+
+        A budget of FLOPs is known after the first step, which counts them.
+        """
+        allowed = self.budget.amount * run.stage.share
+        if self.budget.unit == "kimg":
+            return max(1, round(allowed * 1000 / self.feed.batch))
+        if self.budget.unit == "flop" and len(run.flops) == len(run.stage.objectives):
+            return max(1, round(allowed / run.flops_per_step))
+        return None
+
+    def overall(self, run: StageRun) -> float:
+        """Fraction of the whole budget that is used."""
+        done = sum(stage.share for stage in self.stages[: self.stage_index])
+        return min(1.0, done + run.stage.share * self.progress(run))
+
+    # -- events -----------------------------------------------------------------------------
+
+    def _events(self, run: StageRun) -> None:
+        log_every = max(1, round(self.settings.log_kimg * 1000 / self.feed.batch))
+        if self.steps % log_every == 0:
+            self._emit(run)
+        done = self.overall(run)
+        if self.snapshots < math.floor(done * self.settings.snapshots + 1e-9):
+            self.snapshots = math.floor(done * self.settings.snapshots + 1e-9)
+            if done < 1:  # The end of training is evaluated in full.
+                with self.averaged(run):
+                    self.hooks.snapshot(self._place(run))
+        self.hooks.progress({"fraction": done, "loss": self.last_loss, **self._place(run)})
+        due = time.perf_counter() - self.last_checkpoint > self.settings.checkpoint_seconds
+        stopping = self.hooks.stopping()
+        if due or stopping:
+            self._checkpoint()
+        if stopping:
+            raise InterruptedTrainingError(f"stopped after {self.steps} steps")
+
+    def _accumulate(self, values: dict[str, Tensor]) -> None:
+        """Add to the sums on the device, without waiting for it."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def _emit(self, run: StageRun) -> None:
+        """Write the means since the last point; DivergedError if one of them is not finite."""
+        if not self.sums:
+            return
+        with self.ledger.part("log"):
+            means = torch.stack([self.sums[k] / self.counts[k] for k in self.sums]).tolist()
+            values = dict(zip(self.sums, means, strict=True))
+            self.sums, self.counts = {}, {}
+            self.hooks.log({**self._place(run), "values": values})
+        losses = {k: v for k, v in values.items() if k.startswith("loss/")}
+        self.last_loss = sum(losses.values())
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"{name} is {value} at step {self.steps}")
+
+    def _place(self, run: StageRun) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "step": self.steps,
+            "seconds": round(self.ledger.elapsed("train"), 3),
+            "stage": run.stage.name,
+        }
+
+    @contextmanager
+    def averaged(self, run: StageRun) -> Any:
+        """Put the averaged weights into the networks for sampling, and the trained ones back."""
+        networks = self.method.networks
+        kept = {name: clone(networks[name].state_dict()) for name in run.averages}
+        modes = {name: network.training for name, network in networks.items()}
+        for name, average in run.averages.items():
+            networks[name].load_state_dict(average.weights)
+        for network in networks.values():
+            network.eval()
+        try:
+            yield
+        finally:
+            for name, weights in kept.items():
+                networks[name].load_state_dict(weights)
+            for name, mode in modes.items():
+                networks[name].train(mode)
+
+    # -- checkpoints ------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        with self.ledger.part("checkpoint"):
+            self.hooks.checkpoint(self.state())
+        self.last_checkpoint = time.perf_counter()
+
+    def state(self) -> State:
+        """Everything that decides how training goes on: tensors, numbers and strings only."""
+        run = self.run_
+        networks = self.method.networks
+        return {
+            "stage_index": self.stage_index,
+            "steps": self.steps,
+            "images": self.images,
+            "snapshots": self.snapshots,
+            "drawn": self.feed.drawn,
+            "train_flops": self.train_flops,
+            "sums": self.sums,
+            "counts": self.counts,
+            "last_loss": self.last_loss,
+            "networks": {name: network.state_dict() for name, network in networks.items()},
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+            "cuda_generator": (
+                torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+            ),
+            "run": run
+            and {
+                "step": run.step,
+                "seconds": run.seconds,
+                "flops": run.flops,
+                "optimizers": {k: o.state_dict() for k, o in run.optimizers.items()},
+                "averages": {k: a.model.state_dict() for k, a in run.averages.items()},
+            },
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on where ``state`` was taken."""
+        for name in ("stage_index", "steps", "images", "snapshots", "last_loss"):
+            setattr(self, name, state[name])
+        self.train_flops, self.counts = state["train_flops"], state["counts"]
+        self.feed.drawn = state["drawn"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        for name, weights in state["networks"].items():
+            self.method.networks[name].load_state_dict(weights)
+        if state["run"] is not None:
+            saved = state["run"]
+            run = self.run_ = self._begin(self.stages[self.stage_index])
+            run.step, run.seconds, run.flops = saved["step"], saved["seconds"], saved["flops"]
+            for name, optimizer in run.optimizers.items():
+                optimizer.load_state_dict(saved["optimizers"][name])
+            for name, average in run.averages.items():
+                average.model.load_state_dict(saved["averages"][name])
+            if self.settings.compile and len(run.flops) == len(run.stage.objectives):
+                self._compile(run)
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["torch_generator"].cpu())
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)
+
+
+def clone(weights: State) -> State:
+    """Copy a state so that later training does not change it."""
+    return {name: value.clone() for name, value in weights.items()}
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return the mixed-precision context of a precision: bfloat16 for ``bf16``, else nothing."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -1,0 +1,494 @@
+"""Work done in a process of its own: preparing a study, and running one cell.
+
+``python -m bench.worker prepare REQUEST.json`` loads and checks everything a study needs before
+any training; ``python -m bench.worker cell FOLDER`` builds, trains, samples, evaluates and records
+one cell whose ``config.yaml`` and pending ``record.json`` are in the folder. Exit codes: 0 done,
+1 failed (the record says why), 2 bad input (one line on standard error), 75 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import metrics
+from bench.config import CellConfig, Settings, build, one_line, read_cell
+from bench.cost import Ledger, parameters, peak_memory
+from bench.data import Dataset, load
+from bench.environment import describe
+from bench.errors import UserError
+from bench.record import (
+    ANCHORS,
+    CURVES,
+    Anchors,
+    Record,
+    Status,
+    Value,
+    save,
+    write_atomically,
+    write_text,
+)
+from bench.record import load as load_record
+from bench.report.grid import write_grid
+from bench.sampling import Drawn, Source, draw_and_time, draw_images
+from bench.training import DivergedError, Feed, Hooks, InterruptedTrainingError, State, Trainer
+from methods import registry
+from methods.base import DataSpec, Method
+
+CHECKPOINT = "checkpoint.pt"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
+PROGRESS_SECONDS = 0.3
+GRID_IMAGES = 64
+SNAPSHOT_SEED = 7_919
+"""Added to the cell's seed for the samples of the curves, which must not repeat the final ones."""
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def open_device(name: str, threads: int | None, precision: str) -> torch.device:
+    """Return the device; UserError if this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(
+            f"device '{name}' is not here ({one_line(error)[:80]}); choose from: {', '.join(found)}"
+        ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def data_spec(dataset: Dataset) -> DataSpec:
+    """Tell a method what it may know of the data."""
+    channels, size, _ = dataset.shape
+    labelled = dataset.train.labels is not None
+    return DataSpec(channels=channels, size=size, classes=len(dataset.classes) if labelled else 0)
+
+
+def class_frequencies(dataset: Dataset) -> Any:
+    """Fraction of each class in the training split, (classes,); ``None`` without labels."""
+    labels = dataset.train.labels
+    if labels is None:
+        return None
+    return np.bincount(labels, minlength=len(dataset.classes)) / len(labels)
+
+
+def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:
+    """Build a method on torch's current default device; UserError if it cannot be."""
+    try:
+        kind = registry.load(name)
+    except registry.BrokenMethodError as error:
+        raise UserError(str(error)) from error
+    if kind.needs_labels and dataset.train.labels is None:
+        raise UserError(
+            f"method '{name}' needs class labels and {dataset.source} has none; "
+            "add labels to its dataset.json or leave the method out"
+        )
+    settings = build(kind.Config, config, f"settings of {name}")
+    try:
+        return kind(settings, data_spec(dataset))  # type: ignore[call-arg]
+    except ValueError as error:
+        raise UserError(f"settings of {name}: {one_line(error)}") from error
+
+
+# -- preparing a study ----------------------------------------------------------------------
+
+
+def prepare(request: dict[str, Any]) -> dict[str, Any]:
+    """Load and check data, extractor and methods; make reference statistics and anchors.
+
+    Returns what identifies them. With ``check_only`` nothing is computed or stored but the
+    decoded data.
+    """
+    settings = Settings.model_validate(request["settings"])
+    evaluation = settings.evaluation
+    cache = Path(request["cache"])
+    device = open_device(settings.device, settings.threads, settings.training.precision)
+    dataset = load(settings.dataset, path=settings.data, cache=cache)
+    for name, config in request["methods"].items():
+        with torch.device("meta"):
+            build_method(name, config, dataset)
+    extractor = metrics.extractors.load(
+        evaluation.extractor, device=device, weights=settings.weights, cache=cache
+    )
+    if not request["check_only"]:
+        metrics.self_test()
+        path = Path(request["study"]) / ANCHORS
+        if not path.exists():
+            write_text(path, compute_anchors(settings, dataset, extractor, cache).model_dump_json())
+    return {
+        "data_variant": dataset.variant,
+        "data_sha256": dataset.sha256,
+        "data_source": dataset.source,
+        "notes": list(dataset.notes),
+        "extractor_sha256": extractor.sha256,
+        "protocol": metrics.PROTOCOL,
+    }
+
+
+def compute_anchors(
+    settings: Settings, dataset: Dataset, extractor: metrics.extractors.Extractor, cache: Path
+) -> Anchors:
+    """Evaluate noise and the held-out split as samples are evaluated."""
+    evaluation = settings.evaluation
+    reference = metrics.reference(
+        dataset,
+        extractor,
+        cache=cache,
+        limit=evaluation.reference_images,
+        batch=evaluation.batch,
+    )
+    rows = metrics.anchors(
+        dataset, extractor, reference, evaluation.samples, batch=evaluation.batch
+    )
+    return Anchors(rows=rows)
+
+
+# -- running a cell -------------------------------------------------------------------------
+
+
+class Stop:
+    """A request to stop, by signal: training heeds it after a step, everything else at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.training = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.requested = True
+        if not self.training:
+            raise InterruptedTrainingError(f"stopped by {signal.Signals(number).name}")
+
+
+class Progress:
+    """Tells the parent process how far the cell is, a few times a second at most."""
+
+    def __init__(self) -> None:
+        self.descriptor = int(os.environ.get("SCOREBENCH_PROGRESS", "-1"))
+        self.last = 0.0
+
+    def __call__(self, phase: str, **values: Any) -> None:
+        """Send one line of JSON; a parent that is gone is no reason to stop."""
+        moment = time.monotonic()
+        if self.descriptor < 0 or moment - self.last < PROGRESS_SECONDS:
+            return
+        self.last = moment
+        try:
+            os.write(self.descriptor, json.dumps({"phase": phase, **values}).encode() + b"\n")
+        except OSError:
+            self.descriptor = -1
+
+
+@dataclass
+class Curves:
+    """The growing file ``metrics.jsonl``, cut back to a checkpoint when a run goes on."""
+
+    path: Path
+
+    def append(self, point: dict[str, Any]) -> None:
+        """Add one point."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+
+    def size(self) -> int:
+        """Bytes so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Drop what was written after a checkpoint."""
+        if self.path.exists():
+            os.truncate(self.path, size)
+
+
+class Cell:
+    """One method with one seed: build, train, sample, evaluate, record."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        record = load_record(folder)
+        assert record is not None, f"{folder} has no record"
+        self.folder, self.cache, self.record = folder, cache, record
+        self.config: CellConfig = read_cell(folder / "config.yaml")
+        self.settings = self.config.settings
+        self.evaluation = self.settings.evaluation
+        self.stop, self.progress = Stop(), Progress()
+        self.curves = Curves(folder / CURVES)
+        self.spawned = float(os.environ.get("SCOREBENCH_SPAWNED", time.perf_counter()))
+
+    def run(self) -> None:
+        """Run the cell to its end; the record is complete when this returns."""
+        self.record.status, self.record.reason = Status.RUNNING, ""
+        self.record.started = self.record.started or now()
+        save(self.record, self.folder)
+        self.progress("starting", fraction=0.0)
+        settings = self.settings
+        self.device = open_device(settings.device, settings.threads, settings.training.precision)
+        state = self._read_checkpoint()
+        self.ledger = Ledger(
+            self.device, started=self.spawned, carried=state["ledger"] if state else None
+        )
+        self.record.environment |= describe(self.device)
+        self._load()
+        self._train(state)
+        drawn = self._sample()
+        self._evaluate(drawn)
+        self._finish()
+
+    def _load(self) -> None:
+        settings = self.settings
+        self.dataset = load(settings.dataset, path=settings.data, cache=self.cache)
+        with self.ledger.part("evaluate"):
+            self.extractor = metrics.extractors.load(
+                self.evaluation.extractor,
+                device=self.device,
+                weights=settings.weights,
+                cache=self.cache,
+            )
+            self.reference = metrics.reference(
+                self.dataset,
+                self.extractor,
+                cache=self.cache,
+                limit=self.evaluation.reference_images,
+                batch=self.evaluation.batch,
+            )
+        torch.manual_seed(self.config.seed)
+        self.method = build_method(self.config.method, self.config.method_config, self.dataset)
+        for network in self.method.networks.values():
+            network.to(self.device)
+
+    # -- training ---------------------------------------------------------------------------
+
+    def _train(self, state: State | None) -> None:
+        settings, train = self.settings, self.dataset.train
+        labels = None if train.labels is None else torch.from_numpy(train.labels).to(self.device)
+        feed = Feed(
+            torch.from_numpy(np.array(train.images)).to(self.device),
+            labels,
+            batch=settings.training.batch,
+            flip=settings.training.flip,
+            seed=self.config.seed,
+        )
+        hooks = Hooks(
+            log=self.curves.append,
+            snapshot=self._snapshot,
+            checkpoint=self._checkpoint,
+            progress=self._training_progress,
+            stopping=lambda: self.stop.requested,
+        )
+        self.trainer = Trainer(
+            self.method,
+            feed,
+            settings=settings.training,
+            budget=settings.budget,
+            seed=self.config.seed,
+            ledger=self.ledger,
+            hooks=hooks,
+        )
+        if state:
+            self.curves.cut(state["curve_bytes"])
+        self.first_images: int | None = None
+        self.stop.training = True
+        self.trainer.run(state["trainer"] if state else None)
+        self.stop.training = False
+        if self.stop.requested:
+            raise InterruptedTrainingError("stopped after training")
+        cost = self.record.cost
+        cost.steps, cost.images_seen = self.trainer.steps, self.trainer.images
+        cost.train_flops_by_objective = self.trainer.train_flops
+        cost.train_flops = sum(self.trainer.train_flops.values())
+
+    def _training_progress(self, place: dict[str, Any]) -> None:
+        if self.first_images is None:
+            self.first_images = place["images"]
+            self.first_seconds = time.perf_counter()
+            self._note_first_step()
+        elapsed = time.perf_counter() - self.first_seconds
+        rate = (place["images"] - self.first_images) / elapsed if elapsed > 0 else 0.0
+        self.progress("training", rate=rate, **place)
+
+    def _note_first_step(self) -> None:
+        moment = time.perf_counter()
+        environment = self.record.environment
+        if "seconds_to_first_step" in environment:
+            return
+        environment["seconds_to_first_step"] = round(moment - self.spawned, 2)
+        command = float(os.environ.get("SCOREBENCH_COMMAND_STARTED", self.spawned))
+        environment["seconds_from_shell_to_first_step"] = round(moment - command, 2)
+
+    def _checkpoint(self, trainer: State) -> None:
+        state = {
+            "trainer": trainer,
+            "curve_bytes": self.curves.size(),
+            "ledger": self.ledger.totals(),
+        }
+        write_atomically(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
+
+    def _read_checkpoint(self) -> State | None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return None
+        state: State = torch.load(path, map_location=self.device, weights_only=True)
+        return state
+
+    def _snapshot(self, place: dict[str, Any]) -> None:
+        """Measure quality for the curves; it never decides anything."""
+        wanted = self.evaluation.snapshot_samples
+        source = self._source(self.config.seed + SNAPSHOT_SEED)
+        with self.ledger.part("sample"):
+            images = draw_images(source, wanted, min(wanted, self.settings.sampling.batch))
+        with self.ledger.part("evaluate"):
+            values = self._measure(images, None)
+        self.curves.append({**place, "values": {name: v.value for name, v in values.items()}})
+
+    # -- after training -----------------------------------------------------------------------
+
+    def _source(self, seed: int) -> Source:
+        return Source(
+            self.method,
+            device=self.device,
+            precision=self.settings.training.precision,
+            seed=seed,
+            frequencies=class_frequencies(self.dataset),
+        )
+
+    def _sample(self) -> Drawn:
+        def progress(fraction: float) -> None:
+            self.progress("sampling", fraction=fraction)
+
+        with self.ledger.part("sample"):
+            drawn = draw_and_time(
+                self._source(self.config.seed),
+                self.evaluation.samples,
+                self.settings.sampling,
+                progress,
+            )
+        cost = self.record.cost
+        cost.ms_per_image, cost.latency_ms = drawn.ms_per_image, drawn.latency_ms
+        cost.nfe_by_network = drawn.nfe_by_network
+        cost.nfe = sum(drawn.nfe_by_network.values())
+        cost.sample_flops_per_image = drawn.flops_per_image
+        with self.ledger.part("log"):
+            arrays = {"images": drawn.images}
+            if drawn.labels is not None:
+                arrays["labels"] = drawn.labels
+            write_atomically(
+                self.folder / "samples.npz", lambda file: np.savez(file, **arrays)
+            )
+            write_grid(self.folder / "grid.png", drawn.images[:GRID_IMAGES])
+        return drawn
+
+    def _evaluate(self, drawn: Drawn) -> None:
+        self.progress("evaluating", fraction=0.0)
+        with self.ledger.part("evaluate"):
+            self.record.metrics = self._measure(drawn.images, drawn.labels, keep=True)
+        place = {"images": self.trainer.images, "step": self.trainer.steps}
+        seconds = round(self.ledger.elapsed("train"), 3)
+        values = {name: value.value for name, value in self.record.metrics.items()}
+        self.curves.append({**place, "seconds": seconds, "stage": "final", "values": values})
+
+    def _measure(self, images: Any, labels: Any, *, keep: bool = False) -> dict[str, Value]:
+        features = metrics.extract(self.extractor, images, batch=self.evaluation.batch)
+        if keep:
+            write_atomically(
+                self.folder / "features.npz",
+                lambda file: np.savez(
+                    file, features=features.features, probabilities=features.probabilities
+                ),
+            )
+        provenance = {
+            "sampling_seed": self.config.seed,
+            "nfe": self.record.cost.nfe,
+            "sampler": self.config.method_config.get("sampler"),
+            "precision": self.settings.training.precision,
+        }
+        return metrics.evaluate(
+            features,
+            self.reference,
+            extractor=self.extractor,
+            n=len(images),
+            labels=labels,
+            extra_provenance=provenance,
+        )
+
+    def _finish(self) -> None:
+        networks, cost = self.method.networks, self.record.cost
+        cost.parameters_by_network = {name: parameters(n) for name, n in networks.items()}
+        cost.parameters = sum(cost.parameters_by_network.values())
+        cost.peak_memory_bytes, cost.peak_memory_kind = peak_memory(self.device)
+        self.close(Status.FINISHED, "")
+
+    def close(self, status: Status, reason: str) -> None:
+        """Write the record's end."""
+        self.record.status, self.record.reason, self.record.ended = status, reason, now()
+        if hasattr(self, "ledger"):
+            self.record.ledger = self.ledger.totals()
+        save(self.record, self.folder)
+
+
+def run_cell(folder: Path, cache: Path) -> int:
+    """Run one cell; whatever happens, the record says what it was."""
+    cell = Cell(folder, cache)
+    try:
+        cell.run()
+    except InterruptedTrainingError as error:
+        cell.close(Status.INTERRUPTED, str(error))
+        return INTERRUPTED
+    except DivergedError as error:
+        cell.close(Status.DIVERGED, str(error))
+        return FAILED
+    except Exception as error:
+        traceback.print_exc()
+        cell.close(Status.FAILED, one_line(f"{type(error).__name__}: {error}")[:500])
+        return FAILED
+    return 0
+
+
+def die_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the parent process ends, so that no cell is orphaned."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the task named on the command line."""
+    die_with_parent()
+    task, path = arguments[0], Path(arguments[1])
+    if task == "cell":
+        return run_cell(path, Path(os.environ["SCOREBENCH_CACHE"]))
+    request = json.loads(path.read_text())
+    try:
+        answer = prepare(request)
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        return BAD_INPUT
+    write_text(Path(request["answer"]), json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

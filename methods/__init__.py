@@ -1,0 +1,1 @@
+"""Score-based generative models behind one interface; usable without the benchmark harness."""

@@ -1,0 +1,1 @@
+"""Networks, sized by their settings: U-Net, generator, classifier."""

@@ -1,0 +1,183 @@
+"""The DDPM++ U-Net as EDM configures it (Song et al. 2021; Karras et al. 2022, appendix F.2).
+
+The default settings are EDM's for CIFAR-10; smaller presets are the same class with other numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import DataSpec, Settings
+from methods.networks.layers import PositionalEmbedding, group_norm, xavier_
+
+SKIP_SCALE = math.sqrt(0.5)
+NEARLY_ZERO = 1e-5
+"""Gain of the layers that start a residual branch at (almost) zero output."""
+
+
+class UNetSettings(Settings):
+    """Size of the U-Net; defaults are EDM's for CIFAR-10."""
+
+    channels: int = Field(128, ge=4, multiple_of=4)
+    """Channels at full resolution (EDM table 7)."""
+    multipliers: tuple[int, ...] = Field((2, 2, 2), min_length=1)
+    """Channels of each resolution, times ``channels`` (EDM table 7)."""
+    blocks: int = Field(4, ge=1)
+    """Residual blocks a resolution (EDM table 7)."""
+    attention: tuple[int, ...] = (16,)
+    """Resolutions that get self-attention (EDM table 7)."""
+    dropout: float = Field(0.13, ge=0, lt=1)
+    """Dropout probability (EDM table 7, VP on CIFAR-10)."""
+
+
+class UNetBlock(nn.Module):
+    """Residual block with optional resampling and single-head self-attention."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        embedding: int,
+        dropout: float,
+        resample: Literal["up", "down"] | None = None,
+        attention: bool = False,
+        joins_skip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.joins_skip = joins_skip
+        self.norm0 = group_norm(channels_in)
+        self.conv0 = xavier_(nn.Conv2d(channels_in, channels_out, 3, padding=1))
+        self.affine = xavier_(nn.Linear(embedding, channels_out))
+        self.norm1 = group_norm(channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv1 = xavier_(nn.Conv2d(channels_out, channels_out, 3, padding=1), NEARLY_ZERO)
+        project = resample is not None or channels_in != channels_out
+        self.skip = xavier_(nn.Conv2d(channels_in, channels_out, 1)) if project else nn.Identity()
+        self.attention = SelfAttention(channels_out) if attention else nn.Identity()
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, channels_in, H, W) to (B, channels_out, H', W')."""
+        h = self.conv0(self._resample(F.silu(self.norm0(x))))
+        h = h + self.affine(embedding)[:, :, None, None].to(h.dtype)
+        h = self.conv1(self.dropout(F.silu(self.norm1(h))))
+        h = (self.skip(self._resample(x)) + h) * SKIP_SCALE
+        return self.attention(h)
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over pixels, residual.
+
+    Written as plain matrix products: they have a second derivative on every device, and their
+    FLOPs are counted alike on all of them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.qkv = xavier_(nn.Conv2d(channels, 3 * channels, 1), math.sqrt(0.2))
+        self.project = xavier_(nn.Conv2d(channels, channels, 1), NEARLY_ZERO)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        q, k, v = self.qkv(self.norm(x)).flatten(2).chunk(3, dim=1)
+        logits = torch.bmm(q.transpose(1, 2), k * q.shape[1] ** -0.5)
+        weights = logits.float().softmax(dim=2).to(v.dtype)
+        attended = torch.bmm(v, weights.transpose(1, 2)).reshape(x.shape)
+        return (x + self.project(attended)) * SKIP_SCALE
+
+
+class UNet(nn.Module):
+    """``F(x, noise_label)``: images (B, C, H, W) and labels (B,) to (B, C, H, W)."""
+
+    def __init__(self, settings: UNetSettings, data: DataSpec) -> None:
+        super().__init__()
+        levels = len(settings.multipliers)
+        if data.size % 2 ** (levels - 1):
+            raise ValueError(
+                f"a U-Net of {levels} resolutions needs an image size divisible by "
+                f"{2 ** (levels - 1)}, not {data.size}; give fewer multipliers"
+            )
+        width = settings.channels
+        self.settings, self.size = settings, data.size
+        self.embed_noise = PositionalEmbedding(width)
+        self.embed0 = xavier_(nn.Linear(width, 4 * width))
+        self.embed1 = xavier_(nn.Linear(4 * width, 4 * width))
+        self.conv_in = xavier_(nn.Conv2d(data.channels, width, 3, padding=1))
+        self.encoder, skips = self._build_encoder()
+        self.decoder = self._build_decoder(skips)
+        out = width * settings.multipliers[0]
+        self.norm_out = group_norm(out)
+        self.conv_out = xavier_(nn.Conv2d(out, data.channels, 3, padding=1), NEARLY_ZERO)
+
+    def _block(self, channels_in: int, channels_out: int, **kwargs: object) -> UNetBlock:
+        return UNetBlock(
+            channels_in,
+            channels_out,
+            embedding=4 * self.settings.channels,
+            dropout=self.settings.dropout,
+            **kwargs,  # type: ignore[arg-type]
+        )
+
+    def _build_encoder(self) -> tuple[nn.ModuleList, list[int]]:
+        """Each level: a down block (but at full resolution), then ``blocks`` blocks."""
+        blocks, channels = nn.ModuleList(), self.settings.channels
+        skips = [channels]
+        for level, multiplier in enumerate(self.settings.multipliers):
+            attention = self.size >> level in self.settings.attention
+            if level:
+                blocks.append(self._block(channels, channels, resample="down"))
+                skips.append(channels)
+            for _ in range(self.settings.blocks):
+                width = self.settings.channels * multiplier
+                blocks.append(self._block(channels, width, attention=attention))
+                channels = width
+                skips.append(channels)
+        return blocks, skips
+
+    def _build_decoder(self, skips: list[int]) -> nn.ModuleList:
+        """Two blocks at the bottom or an up block, then ``blocks + 1`` that join the skips."""
+        blocks, channels = nn.ModuleList(), skips[-1]
+        levels = len(self.settings.multipliers)
+        for level in reversed(range(levels)):
+            if level == levels - 1:
+                blocks.append(self._block(channels, channels, attention=True))
+                blocks.append(self._block(channels, channels))
+            else:
+                blocks.append(self._block(channels, channels, resample="up"))
+            width = self.settings.channels * self.settings.multipliers[level]
+            for index in range(self.settings.blocks + 1):
+                last = index == self.settings.blocks
+                attention = last and self.size >> level in self.settings.attention
+                joined = channels + skips.pop()
+                block = self._block(joined, width, attention=attention, joins_skip=True)
+                blocks.append(block)
+                channels = width
+        return blocks
+
+    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
+        """Evaluate the network; the output has the shape of ``x``."""
+        embedding = F.silu(self.embed0(self.embed_noise(noise_label)))
+        embedding = F.silu(self.embed1(embedding))
+        h = self.conv_in(x)
+        skips = [h]
+        for block in self.encoder:
+            h = block(h, embedding)
+            skips.append(h)
+        for block in self.decoder:
+            if block.joins_skip:
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, embedding)
+        return self.conv_out(F.silu(self.norm_out(h)))
