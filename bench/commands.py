@@ -32,7 +32,7 @@ from bench.config import datasets as preset_names
 from bench.data import describe
 from bench.errors import UserError, unknown
 from bench.progress import Display
-from bench.record import Status
+from bench.record import Status, load
 from bench.tracking import NullTracker, Tracker
 from methods import registry
 
@@ -87,7 +87,7 @@ def run(asked: Asked, *, tracking: bool) -> int:
 
 def command_started() -> float:
     """The ``perf_counter`` reading of the moment at which this process was started."""
-    age = time.time() - psutil.Process().create_time()
+    age: float = time.time() - psutil.Process().create_time()
     return time.perf_counter() - age
 
 
@@ -117,13 +117,14 @@ def report_failures(planned: Sequence[study.Planned]) -> int:
     """Name the cells without a result; return the exit code."""
     failed = [cell for cell in planned if not finished(cell)]
     for cell in failed:
-        print(f"bench: {cell.folder.name} did not finish; see {cell.folder}/log.txt", file=sys.stderr)
+        log = cell.folder / "log.txt"
+        print(f"bench: {cell.folder.name} did not finish; see {log}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def finished(cell: study.Planned) -> bool:
     """Whether a cell has a result."""
-    record = study.load_record(cell.folder)
+    record = load(cell.folder)
     return record is not None and record.status == Status.FINISHED
 
 
@@ -191,7 +192,8 @@ def parse_methods(text: str) -> list[str]:
     """Parse a comma-separated list of methods."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UserError(f"--methods '{text}' names none; choose from: {', '.join(registry.names())}")
+        known = ", ".join(registry.names())
+        raise UserError(f"--methods '{text}' names none; choose from: {known}")
     for name in names:
         if name not in registry.names():
             raise unknown("method", name, registry.names())
@@ -340,5 +342,3 @@ def list_datasets() -> int:
 
 def _complain(line: str) -> None:
     print(line, file=sys.stderr)
-
-

@@ -46,7 +46,7 @@ def parse_budget(text: object) -> object:
             except ValueError:
                 break
             if 0 < amount < float("inf"):
-                return Budget(amount=amount, unit=unit)  # type: ignore[arg-type]
+                return {"amount": amount, "unit": unit}
     raise ValueError("a budget is a positive number and a unit: 50kimg, 600s or 1e15flop")
 
 
@@ -146,7 +146,7 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
             raise yaml.constructor.ConstructorError(
@@ -177,7 +177,7 @@ def presets(dataset: str) -> dict[str, Preset]:
         raise unknown("data set", dataset, datasets())
     path = config_folder() / f"{dataset}.yaml"
     try:
-        raw = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 -- a SafeLoader
+        raw = yaml.load(path.read_text(), Loader=_Loader)
         written = {name: Preset.model_validate(body) for name, body in raw.items()}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
@@ -201,9 +201,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge nested mappings; ``over`` wins, lists are replaced whole."""
     result = dict(base)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            value = merge(result[key], value)
-        result[key] = value
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if both else value
     return result
 
 
@@ -228,7 +227,7 @@ def parse_set(texts: Iterable[str]) -> dict[str, Any]:
                 "such as smm.r1_gamma=0.1 or training.batch=64"
             )
         try:
-            parsed = yaml.load(value, Loader=_Loader)  # noqa: S506 -- a SafeLoader
+            parsed = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError as error:
             raise UserError(f"cannot read the value of --set '{text}': not valid YAML") from error
         for part in reversed(path):
@@ -318,4 +317,4 @@ def to_yaml(value: BaseModel) -> str:
 
 def read_cell(path: Path) -> CellConfig:
     """Read a cell's ``config.yaml``."""
-    return CellConfig.model_validate(yaml.load(path.read_text(), Loader=_Loader))  # noqa: S506
+    return CellConfig.model_validate(yaml.load(path.read_text(), Loader=_Loader))

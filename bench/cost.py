@@ -104,9 +104,7 @@ def count_calls(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
 
         return hook
 
-    handles = [
-        network.register_forward_hook(hook_for(name)) for name, network in networks.items()
-    ]
+    handles = [network.register_forward_hook(hook_for(name)) for name, network in networks.items()]
     try:
         yield calls
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ def describe(told: Mapping[str, Any]) -> str:
     if told.get("rate"):
         parts.append(f"{told['rate']:.0f} img/s")
     loss = told.get("loss")
-    if loss is not None and loss == loss:
+    if loss is not None and math.isfinite(loss):
         parts.append(f"loss {loss:.4g}")
     return "  ".join(parts)
 

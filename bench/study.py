@@ -175,7 +175,7 @@ def decide(folder: Path, key: str) -> tuple[str, str]:
     if record is None or record.status == Status.PENDING:
         return "run", "to do"
     if record.key != key:
-        same_settings = record.key.split("-")[0] == key.split("-")[0]
+        same_settings = record.key.split("-")[0] == key.split("-", maxsplit=1)[0]
         what = "the method's source" if same_settings else "its settings, data or protocol"
         return "run", f"stale: {what} changed"
     if record.status == Status.FINISHED:

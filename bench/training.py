@@ -100,7 +100,7 @@ class MovingAverage:
         self.model = AveragedModel(network, multi_avg_fn=self._average, use_buffers=False)
         self.model.requires_grad_(False)
 
-    def _average(self, averages: list[Tensor], current: list[Tensor], count: object) -> None:
+    def _average(self, averages: Any, current: Any, count: object) -> None:
         torch._foreach_lerp_(averages, current, 1 - self.keep)
 
     def update(self, network: nn.Module, images: int, batch: int) -> None:
@@ -128,6 +128,11 @@ class StageRun:
     seconds: float = 0.0
     flops: dict[str, float] = field(default_factory=dict)
     """FLOPs of one evaluation of each objective, counted on its first."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the FLOPs of every objective are known."""
+        return len(self.flops) == len(self.stage.objectives)
 
     @property
     def flops_per_step(self) -> float:
@@ -209,7 +214,7 @@ class Trainer:
     def _train(self, run: StageRun) -> None:
         while True:
             started = time.perf_counter()
-            first = len(run.flops) < len(run.stage.objectives)
+            first = not run.is_counted
             self._step(run)
             if not first:
                 run.seconds += time.perf_counter() - started
@@ -240,12 +245,7 @@ class Trainer:
         if label in run.flops:
             loss = self._loss_and_gradient(objective, batch)
         else:
-            with self.ledger.part("compile"):
-                loss, run.flops[label] = count_flops(
-                    lambda: self._loss_and_gradient(objective, batch)
-                )
-                if self.settings.compile and all(o.label in run.flops for o in run.stage.objectives):
-                    self._compile(run)
+            loss = self._first_loss_and_gradient(run, objective, batch)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip)
         optimizer.step()
@@ -262,8 +262,18 @@ class Trainer:
     def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
         with autocast(self.device, self.settings.precision):
             loss = objective.loss(batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _first_loss_and_gradient(self, run: StageRun, objective: Objective, batch: Batch) -> Tensor:
+        """The same on an objective's first step, which counts its FLOPs before compiling."""
+        with self.ledger.part("compile"):
+            loss, run.flops[objective.label] = count_flops(
+                lambda: self._loss_and_gradient(objective, batch)
+            )
+            if self.settings.compile and run.is_counted:
+                self._compile(run)
+        return loss
 
     def _compile(self, run: StageRun) -> None:
         for name in run.optimizers:
@@ -296,7 +306,7 @@ class Trainer:
         allowed = self.budget.amount * run.stage.share
         if self.budget.unit == "kimg":
             return max(1, round(allowed * 1000 / self.feed.batch))
-        if self.budget.unit == "flop" and len(run.flops) == len(run.stage.objectives):
+        if self.budget.unit == "flop" and run.is_counted:
             return max(1, round(allowed / run.flops_per_step))
         return None
 
@@ -328,8 +338,8 @@ class Trainer:
     def _accumulate(self, values: dict[str, Tensor]) -> None:
         """Add to the sums on the device, without waiting for it."""
         for name, value in values.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            number = value.detach().float()
+            self.sums[name] = self.sums[name] + number if name in self.sums else number
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def _emit(self, run: StageRun) -> None:
@@ -427,7 +437,7 @@ class Trainer:
                 optimizer.load_state_dict(saved["optimizers"][name])
             for name, average in run.averages.items():
                 average.model.load_state_dict(saved["averages"][name])
-            if self.settings.compile and len(run.flops) == len(run.stage.objectives):
+            if self.settings.compile and run.is_counted:
                 self._compile(run)
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_generator"].cpu())

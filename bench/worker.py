@@ -32,7 +32,6 @@ from bench.record import (
     ANCHORS,
     CURVES,
     Anchors,
-    Record,
     Status,
     Value,
     save,
@@ -107,7 +106,7 @@ def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:
         )
     settings = build(kind.Config, config, f"settings of {name}")
     try:
-        return kind(settings, data_spec(dataset))  # type: ignore[call-arg]
+        return kind(settings, data_spec(dataset))
     except ValueError as error:
         raise UserError(f"settings of {name}: {one_line(error)}") from error
 
@@ -390,12 +389,10 @@ class Cell:
         cost.nfe = sum(drawn.nfe_by_network.values())
         cost.sample_flops_per_image = drawn.flops_per_image
         with self.ledger.part("log"):
-            arrays = {"images": drawn.images}
+            arrays: dict[str, Any] = {"images": drawn.images}
             if drawn.labels is not None:
                 arrays["labels"] = drawn.labels
-            write_atomically(
-                self.folder / "samples.npz", lambda file: np.savez(file, **arrays)
-            )
+            write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, **arrays))
             write_grid(self.folder / "grid.png", drawn.images[:GRID_IMAGES])
         return drawn
 

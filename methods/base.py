@@ -83,9 +83,7 @@ class Batch:
 
     def rand(self, *shape: int) -> Tensor:
         """Draw uniform numbers in [0, 1) of ``shape``."""
-        return torch.rand(
-            shape, generator=self.generator, device=self.x.device, dtype=self.x.dtype
-        )
+        return torch.rand(shape, generator=self.generator, device=self.x.device, dtype=self.x.dtype)
 
     def randint(self, high: int, *shape: int) -> Tensor:
         """Draw integers in [0, high) of ``shape``."""
@@ -155,9 +153,7 @@ class Method(ABC):
         """Return the stages of training, run in order."""
 
     @abstractmethod
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:
         """Draw ``n`` images, (n, C, H, W), nominally in [-1, 1], on the generator's device.
 
         Where :attr:`needs_labels`, ``labels`` (n,) int64 are the classes asked for.

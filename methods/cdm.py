@@ -114,7 +114,8 @@ class CDM(Method):
         end = torch.minimum((sigma - gap).clamp(min=self.config.sigma_floor), sigma)
         differences = []
         for _ in range(2):
-            branch = self.branch(batch, x, sigma, end, denoised.detach(), seed)
+            levels = branch_levels(sigma, end, self.config.branch_steps, self.config.rho)
+            branch = self.branch(batch, x, levels, denoised.detach(), seed)
             with same_dropout(seed):
                 differences.append(self.denoiser(branch, end) - denoised)
         return image_sum(differences[0] * differences[1])
@@ -124,14 +125,12 @@ class CDM(Method):
         self,
         batch: Batch,
         x: Tensor,
-        sigma: Tensor,
-        end: Tensor,
+        levels: Tensor,
         denoised: Tensor,
         seed: int | None = None,
     ) -> Tensor:
-        """Run the reverse SDE from ``x`` at ``sigma`` (B,) to ``end`` (B,); ``denoised`` is D0."""
-        levels = branch_levels(sigma, end, self.config.branch_steps, self.config.rho)
-        for index in range(self.config.branch_steps):
+        """Run the reverse SDE from ``x`` down the ``levels`` (N + 1, B); ``denoised`` is D0."""
+        for index in range(len(levels) - 1):
             if index:
                 with same_dropout(seed):
                     denoised = self.denoiser(x, levels[index])
@@ -139,10 +138,6 @@ class CDM(Method):
             x = samplers.euler_maruyama_step(x, denoised, now, next_, batch.randn())
         return x
 
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:
         """Draw images by the configured sampler; labels are not used."""
-        return samplers.draw(
-            self.denoiser, (n, *self.data.shape), self.config.sampler, generator
-        )
+        return samplers.draw(self.denoiser, (n, *self.data.shape), self.config.sampler, generator)

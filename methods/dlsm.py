@@ -115,9 +115,7 @@ class DLSM(Method):
         batch.log("cross_entropy", cross_entropy)
         return dlsm + self.config.ce_weight * cross_entropy
 
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:
         """Draw images of the classes ``labels`` (n,); ValueError without labels."""
         if labels is None or len(labels) != n:
             raise ValueError("dlsm samples need one class label an image")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -47,7 +48,8 @@ class Sampler(Protocol):
         *,
         generator: torch.Generator,
         settings: SamplerSettings,
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """Return images at level 0."""
 
 
 def karras_sigmas(settings: SamplerSettings, device: torch.device | str = "cpu") -> Tensor:
@@ -87,7 +89,7 @@ def ancestral(
     settings: SamplerSettings,
 ) -> Tensor:
     """Multi-step reverse-SDE sampler by the exact posterior kernel; stable on coarse grids."""
-    for sigma, next_ in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, next_ in pairwise(sigmas):
         x = ancestral_step(x, D(x, sigma), sigma, next_, noise_like(x, generator))
     return x
 
@@ -101,7 +103,7 @@ def euler_maruyama(
     settings: SamplerSettings,
 ) -> Tensor:
     """Euler-Maruyama on the reverse SDE, the last step a plain denoise; overshoots if coarse."""
-    for sigma, next_ in zip(sigmas[:-2], sigmas[1:-1], strict=True):
+    for sigma, next_ in pairwise(sigmas[:-1]):
         x = euler_maruyama_step(x, D(x, sigma), sigma, next_, noise_like(x, generator))
     return D(x, sigmas[-2])
 

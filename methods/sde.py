@@ -54,10 +54,6 @@ class SDE(Method):
         )
         return [Stage(name="score", objectives=[objective])]
 
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:
         """Draw images by the configured sampler; labels are not used."""
-        return samplers.draw(
-            self.denoiser, (n, *self.data.shape), self.config.sampler, generator
-        )
+        return samplers.draw(self.denoiser, (n, *self.data.shape), self.config.sampler, generator)

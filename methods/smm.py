@@ -149,15 +149,11 @@ class SMM(Method):
         batch.log("std_ratio", generated.std(0).mean() / batch.x.std(0).mean())
         batch.log("distance_ratio", mean_distance(generated) / mean_distance(batch.x))
 
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:
         """Draw images by one call of the generator; labels are not used."""
         shape = (n, self.config.generator.z)
         with torch.no_grad():
-            return self.generator(
-                torch.randn(shape, generator=generator, device=generator.device)
-            )
+            return self.generator(torch.randn(shape, generator=generator, device=generator.device))
 
 
 def mean_distance(x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,8 +43,7 @@ class Generator(nn.Module):
         self.linear = nn.Linear(settings.z, widths[0] * base * base)
         self.norm = group_norm(widths[0])
         self.levels = nn.ModuleList(
-            self._level(channels_in, channels_out)
-            for channels_in, channels_out in zip(widths[:-1], widths[1:], strict=True)
+            self._level(channels_in, channels_out) for channels_in, channels_out in pairwise(widths)
         )
         self.out = nn.Conv2d(widths[-1], data.channels, 3, padding=1)
 
