@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,14 +53,14 @@ def read_array(path: Path) -> NDArray[np.uint8]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: corrupt or unreadable ({error}); fetch it again") from error
-    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):  # noqa: PLR2004
+    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
         raise UserError(f"{path}: not an IDX file of unsigned bytes; fetch it again")
     start = 4 + 4 * content[3]
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
-    if len(shape) != content[3] or len(content) - start != int(np.prod(shape, dtype=np.int64)):
+    header = content[4:start]
+    shape = struct.unpack(f">{len(header) // 4}I", header[: len(header) // 4 * 4])
+    if len(content) != start + math.prod(shape):
         raise UserError(
-            f"{path}: truncated or damaged, {len(content) - start} bytes for shape {shape}; "
-            "fetch it again"
+            f"{path}: truncated or damaged, {len(content)} bytes for shape {shape}; fetch it again"
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 

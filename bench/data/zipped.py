@@ -399,7 +399,7 @@ def _read_cache(folder: Path) -> _Stored | None:
             lossy=facts["lossy"],
             sha256=facts["sha256"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 

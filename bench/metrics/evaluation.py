@@ -253,5 +253,5 @@ def _read_moments(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     try:
         with np.load(path) as stored:
             return stored["mu"], stored["sigma"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -29,6 +29,6 @@ def to_rgb(images: Tensor) -> Tensor:
     channels = images.shape[1]
     if channels == 1:
         return images.expand(-1, 3, -1, -1)
-    if channels != 3:  # noqa: PLR2004
+    if channels != 3:
         raise UserError(f"images with {channels} channels; the extractor takes 1 or 3")
     return images

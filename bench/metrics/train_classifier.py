@@ -89,7 +89,7 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     zoom = 1 + uniform(recipe.scale)
     mirror = torch.ones(count)
     if recipe.flip:
-        mirror = (torch.rand(count, generator=generator) < 0.5).float() * 2 - 1  # noqa: PLR2004
+        mirror = (torch.rand(count, generator=generator) < 0.5).float() * 2 - 1
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = zoom * angle.cos() * mirror
     theta[:, 0, 1] = -zoom * angle.sin()
