@@ -21,24 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import curve, make_record, write_cell, write_curve, write_study
 
 from bench import record, tracking
 from bench.errors import UserError
 from bench.record import Status, write_text
 from bench.tracking import NullTracker, Tracker, final_metrics, store_uri
 
-pytestmark = [
-    # MLflow's own imports and tables.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:mlflow.*"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:alembic.*"),
-    # MLflow leaves connections of its pool to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:.*unclosed database.*:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+from .fake_study import curve, make_record, write_cell, write_curve, write_study
+
+# MLflow's own tables use an option that SQLAlchemy is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
@@ -332,13 +324,56 @@ def test_long_and_many_parameters_fit(tracker: Tracker, results: Path) -> None:
     assert run.data.params["odd name_ _1_"] == "1"
 
 
-def test_more_points_than_a_batch_holds(tracker: Tracker, results: Path) -> None:
+def test_every_point_is_sent_once_in_batches(
+    tracker: Tracker, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = count_points(tracker, monkeypatch)
     folder = results / "s" / "cdm-seed0"
     lines = curve("cdm", 0, points=1100)
-    write_cell(folder, make_record(folder.parent, "cdm", 0, status=Status.RUNNING), lines)
+    row = make_record(folder.parent, "cdm", 0, status=Status.RUNNING)
+    write_cell(folder, row, lines[:700])
+    tracker.sync_cell(folder)
+    write_curve(folder, lines[700:])
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
     assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert sum(sent) == sum(len(line["values"]) for line in lines)
+    assert max(sent) == 1000
+    record.save(row.model_copy(update={"status": Status.FINISHED}), folder)
+    tracker.sync_cell(folder)
+    before = sum(sent)
+    # Told anew, with the same numbers: nothing is left to send.
+    record.save(row.model_copy(update={"status": Status.FINISHED, "reason": "x"}), folder)
+    tracker.sync_cell(folder)
+    assert sum(sent) == before
+
+
+def count_points(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows by the size of each batch of points the tracker sends."""
+    sent: list[int] = []
+    real = tracker.client.log_batch
+
+    def counted(run_id: str, **what: Any) -> None:
+        if what.get("metrics"):
+            sent.append(len(what["metrics"]))
+        real(run_id, **what)
+
+    monkeypatch.setattr(tracker.client, "log_batch", counted)
+    return sent
+
+
+def test_a_parameter_that_changed_under_the_same_key_is_no_trouble(
+    tracker: Tracker, results: Path
+) -> None:
+    folder = results / "s" / "sde-seed0"
+    row = make_record(folder.parent, "sde", 0, status=Status.RUNNING)
+    write_cell(folder, row, [])
+    tracker.sync_cell(folder)
+    (folder / "config.yaml").write_text("dataset: digits\nmethod: {batch: 64}\n")
+    record.save(row.model_copy(update={"status": Status.FINISHED}), folder)
+    tracker.sync_cell(folder)
+    assert tracker.trouble is None
+    assert runs(tracker)[0].info.status == "FINISHED"
 
 
 # A study ----------------------------------------------------------------------------------------
@@ -601,10 +636,12 @@ def test_a_batch_that_arrived_but_was_not_answered_is_not_sent_twice(
     with monkeypatch.context() as broken:
         broken.setattr(tracker.client, "log_batch", lost)
         tracker.sync_cell(folder)
+    sent = count_points(tracker, monkeypatch)
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
     lines = record.read_curves(folder)
     assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert sent == []
 
 
 def test_one_unreadable_record_does_not_hold_up_the_others(
