@@ -1,0 +1,489 @@
+"""Methods, networks and samplers against closed forms and invariants."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.cost import count_calls, count_flops, parameters
+from methods import registry, samplers
+from methods.base import Batch, DataSpec, Method
+from methods.cdm import branch_levels
+from methods.dlsm import log_likelihood_gradient
+from methods.networks.classifier import Classifier, ClassifierSettings
+from methods.networks.generator import Generator, GeneratorSettings
+from methods.networks.unet import UNet, UNetSettings
+from methods.noise import Denoiser, EDMNoise, denoising_loss, per_image, vp_discrete_sigmas
+from tests.conftest import GREY, Build
+
+ALL = registry.names()
+
+
+def make_batch(n: int = 12, data: DataSpec = GREY, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, *data.shape, generator=generator) * 2 - 1
+    labels = torch.randint(data.classes, (n,), generator=generator)
+    return Batch(x=x, labels=labels, generator=generator)
+
+
+def draw(method: Method, n: int = 5, seed: int = 0) -> Tensor:
+    labels = torch.arange(n) % 10 if method.needs_labels else None
+    for network in method.networks.values():
+        network.eval()
+    with torch.no_grad():
+        return method.sample(n, labels=labels, generator=torch.Generator().manual_seed(seed))
+
+
+# -- the interface, for every method --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("data", [GREY, DataSpec(channels=3, size=16, classes=3)], ids=str)
+def test_samples_have_the_data_s_shape(build: Build, name: str, data: DataSpec) -> None:
+    method = build(name, data=data)
+    images = draw(method, 3)
+    assert images.shape == (3, *data.shape)
+    assert images.dtype == torch.float32
+    assert torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_samples_follow_the_seed(build: Build, name: str) -> None:
+    method = build(name)
+    assert torch.equal(draw(method, seed=1), draw(method, seed=1))
+    assert not torch.equal(draw(method, seed=1), draw(method, seed=2))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shares_of_the_budget_sum_to_one(build: Build, name: str) -> None:
+    assert sum(stage.share for stage in build(name).stages()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_reach_the_named_network(build: Build, name: str) -> None:
+    method = build(name)
+    for stage in method.stages():
+        for objective in stage.objectives:
+            for key, network in method.networks.items():
+                network.zero_grad()
+                network.requires_grad_(key == objective.network)
+            loss = objective.loss(make_batch())
+            assert loss.shape == ()
+            loss.backward()
+            gradients = [p.grad for p in method.networks[objective.network].parameters()]
+            assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+            assert all(g is None or torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_function_evaluations_are_those_of_the_sampler(build: Build, name: str) -> None:
+    method = build(name)
+    with count_calls(method.networks) as calls:
+        draw(method, 4)
+    expected = {"denoiser": 6, "classifier": 6, "generator": 1, "score": 0}
+    assert {key: count / 4 for key, count in calls.items()} == {
+        key: expected[key] for key in method.networks
+    }
+
+
+# -- preconditioning and loss ---------------------------------------------------------------------
+
+
+class LinearGaussian(nn.Module):
+    """The network F whose denoiser is exact for data N(0, s^2) in every pixel."""
+
+    def __init__(self, s: float, sigma_data: float = 0.5) -> None:
+        super().__init__()
+        self.s, self.sigma_data = s, sigma_data
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        sigma = per_image((4 * label).exp())
+        total = sigma**2 + self.sigma_data**2
+        c_skip, c_in = self.sigma_data**2 / total, total.rsqrt()
+        c_out = sigma * self.sigma_data / total.sqrt()
+        exact = self.s**2 / (self.s**2 + sigma**2)
+        return (exact - c_skip) / (c_out * c_in) * x
+
+
+def exact_denoiser(s: float = 0.8) -> Denoiser:
+    return Denoiser(LinearGaussian(s), EDMNoise()).double()
+
+
+def test_preconditioning_gives_the_exact_score() -> None:
+    x = torch.randn(64, 1, 2, 2, dtype=torch.float64)
+    sigma = torch.logspace(-2, 1.5, 64, dtype=torch.float64)
+    score = exact_denoiser(0.8).score(x, sigma)
+    expected = -x / (0.8**2 + per_image(sigma) ** 2)
+    torch.testing.assert_close(score, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_an_untrained_denoiser_has_unit_loss_per_pixel_at_unit_variance() -> None:
+    """With F = 0 and data of variance sigma_data^2, w |D - y|^2 is 1 in expectation."""
+    zero = Denoiser(Zero(), EDMNoise())
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 * torch.randn(4096, 1, 4, 4, generator=generator)
+    loss = denoising_loss(zero, Batch(x=x, labels=None, generator=generator))
+    assert float(loss) / 16 == pytest.approx(1, abs=0.03)
+
+
+class Zero(nn.Module):
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def test_training_noise_levels_are_log_normal() -> None:
+    levels = exact_denoiser().draw_sigma(make_batch(20_000, DataSpec(channels=1, size=1, classes=1)))
+    assert float(levels.log().mean()) == pytest.approx(-1.2, abs=0.03)
+    assert float(levels.log().std()) == pytest.approx(1.2, abs=0.03)
+
+
+# -- samplers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_samplers_reproduce_a_gaussian(name: str) -> None:
+    """With the exact denoiser of N(0, 0.8^2) the samples have its standard deviation."""
+    settings = samplers.SamplerSettings(name=name, steps=400, s_churn=20, s_noise=1.0)  # type: ignore[arg-type]
+    D = exact_denoiser(0.8).float()
+    x = samplers.draw(D, (4000, 1, 2, 2), settings, torch.Generator().manual_seed(0))
+    assert float(x.std()) == pytest.approx(0.8, rel=0.02)
+    assert float(x.mean()) == pytest.approx(0, abs=0.02)
+
+
+def test_levels_are_karras() -> None:
+    levels = samplers.karras_sigmas(samplers.SamplerSettings(steps=18))
+    assert len(levels) == 19
+    assert levels[0] == pytest.approx(80)
+    assert levels[17] == pytest.approx(0.002)
+    assert levels[18] == 0
+    assert levels[1] == pytest.approx(57.5859, abs=1e-3)  # EDM eq. 5 by hand
+
+
+def test_the_ancestral_kernel_is_the_exact_posterior() -> None:
+    """For data that are one point, x at any level is that point plus noise of that level."""
+    point = torch.full((20_000, 1, 1, 1), 0.3)
+    generator = torch.Generator().manual_seed(0)
+    sigma, next_ = torch.tensor(2.0), torch.tensor(0.7)
+    x = point + sigma * samplers.noise_like(point, generator)
+    z = samplers.noise_like(point, generator)
+    x = samplers.ancestral_step(x, point, sigma, next_, z) - point
+    assert float(x.std()) == pytest.approx(0.7, rel=0.02)
+
+
+def test_heun_is_of_second_order() -> None:
+    """On the probability flow of a Gaussian the error falls four times for half the step."""
+    D = exact_denoiser(0.8)
+
+    def error(steps: int) -> float:
+        settings = samplers.SamplerSettings(steps=steps, sigma_max=10, sigma_min=0.01)
+        sigmas = samplers.karras_sigmas(settings)
+        x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        result = samplers.heun(D, x, sigmas, generator=generator, settings=settings)
+        # The flow of N(0, s^2) shrinks x by s / sqrt(s^2 + sigma^2).
+        return abs(float(result) - 0.8 / math.sqrt(0.8**2 + 10**2))
+
+    assert error(40) / error(80) == pytest.approx(4, rel=0.25)
+
+
+# -- networks -------------------------------------------------------------------------------------
+
+
+def test_the_unet_at_edm_s_cifar10_size() -> None:
+    """55.73 M parameters and 21.2 GMAC forward (METHODS: Karras et al. 2022)."""
+    network = UNet(UNetSettings(), DataSpec(channels=3, size=32))
+    assert parameters(network) == pytest.approx(55.73e6, rel=1e-4)
+    with torch.device("meta"):
+        network = UNet(UNetSettings(), DataSpec(channels=3, size=32))
+        x, label = torch.empty(1, 3, 32, 32), torch.empty(1)
+    _, flops = count_flops(lambda: network(x, label))
+    assert flops / 2 == pytest.approx(21.2e9, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [8, 12, 28, 32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_networks_take_all_sizes(size: int, channels: int) -> None:
+    data = DataSpec(channels=channels, size=size, classes=4)
+    x, sigma = torch.zeros(2, *data.shape), torch.ones(2)
+    unet = UNetSettings(channels=8, multipliers=(1, 2), blocks=1, attention=(size // 2,))
+    assert UNet(unet, data)(x, sigma).shape == x.shape
+    generator = GeneratorSettings(channels=8, z=10)
+    assert Generator(generator, data)(torch.zeros(2, 10)).shape == x.shape
+    classifier = ClassifierSettings(channels=8, blocks=(1, 1, 1))
+    assert Classifier(classifier, data)(x, sigma).shape == (2, 4)
+
+
+def test_a_unet_refuses_sizes_it_cannot_halve() -> None:
+    with pytest.raises(ValueError, match="divisible by 4, not 10"):
+        UNet(UNetSettings(channels=8), DataSpec(channels=1, size=10))
+
+
+def test_flops_of_a_convolution_are_counted_exactly() -> None:
+    """Forward 2 k^2 C_in C_out H W; backward twice that, once where the input needs none."""
+    layer, x = nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
+    forward = 2 * 9 * 3 * 5 * 64 * 2
+    assert count_flops(lambda: layer(x))[1] == forward
+    assert count_flops(lambda: layer(x).sum().backward())[1] == 2 * forward
+    x.requires_grad_()
+    assert count_flops(lambda: layer(x * 1).sum().backward())[1] == 3 * forward
+
+
+# -- cdm ------------------------------------------------------------------------------------------
+
+
+def test_consistency_of_an_exact_denoiser_is_zero_in_expectation(build: Build) -> None:
+    """Two branches of the exact reverse SDE: the mean product is 0 within four standard errors."""
+    method = build("cdm", branch_steps=20, max_gap=0.5)
+    method.denoiser = exact_denoiser(0.8)
+    batch = Batch(
+        x=0.8 * torch.randn(30_000, 1, 2, 2, dtype=torch.float64),
+        labels=None,
+        generator=torch.Generator().manual_seed(0),
+    )
+    sigma = torch.full((30_000,), 1.0, dtype=torch.float64)
+    x = batch.x + batch.randn()
+    terms = method.consistency(batch, x, sigma, method.denoiser(x, sigma))
+    standard_error = float(terms.std()) / math.sqrt(len(terms))
+    assert abs(float(terms.mean())) < 4 * standard_error
+    # The branches do move: the squared single branch is far from 0.
+    assert float(terms.std()) > 0.01
+
+
+def test_consistency_of_a_wrong_denoiser_is_its_squared_violation(build: Build) -> None:
+    """A denoiser off by a constant c at small levels alone violates by c^2 a pixel."""
+
+    class Jump(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.exact = exact_denoiser(0.8)
+
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return self.exact(x, sigma) + 0.5 * (per_image(sigma) < 1.0)
+
+    method = build("cdm", branch_steps=1, max_gap=1e-3)
+    method.denoiser = Jump()
+    n = 20_000
+    batch = Batch(
+        x=0.8 * torch.randn(n, 1, 2, 2, dtype=torch.float64),
+        labels=None,
+        generator=torch.Generator().manual_seed(0),
+    )
+    sigma = torch.ones(n, dtype=torch.float64)
+    x = batch.x + batch.randn()
+    terms = method.consistency(batch, x, sigma, method.denoiser(x, sigma))
+    assert float(terms.mean()) == pytest.approx(4 * 0.25, rel=0.02)
+
+
+def test_branches_run_on_karras_levels_from_t_to_t_prime() -> None:
+    start, end = torch.tensor([1.0, 0.1]), torch.tensor([0.96, 0.06])
+    levels = branch_levels(start, end, 5, 7.0)
+    assert levels.shape == (6, 2)
+    torch.testing.assert_close(levels[0], start)
+    torch.testing.assert_close(levels[-1], end)
+    assert (levels.diff(dim=0) < 0).all()
+
+
+@pytest.mark.parametrize(("dropout", "calls"), [(0.0, 11), (0.1, 11)])
+def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, calls: int) -> None:
+    """D0, D1, D2 with gradients (9 forward-equivalents) and 8 calls without: 17 in all."""
+    method = build("cdm", unet={"channels": 8, "dropout": dropout})
+    method.networks["denoiser"].train()
+    (objective,) = method.stages()[0].objectives
+    with count_calls(method.networks) as counted:
+        objective.loss(make_batch())
+    assert counted["denoiser"] == calls * 12
+    plain = build("sde", unet={"channels": 8, "dropout": dropout})
+    (baseline,) = plain.stages()[0].objectives
+    _, flops = count_flops(lambda: objective.loss(make_batch()).backward())
+    _, base = count_flops(lambda: baseline.loss(make_batch()).backward())
+    assert flops / base == pytest.approx(17 / 3, rel=0.01)
+
+
+def test_dropout_does_not_enter_the_consistency_term(build: Build) -> None:
+    """With a gap of nothing all three evaluations agree, whatever the dropout."""
+    method = build("cdm", unet={"channels": 8, "dropout": 0.5}, max_gap=1e-12)
+    method.networks["denoiser"].train()
+    batch = make_batch()
+    method.loss(batch)
+    assert abs(float(batch.logs["consistency"])) < 1e-6
+
+
+# -- dlsm -----------------------------------------------------------------------------------------
+
+
+def test_likelihood_gradient_is_the_finite_difference() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(ClassifierSettings(channels=8, blocks=(1, 1)), GREY).double()
+    nn.init.normal_(classifier.out.weight)
+    x, sigma = torch.randn(3, *GREY.shape, dtype=torch.float64), torch.tensor([0.1, 1.0, 9.0])
+    sigma, labels = sigma.double(), torch.tensor([3, 1, 4])
+    direction = torch.randn_like(x)
+
+    def log_likelihood(images: Tensor) -> Tensor:
+        return classifier(images, sigma).log_softmax(1).gather(1, labels[:, None]).squeeze(1)
+
+    gradient, _ = log_likelihood_gradient(classifier, x, sigma, labels, create_graph=False)
+    step = 1e-6
+    with torch.no_grad():
+        ahead, behind = log_likelihood(x + step * direction), log_likelihood(x - step * direction)
+    slope = (gradient * direction).flatten(1).sum(1)
+    torch.testing.assert_close(slope, (ahead - behind) / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+def test_dlsm_loss_of_two_points_is_least_for_the_true_posterior(build: Build) -> None:
+    """Two classes, one point each: the exact classifier leaves no residual, a wrong one does."""
+    method = build("dlsm", data=DataSpec(channels=1, size=8, classes=2), ce_weight=0.0)
+    centre = torch.full((1, 8, 8), 0.05, dtype=torch.float64)
+
+    def log_odds(x: Tensor, sigma: Tensor) -> Tensor:
+        return 2 * (x * centre).flatten(1).sum(1) / sigma**2
+
+    class Posterior(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            odds = self.factor * log_odds(x, sigma)
+            return torch.stack([-odds / 2, odds / 2], 1)
+
+    class Exact(Denoiser):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            sigma = sigma.expand(len(x))
+            return centre * per_image((log_odds(x, sigma) / 2).tanh())
+
+    method.denoiser = Exact(Zero(), EDMNoise())
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (500,), generator=generator)
+    x = centre * per_image(2.0 * labels - 1)
+    losses = {}
+    for factor in (0.5, 1.0, 2.0):
+        method.classifier = Posterior(factor)
+        batch = Batch(x=x, labels=labels, generator=torch.Generator().manual_seed(1))
+        losses[factor] = float(method.classifier_loss(batch).detach())
+    assert losses[1.0] < 1e-12
+    assert min(losses[0.5], losses[2.0]) > 1e-4
+
+
+def test_guidance_moves_samples_towards_their_class(build: Build) -> None:
+    """A classifier that likes bright images for class 1 makes these brighter than class 0."""
+    method = build("dlsm", data=DataSpec(channels=1, size=8, classes=2))
+
+    class Brightness(nn.Module):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            level = x.flatten(1).mean(1) * 200 / (1 + sigma**2)
+            return torch.stack([-level, level], 1)
+
+    method.classifier = Brightness()
+    method.denoiser = exact_denoiser(0.5).float()
+    bright, dark = (
+        method.sample(
+            200,
+            labels=torch.full((200,), label),
+            generator=torch.Generator().manual_seed(0),
+        ).mean()
+        for label in (1, 0)
+    )
+    assert float(bright) > 0.2
+    assert float(dark) < -0.2
+
+
+def test_dlsm_refuses_to_sample_without_labels(build: Build) -> None:
+    with pytest.raises(ValueError, match="label"):
+        build("dlsm").sample(3, generator=torch.Generator())
+
+
+# -- smm ------------------------------------------------------------------------------------------
+
+
+def test_smm_levels_are_the_paper_s() -> None:
+    """The ten levels in METHODS, from Ye & Liu's code."""
+    expected = "0.0100 0.0491 0.0832 0.1167 0.1498 0.1826 0.2151 0.2472 0.2790 0.3103"
+    levels = vp_discrete_sigmas(10)
+    assert " ".join(f"{level:.4f}" for level in levels.tolist()) == expected
+    assert float(vp_discrete_sigmas(20)[-1]) == pytest.approx(0.428, abs=5e-4)
+
+
+def test_an_untrained_smm_has_unit_losses(build: Build) -> None:
+    """S = 0 predicts no noise: every term is E n^2 = 1 a pixel."""
+    method = build("smm")
+    batch = make_batch(256)
+    (score, generator) = (o.loss(batch) for o in method.stages()[0].objectives)
+    assert float(score.detach()) == pytest.approx(2, abs=0.05)
+    assert float(generator.detach()) == pytest.approx(1, abs=0.05)
+
+
+class Affine(nn.Module):
+    """``G(z) = m + s z`` in one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.m, self.s = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(0.6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (self.m + self.s * z)[:, :, None, None]
+
+
+class Mlp(nn.Module):
+    """The noise predictor S for one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        self.out = nn.Linear(64, 1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.out(self.layers(x.flatten(1)))[:, :, None, None]
+
+
+def train_one_dimension(build: Build, mismatch_weight: float) -> Affine:
+    """Train smm on N(0, 1) numbers with the single level sigma = 1."""
+    method = build("smm", mismatch_weight=mismatch_weight, levels=1, generator={"z": 1})
+    method.sigmas = torch.ones(1)
+    torch.manual_seed(0)
+    method.score, method.generator = Mlp(), Affine()
+    optimizers = {
+        "score": torch.optim.Adam(method.score.parameters(), 3e-3, betas=(0.5, 0.99)),
+        "generator": torch.optim.Adam(method.generator.parameters(), 3e-3, betas=(0.5, 0.99)),
+    }
+    losses = {"score": method.score_loss, "generator": method.generator_loss}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2500):
+        for name, optimizer in optimizers.items():
+            x = torch.randn(512, 1, 1, 1, generator=generator)
+            optimizer.zero_grad()
+            losses[name](Batch(x=x, labels=None, generator=generator)).backward()
+            optimizer.step()
+    return method.generator
+
+
+@pytest.mark.slow
+def test_smm_s_fixed_point_in_one_dimension(build: Build) -> None:
+    """One level sigma = 1 on N(0, 1): the generator ends at std 0.227 (METHODS), mean 0."""
+    generator = train_one_dimension(build, mismatch_weight=1.0)
+    assert abs(float(generator.s)) == pytest.approx(0.227, abs=0.04)
+    assert float(generator.m) == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.slow
+def test_smm_without_the_mismatch_term_collapses(build: Build) -> None:
+    generator = train_one_dimension(build, mismatch_weight=0.0)
+    assert abs(float(generator.s)) < 0.08
+
+
+def test_r1_is_an_objective_of_its_own_and_zero_for_a_constant_score(build: Build) -> None:
+    assert len(build("smm").stages()[0].objectives) == 2
+    method = build("smm", r1_gamma=0.1)
+    penalty = method.stages()[0].objectives[-1]
+    assert (penalty.label, penalty.network, penalty.every) == ("r1", "score", 16)
+
+    class Linear(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return 3 * x
+
+    method.score = Linear()
+    # |grad sum 3 x|^2 = 9 a pixel; gamma / 2 = 0.05, times the interval 16.
+    assert float(penalty.loss(make_batch())) == pytest.approx(0.05 * 16 * 9 * 64, rel=1e-4)
