@@ -43,7 +43,7 @@ class Status(StrEnum):
 class Value(BaseModel):
     """One metric's value with what makes it comparable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     value: float
     """The number itself."""
@@ -56,7 +56,7 @@ class Value(BaseModel):
 class Interval(BaseModel):
     """A timing in milliseconds over repeated batches: median, quartiles and 95 % interval."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     median: float
     q25: float
@@ -70,7 +70,7 @@ class Interval(BaseModel):
 class Cost(BaseModel):
     """What a cell cost; every field is measured, none is claimed by the method."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     steps: int = 0
     images_seen: int = 0
@@ -90,7 +90,7 @@ class Cost(BaseModel):
 class Record(BaseModel):
     """A cell's record; see the module's docstring for the files beside it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: int = 1
     study: str
@@ -116,7 +116,7 @@ class Record(BaseModel):
 class Anchors(BaseModel):
     """Metrics of noise and of the held-out real split, computed as the methods' are."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     rows: dict[str, dict[str, Value]] = Field(default_factory=dict)
 

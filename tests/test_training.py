@@ -1,0 +1,300 @@
+"""The training loop: resuming, budgets, averages, data order, cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench.config import Budget, Training
+from bench.cost import PARTS, Ledger, interval
+from bench.training import (
+    DivergedError,
+    Feed,
+    Hooks,
+    InterruptedTrainingError,
+    MovingAverage,
+    Trainer,
+    learning_rate,
+)
+from methods import registry
+from methods.base import EMA, Adam, Method
+from tests.conftest import Build
+
+ALL = registry.names()
+CPU = torch.device("cpu")
+
+
+def make_feed(batch: int = 16, n: int = 50, *, flip: bool = False) -> Feed:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Feed(images, torch.arange(n) % 10, batch=batch, flip=flip, seed=0)
+
+
+class Watch:
+    """Hooks that keep what they are told, and stop the run after some steps."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.points: list[dict[str, Any]] = []
+        self.snapshots: list[dict[str, Any]] = []
+        self.state: Any = None
+        self.steps, self.stop_at = 0, stop_at
+
+    def hooks(self) -> Hooks:
+        return Hooks(
+            log=self.points.append,
+            snapshot=self.snapshots.append,
+            checkpoint=self.keep,
+            progress=self.count,
+            stopping=lambda: self.stop_at is not None and self.steps >= self.stop_at,
+        )
+
+    def keep(self, state: Any) -> None:
+        self.state = {**state, "networks": copy(state["networks"]), "run": copy(state["run"])}
+
+    def count(self, place: dict[str, Any]) -> None:
+        self.steps = place["step"]
+
+
+def copy(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree.clone()
+    if isinstance(tree, dict):
+        return {key: copy(value) for key, value in tree.items()}
+    return [copy(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def make_trainer(
+    method: Method,
+    watch: Watch,
+    *,
+    budget: str = "0.32kimg",
+    feed: Feed | None = None,
+    **settings: Any,
+) -> Trainer:
+    unit = next(unit for unit in ("kimg", "flop", "s") if budget.endswith(unit))
+    return Trainer(
+        method,
+        feed or make_feed(),
+        settings=Training(batch=16, log_kimg=0.048, **settings),
+        budget=Budget(amount=float(budget.removesuffix(unit)), unit=unit),
+        seed=0,
+        ledger=Ledger(CPU),
+        hooks=watch.hooks(),
+    )
+
+
+def weights(method: Method) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, network in method.networks.items()
+        for key, value in network.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("stop_at", [1, 7, 17])
+def test_a_resumed_run_ends_with_the_same_bits(build: Build, name: str, stop_at: int) -> None:
+    """Stopped in either stage, with dropout: weights, curves and FLOPs are the same."""
+    dropout: dict[str, object] = (
+        {"score_network": {"dropout": 0.1}} if name == "smm" else {"unet": {"dropout": 0.1}}
+    )
+    torch.manual_seed(3)
+    whole, watch = build(name, **dropout), Watch()
+    trainer = make_trainer(whole, watch, snapshots=2)
+    trainer.run()
+
+    first = Watch(stop_at)
+    with pytest.raises(InterruptedTrainingError):
+        make_trainer(build(name, **dropout), first, snapshots=2).run()
+    torch.manual_seed(99)  # What another process would have.
+    resumed, second = build(name, seed=5, **dropout), Watch()
+    again = make_trainer(resumed, second, snapshots=2)
+    again.run(first.state)
+
+    assert weights(whole).keys() == weights(resumed).keys()
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(resumed)[key]), key
+    assert again.train_flops == trainer.train_flops
+    losses = [(p["step"], p["values"]) for p in watch.points]
+    assert losses == [(p["step"], p["values"]) for p in first.points + second.points]
+    assert len(first.snapshots + second.snapshots) == len(watch.snapshots) == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_budget_in_images_is_kept(build: Build, name: str) -> None:
+    trainer = make_trainer(build(name), Watch(), budget="0.32kimg")
+    trainer.run()
+    assert trainer.images == pytest.approx(320, abs=16)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_budget_in_flops_is_kept(build: Build, name: str) -> None:
+    trainer = make_trainer(build(name), Watch(), budget="3e9flop")
+    trainer.run()
+    spent = sum(trainer.train_flops.values())
+    step = spent / trainer.steps
+    assert spent == pytest.approx(3e9, abs=max(3e7, 2 * step))
+
+
+def test_a_budget_in_seconds_is_kept(build: Build) -> None:
+    trainer = make_trainer(build("sde"), Watch(), budget="1s")
+    started = time.perf_counter()
+    trainer.run()
+    assert trainer.steps > 5
+    # The trainer's own account is exact to a step; the clock around it has the first step too.
+    assert time.perf_counter() - started > 1
+
+
+def test_each_stage_gets_its_share(build: Build) -> None:
+    watch = Watch()
+    make_trainer(build("dlsm", score_share=0.75), watch, budget="0.64kimg").run()
+    last = {point["stage"]: point["step"] for point in watch.points}
+    assert last == {"score": 30, "classifier": 40}
+
+
+def test_a_frozen_network_does_not_change(build: Build) -> None:
+    method = build("dlsm")
+    trainer = make_trainer(method, watch := Watch())
+    original = trainer._finish
+    after_score: dict[str, torch.Tensor] = {}
+
+    def finish(run: Any) -> None:
+        original(run)
+        after_score.setdefault("x", copy(method.networks["denoiser"].state_dict()))
+
+    trainer._finish = finish  # type: ignore[method-assign]
+    trainer.run()
+    assert watch.points
+    for key, value in after_score["x"].items():  # type: ignore[attr-defined]
+        assert torch.equal(value, method.networks["denoiser"].state_dict()[key])
+
+
+def test_training_lowers_the_loss_and_ends_with_the_average(build: Build) -> None:
+    method, watch = build("sde", optimizer={"lr": 1e-2, "warmup_kimg": 0}), Watch()
+    trainer = make_trainer(method, watch, budget="12.8kimg")
+    ends: dict[str, Any] = {}
+    original = trainer._finish
+
+    def finish(run: Any) -> None:
+        ends["average"] = copy(run.averages["denoiser"].weights)
+        original(run)
+
+    trainer._finish = finish  # type: ignore[method-assign]
+    trainer.run()
+    losses = [point["values"]["loss/denoiser"] for point in watch.points]
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+    for key, value in method.networks["denoiser"].state_dict().items():
+        assert torch.equal(value, ends["average"][key])
+
+
+def test_a_loss_that_is_not_finite_is_reported(build: Build) -> None:
+    method = build("sde")
+    with torch.no_grad():
+        next(method.networks["denoiser"].parameters()).fill_(float("nan"))
+    with pytest.raises(DivergedError, match="loss/denoiser is nan at step 3"):
+        make_trainer(method, Watch()).run()
+
+
+def test_snapshots_use_averaged_weights_and_leave_the_trained_ones(build: Build) -> None:
+    method, watch = build("sde"), Watch()
+    trainer = make_trainer(method, watch, snapshots=4)
+    seen: list[bool] = []
+
+    def snapshot(place: Any) -> None:
+        run = trainer.run_
+        assert run is not None
+        average = run.averages["denoiser"].weights
+        network = method.networks["denoiser"]
+        seen.append(all(torch.equal(v, average[k]) for k, v in network.state_dict().items()))
+        assert not network.training
+
+    trainer.hooks.snapshot = snapshot
+    trainer.run()
+    assert seen == [True, True, True]
+
+
+# -- pieces -----------------------------------------------------------------------------------
+
+
+def test_every_image_comes_once_an_epoch() -> None:
+    feed, generator = make_feed(batch=15, n=50), torch.Generator()
+    feed.labels = torch.arange(50)
+    drawn = torch.cat([feed.next(generator).labels for _ in range(10)])  # type: ignore[misc]
+    assert Counter(drawn.tolist()) == dict.fromkeys(range(50), 3)
+    assert drawn[:50].tolist() != drawn[50:100].tolist()
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    batch = make_feed(batch=120, n=50).next(torch.Generator())
+    assert batch.x.shape == (120, 1, 8, 8)
+    assert float(batch.x.min()) >= -1
+    assert float(batch.x.max()) <= 1
+
+
+def test_flips_mirror_half_the_images() -> None:
+    feed = make_feed(batch=1000, n=1, flip=True)
+    x = feed.next(torch.Generator().manual_seed(0)).x
+    original = feed.images[0].float() / 127.5 - 1
+    same = (x == original).flatten(1).all(1)
+    mirrored = (x == original.flip(2)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert float(mirrored.float().mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_average_has_its_half_life() -> None:
+    """A network that jumps from 0 to 1 is at 1/2 in its average after one half-life."""
+    network = nn.Linear(1, 1)
+    nn.init.zeros_(network.weight)
+    average = MovingAverage(network, EMA(halflife_kimg=1, rampup_ratio=None))
+    average.update(network, 0, 10)
+    nn.init.ones_(network.weight)
+    for step in range(100):
+        average.update(network, 10_000 + 10 * step, 10)
+    assert float(average.weights["weight"]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_average_ramps_up() -> None:
+    """Early on the half-life is a fraction of the images seen: the average keeps near."""
+    network = nn.Linear(1, 1)
+    nn.init.zeros_(network.weight)
+    average = MovingAverage(network, EMA(halflife_kimg=500, rampup_ratio=0.05))
+    average.update(network, 10, 10)
+    nn.init.ones_(network.weight)
+    average.update(network, 200, 10)
+    assert float(average.weights["weight"]) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_learning_rates() -> None:
+    warm = Adam(lr=1.0, warmup_kimg=1)
+    assert learning_rate(warm, 500, 0.1) == pytest.approx(0.5)
+    assert learning_rate(warm, 5000, 0.9) == 1
+    cosine = Adam(lr=1.0, decay="cosine")
+    assert [learning_rate(cosine, 1, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+
+
+def test_the_ledger_balances() -> None:
+    ledger = Ledger(CPU, carried={"train": 2.0, "wall": 3.0, "other": 1.0})
+    with ledger.part("train"):
+        time.sleep(0.03)
+        with ledger.part("log"):
+            time.sleep(0.02)
+        time.sleep(0.01)
+    totals = ledger.totals()
+    assert set(totals) == {*PARTS, "wall"}
+    assert totals["train"] == pytest.approx(2.04, abs=0.015)
+    assert totals["log"] == pytest.approx(0.02, abs=0.015)
+    assert sum(totals[part] for part in PARTS) == pytest.approx(totals["wall"], rel=0.01)
+
+
+def test_a_timing_s_interval_holds_its_median() -> None:
+    summary = interval([1.0, 2.0, 3.0, 4.0, 100.0], batch=8)
+    assert (summary.median, summary.q25, summary.q75) == (3, 2, 4)
+    assert summary.low <= 3 <= summary.high
+    assert summary.repeats == 5
+    assert math.isfinite(summary.high)
