@@ -371,6 +371,21 @@ def test_efflite0_sees_what_is_in_a_photograph(tmp_path: Path) -> None:
     assert torch.equal(grey, loaded(square[:, :1].expand(-1, 3, -1, -1))[0])
 
 
+def test_efflite0_is_fed_as_its_makers_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    fed: list[Tensor] = []
+
+    def listen(model: nn.Module, images: Tensor) -> Tensor:
+        fed.append(images)
+        return torch.zeros(len(images), 1280, 4, 4)
+
+    monkeypatch.setattr(package.EfficientNet, "extract_features", listen)
+    loaded = extractors.load("efflite0", device="cpu", cache=tmp_path)
+    loaded(torch.tensor([0, 127, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(-1, 3, 32, 32))
+    expected = torch.tensor([-127 / 128, 0, 1]).view(3, 1, 1, 1).expand(-1, 3, 128, 128)
+    torch.testing.assert_close(fed[0], expected)
+
+
 # Inception, by a stand-in with the structure of the real file
 
 

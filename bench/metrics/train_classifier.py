@@ -3,13 +3,18 @@
     python -m bench.metrics.train_classifier digits
     python -m bench.metrics.train_classifier fashion-mnist
 
-Seeded, on one thread and without a GPU, so that the same CPU gives the same file bit for bit.
+Seeded, on one thread and without a GPU, so that the same CPU gives the same file bit for bit. The
+shipped files were made so: digits in 30 s, 99.6 % right on the held-out split; fashion-mnist in 12
+minutes, 91.6 %. A file made anew is another extractor unless its hash, printed at the end, is the
+one in ``bench.metrics.extractors.SHA256``.
 
 The loss is cross entropy plus the squared error of a linear decoder from the features back to the
 image, which is thrown away afterwards. Without the second term the features collapse onto the class
 means: on digits 6 % of their variance was left within the classes, and the chance differences in
 class counts of 250 random images raised their Fréchet distance 5.8 times over that of 250 images
-with equal counts. A distance like that counts classes and does not look at images.
+with equal counts. A distance like that counts classes and does not look at images. With the second
+term 30 % is left (fashion-mnist 43 %), and the chance of the counts raises the distance 1.4 times
+(1.2 times on 2,000 images of fashion-mnist).
 """
 
 from __future__ import annotations
