@@ -59,6 +59,11 @@ def branch_levels(sigma: Tensor, end: Tensor, steps: int, rho: float) -> Tensor:
     return (high + ramp * (low - high)) ** rho
 
 
+def repeat(x: Tensor, times: int) -> Tensor:
+    """Stack copies of a batch of images: (B, C, H, W) to (times B, C, H, W)."""
+    return x.repeat(times, 1, 1, 1)
+
+
 @contextmanager
 def same_dropout(seed: int | None) -> Iterator[None]:
     """Draw the dropout masks inside from ``seed`` and leave the global generators untouched."""
@@ -112,12 +117,16 @@ class CDM(Method):
         """``<D1 - D0, D2 - D0>`` of each image, (B,), from two branches out of ``x``."""
         gap = batch.rand(sigma.shape[0]) * self.config.max_gap
         end = torch.minimum((sigma - gap).clamp(min=self.config.sigma_floor), sigma)
+        levels = branch_levels(sigma, end, self.config.branch_steps, self.config.rho)
+        # Both branches go through the network at once, unless they have to share dropout masks.
+        at_once = 2 if seed is None else 1
+        start, first = repeat(x, at_once), repeat(denoised.detach(), at_once)
         differences = []
-        for _ in range(2):
-            levels = branch_levels(sigma, end, self.config.branch_steps, self.config.rho)
-            branch = self.branch(batch, x, levels, denoised.detach(), seed)
+        for _ in range(2 // at_once):
+            branch = self.branch(batch, start, levels.repeat(1, at_once), first, seed)
             with same_dropout(seed):
-                differences.append(self.denoiser(branch, end) - denoised)
+                after = self.denoiser(branch, end.repeat(at_once))
+            differences += [part - denoised for part in after.chunk(at_once)]
         return image_sum(differences[0] * differences[1])
 
     @torch.no_grad()
@@ -135,7 +144,8 @@ class CDM(Method):
                 with same_dropout(seed):
                     denoised = self.denoiser(x, levels[index])
             now, next_ = per_image(levels[index]), per_image(levels[index + 1])
-            x = samplers.euler_maruyama_step(x, denoised, now, next_, batch.randn())
+            noise = batch.randn(*x.shape)
+            x = samplers.euler_maruyama_step(x, denoised, now, next_, noise)
         return x
 
     def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.networks.generator import Generator, GeneratorSettings
 from methods.networks.unet import UNet, UNetSettings
 from methods.noise import Denoiser, EDMNoise, denoising_loss, per_image, vp_discrete_sigmas
-from tests.conftest import GREY, Build
+from .conftest import GREY, Build
 
 ALL = registry.names()
 

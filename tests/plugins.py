@@ -1,0 +1,103 @@
+"""Methods that go wrong on purpose, installed as a plug-in distribution on a path of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CODE = '''
+"""Methods that go wrong on purpose."""
+
+import os
+import signal
+import time
+
+import torch
+
+from methods.sde import SDE
+from methods.base import Objective, Stage
+from methods.noise import denoising_loss
+
+
+class Faulty(SDE):
+    """A baseline with a fault after some steps."""
+
+    steps = 0
+
+    def fault(self):
+        pass
+
+    def loss(self, batch):
+        self.steps += 1
+        if self.steps > 6:
+            self.fault()
+        return denoising_loss(self.denoiser, batch)
+
+    def stages(self):
+        return [Stage(name="score", objectives=[
+            Objective(network="denoiser", loss=self.loss, optimizer=self.config.optimizer)
+        ])]
+
+
+class Raises(Faulty):
+    """Raises in its loss."""
+    name = "raises"
+
+    def fault(self):
+        raise RuntimeError("a planted fault\\nof two lines")
+
+
+class Diverges(Faulty):
+    """Gives NaN as its loss."""
+    name = "diverges"
+
+    def loss(self, batch):
+        return super().loss(batch) * (float("nan") if self.steps > 6 else 1.0)
+
+
+class Killed(Faulty):
+    """Is killed as by the kernel when memory is short."""
+    name = "killed"
+
+    def fault(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hangs(Faulty):
+    """Never comes back, and does not heed a request to stop."""
+    name = "hangs"
+
+    def fault(self):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(3600)
+
+
+class Exits(Faulty):
+    """Ends its process without a word."""
+    name = "exits"
+
+    def fault(self):
+        os._exit(3)
+
+
+class Unfit(SDE):
+    """Samples what is not finite."""
+    name = "unfit"
+
+    def sample(self, n, *, labels=None, generator):
+        return torch.full((n, *self.data.shape), float("inf"))
+'''
+
+NAMES = ("raises", "diverges", "killed", "hangs", "exits", "unfit")
+
+
+def install(folder: Path) -> Path:
+    """Write the plug-in into ``folder``, to be put on PYTHONPATH; return the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "faulty_methods.py").write_text(CODE)
+    info = folder / "faulty_methods-0.1.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-methods\nVersion: 0.1\n")
+    points = [f"{name} = faulty_methods:{name.capitalize()}" for name in NAMES]
+    points += ["broken = no_such_module:Method", "wrong = faulty_methods:CODE_IS_NOT_HERE"]
+    (info / "entry_points.txt").write_text("\n".join(["[bench.methods]", *points, ""]))
+    return folder
