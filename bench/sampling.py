@@ -15,6 +15,7 @@ from bench.config import Sampling
 from bench.cost import count_calls, count_flops, interval, synchronize
 from bench.data.dataset import to_uint8
 from bench.record import Interval
+from bench.seeds import derive
 from bench.training import DivergedError, autocast
 from methods.base import Method
 
@@ -40,7 +41,10 @@ class Drawn:
 
 
 class Source:
-    """Draws batches of one trained method; batch ``k`` depends on the seed and ``k`` alone."""
+    """Draws batches of one trained method.
+
+    Batch ``k`` depends on the seed, the stream's name and ``k`` alone.
+    """
 
     def __init__(
         self,
@@ -49,23 +53,26 @@ class Source:
         device: torch.device,
         precision: str,
         seed: int,
+        stream: str,
         frequencies: NDArray[np.float64] | None,
     ) -> None:
-        self.method, self.device, self.precision, self.seed = method, device, precision, seed
+        self.method, self.device, self.precision = method, device, precision
+        self.seed, self.stream = seed, stream
         self.frequencies = frequencies if method.needs_labels else None
 
     def labels(self, n: int, index: int) -> Tensor | None:
         """Classes for batch ``index``, drawn from the data's class frequencies, (n,)."""
         if self.frequencies is None:
             return None
-        rng = np.random.default_rng([self.seed, index])
+        rng = np.random.default_rng(derive(self.seed, f"{self.stream} labels", index))
         drawn = rng.choice(len(self.frequencies), size=n, p=self.frequencies)
         return torch.from_numpy(drawn).to(self.device)
 
     def batch(self, n: int, index: int) -> tuple[Tensor, Tensor | None]:
         """Draw ``n`` images (n, C, H, W) and the classes asked for."""
         labels = self.labels(n, index)
-        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + index)
+        seed = derive(self.seed, self.stream, index)
+        generator = torch.Generator(self.device).manual_seed(seed)
         with torch.no_grad(), autocast(self.device, self.precision):
             return self.method.sample(n, labels=labels, generator=generator), labels
 

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from bench.config import Budget, Training
 from bench.cost import Ledger, count_flops
+from bench.seeds import derive
 from methods.base import EMA, Adam, Batch, Method, Objective, Stage
 
 State = dict[str, Any]
@@ -48,7 +49,7 @@ class Feed:
         """The order of one epoch, a function of the seed and the epoch alone."""
         if epoch not in self._order:
             self._order = {key: order for key, order in self._order.items() if key == epoch - 1}
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
             order = torch.randperm(len(self.images), generator=generator)
             self._order[epoch] = order.to(self.images.device)
         return self._order[epoch]
@@ -168,7 +169,7 @@ class Trainer:
         self.method, self.feed, self.settings, self.budget = method, feed, settings, budget
         self.ledger, self.hooks = ledger, hooks
         self.device = feed.images.device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(derive(seed, "training"))
         self.stages = list(method.stages())
         self.stage_index = 0
         self.steps = self.images = self.snapshots = 0

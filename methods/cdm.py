@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -37,6 +38,12 @@ from methods.noise import Denoiser, image_sum, per_image, weighted_error
 from methods.sde import DenoiserConfig
 
 
+STEPS = {
+    "euler_maruyama": samplers.euler_maruyama_step,
+    "ancestral": samplers.ancestral_step,
+}
+
+
 class CDMConfig(DenoiserConfig):
     """EDM's settings and the consistency term's, as on the authors' command line."""
 
@@ -46,6 +53,9 @@ class CDMConfig(DenoiserConfig):
     """Largest eps in ``t' = t - eps`` (authors' code)."""
     branch_steps: int = Field(5, ge=1)
     """Reverse-SDE steps of a branch (authors' code: 6 levels)."""
+    branch_sampler: Literal["euler_maruyama", "ancestral"] = "euler_maruyama"
+    """Kernel of a branch's steps. Euler-Maruyama is the authors'; it leaves too much noise near the
+    floor, where ``ancestral`` is exact for a constant D, so that one step of it may do."""
     sigma_floor: float = Field(0.002, gt=0)
     """Smallest t' (authors' code)."""
     rho: float = Field(7.0, gt=0)
@@ -145,7 +155,7 @@ class CDM(Method):
                     denoised = self.denoiser(x, levels[index])
             now, next_ = per_image(levels[index]), per_image(levels[index + 1])
             noise = batch.randn(*x.shape)
-            x = samplers.euler_maruyama_step(x, denoised, now, next_, noise)
+            x = STEPS[self.config.branch_sampler](x, denoised, now, next_, noise)
         return x
 
     def sample(self, n: int, *, labels: Tensor | None = None, generator: torch.Generator) -> Tensor:

@@ -113,12 +113,13 @@ class SMM(Method):
 
     def score_loss(self, batch: Batch) -> Tensor:
         """Match the noise of real images, predict none on fakes."""
-        x, noise, t = self.noised(batch, batch.x)
-        real = (self.score(x, t) - noise).square().mean()
         with torch.no_grad():
             generated = self.fakes(batch)
-        x, _, t = self.noised(batch, generated)
-        fake = (self.score(x, t) - batch.randn()).square().mean()
+        x, noise, t = self.noised(batch, torch.cat([batch.x, generated]))
+        real_noise, independent = noise.chunk(2)[0], batch.randn()
+        on_real, on_fake = self.score(x, t).chunk(2)
+        real = (on_real - real_noise).square().mean()
+        fake = (on_fake - independent).square().mean()
         self._log_gauges(batch, generated, real, fake)
         return real + self.config.mismatch_weight * fake
 

@@ -46,7 +46,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """All methods at the smoke preset, tracked in MLflow: the study's folder and the output."""
     place = tmp_path_factory.mktemp("finished")
     command = [sys.executable, "-m", "bench", "run", "--methods", ALL, *SMOKE, "--seeds", "0,1"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        command, cwd=place, capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr
     return place / "results" / "digits-smoke", done.stdout
 
@@ -136,7 +138,9 @@ def test_mlflow_holds_what_the_folders_say(finished: tuple[Path, str]) -> None:
     assert "| method" in summary.data.tags["mlflow.note.content"]
 
 
-def test_the_same_command_again_reuses_every_cell(finished: tuple[Path, str], run_bench: Bench) -> None:
+def test_the_same_command_again_reuses_every_cell(
+    finished: tuple[Path, str], run_bench: Bench
+) -> None:
     study, _ = finished
     before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
     arguments = ["run", "--methods", ALL, *SMOKE, "--seeds", "0,1", "--no-tracking"]
@@ -186,10 +190,12 @@ def test_untracked_runs_need_no_mlflow(tmp_path: Path, run_bench: Bench) -> None
     assert done.returncode == 0, done.stderr
 
 
-# -- cells that go wrong ----------------------------------------------------------------------------
+# -- cells that go wrong -----------------------------------------------------------------------
 
 
-def test_failed_cells_stay_apart(tmp_path: Path, run_bench: Bench, plugin_env: dict[str, str]) -> None:
+def test_failed_cells_stay_apart(
+    tmp_path: Path, run_bench: Bench, plugin_env: dict[str, str]
+) -> None:
     """Each fault is a row with its reason, the good method finishes, exit code 1, MLflow agrees."""
     import mlflow
 
@@ -277,7 +283,9 @@ def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_changed_settings_do_not_mix_in_a_study(finished: tuple[Path, str], run_bench: Bench) -> None:
+def test_changed_settings_do_not_mix_in_a_study(
+    finished: tuple[Path, str], run_bench: Bench
+) -> None:
     study, _ = finished
     done = run_bench(
         "run", "--methods", "smm", *SMOKE, "--study", study.name, "--budget", "2kimg",
@@ -287,7 +295,7 @@ def test_changed_settings_do_not_mix_in_a_study(finished: tuple[Path, str], run_
     assert "budget.amount = 1.0, not 2.0" in done.stderr
 
 
-# -- bad input --------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------
 
 
 def one_line_of_help(done: subprocess.CompletedProcess[str]) -> int:
@@ -352,7 +360,9 @@ def test_bad_input_gets_one_line(tmp_path: Path, run_bench: Bench, case: str) ->
     (tmp_path / "a-file").write_text("")
     if "unlabelled.zip" in arguments:
         write_unlabelled(tmp_path / "unlabelled.zip")
-    done = run_bench(*arguments, "--no-tracking") if arguments[0] == "run" else run_bench(*arguments)
+    done = (
+        run_bench(*arguments, "--no-tracking") if arguments[0] == "run" else run_bench(*arguments)
+    )
     assert one_line_of_help(done) == 2
     assert expected in done.stderr
     assert not list(tmp_path.glob("results/digits*/*/record.json"))
@@ -388,7 +398,7 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
     assert "A generator" in listed.stdout or "one-step generator" in listed.stdout
 
 
-# -- listings and plans -----------------------------------------------------------------------------
+# -- listings and plans ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "gpu", "paper"])

@@ -17,6 +17,7 @@ from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.networks.generator import Generator, GeneratorSettings
 from methods.networks.unet import UNet, UNetSettings
 from methods.noise import Denoiser, EDMNoise, denoising_loss, per_image, vp_discrete_sigmas
+
 from .conftest import GREY, Build
 
 ALL = registry.names()
@@ -135,7 +136,9 @@ class Zero(nn.Module):
 
 
 def test_training_noise_levels_are_log_normal() -> None:
-    levels = exact_denoiser().draw_sigma(make_batch(20_000, DataSpec(channels=1, size=1, classes=1)))
+    levels = exact_denoiser().draw_sigma(
+        make_batch(20_000, DataSpec(channels=1, size=1, classes=1))
+    )
     assert float(levels.log().mean()) == pytest.approx(-1.2, abs=0.03)
     assert float(levels.log().std()) == pytest.approx(1.2, abs=0.03)
 

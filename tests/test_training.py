@@ -24,6 +24,7 @@ from bench.training import (
 )
 from methods import registry
 from methods.base import EMA, Adam, Method
+
 from .conftest import Build
 
 ALL = registry.names()
