@@ -28,8 +28,13 @@ StudyName = Annotated[
 @app.command
 def run(
     *,
-    methods: Annotated[str, Parameter(help="Methods, comma-separated; see `bench methods`.")],
-    dataset: Annotated[str, Parameter(help="Data set; see `bench datasets`.")],
+    methods: Annotated[
+        str | None,
+        Parameter(
+            help="Methods, comma-separated; see `bench methods`. Default: all built-in ones."
+        ),
+    ] = None,
+    dataset: Annotated[str, Parameter(help="Data set; see `bench datasets`.")] = "digits",
     preset: Annotated[
         str | None,
         Parameter(help="Preset of the data set. Default: quick on a CPU, gpu on CUDA."),

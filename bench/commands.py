@@ -44,7 +44,7 @@ SMALLEST_FREE = 64 * 2**20
 class Asked:
     """The options of ``bench run`` as they were typed."""
 
-    methods: str
+    methods: str | None
     dataset: str
     preset: str | None
     data: Path | None
@@ -188,8 +188,10 @@ def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Se
     return cast("Settings", build(Settings, values, f"preset {name} of {asked.dataset}"))
 
 
-def parse_methods(text: str) -> list[str]:
-    """Parse a comma-separated list of methods."""
+def parse_methods(text: str | None) -> list[str]:
+    """Parse a comma-separated list of methods; ``None`` means all built-in ones."""
+    if text is None:
+        return list(registry.BUILTIN)
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         known = ", ".join(registry.names())

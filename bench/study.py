@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from bench.config import CellConfig, Settings, digest, one_line, to_yaml
 from bench.errors import UserError
 from bench.progress import Display
 from bench.record import Record, Status, save, write_text
 from bench.record import load as load_record
+from bench.report.frame import flatten
 from bench.worker import BAD_INPUT, CHECKPOINT, now
 from methods import registry
 
@@ -130,25 +132,14 @@ def check_study(request: Request) -> None:
     path = request.folder / "study.yaml"
     if not path.exists():
         return
-    stored = flatten(yaml.safe_load(path.read_text())["settings"])
-    asked = flatten(request.settings.model_dump(mode="json"))
+    stored = flatten("", yaml.safe_load(path.read_text())["settings"])
+    asked = flatten("", request.settings.model_dump(mode="json"))
     for key in sorted(stored.keys() | asked.keys()):
         if stored.get(key) != asked.get(key):
             raise UserError(
                 f"study '{request.name}' was run with {key} = {stored.get(key)}, not "
                 f"{asked.get(key)}; give another --study name (its results stay as they are)"
             )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested mappings: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
@@ -310,6 +301,7 @@ class Runner:
         self.tracker, self.display = tracker, display
         self.running: list[Running] = []
         self.synced = time.monotonic()
+        self.tracking_seconds = 0.0
 
     def run(self, planned: Sequence[Planned]) -> None:
         """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
@@ -381,29 +373,35 @@ class Runner:
                 self.close(cell)
             elif self.overdue(cell):
                 end(cell.process)
-                self.close(cell, timed_out=True)
+                limit = f"ran past the limit of {self.request.timeout:g} s"
+                self.close(cell, Status.TIMEOUT, limit)
         if time.monotonic() - self.synced > SYNC_SECONDS:
             for cell in self.running:
-                self.tracker.sync_cell(cell.planned.folder)
+                self.sync(cell.planned.folder)
             self.synced = time.monotonic()
+
+    def sync(self, folder: Path) -> None:
+        """Show a cell's folder in MLflow, and keep count of the seconds that takes."""
+        started = time.perf_counter()
+        self.tracker.sync_cell(folder)
+        self.tracking_seconds += time.perf_counter() - started
 
     def overdue(self, cell: Running) -> bool:
         """Whether a cell has run past the time limit."""
         limit = self.request.timeout
         return limit is not None and time.monotonic() - cell.started > limit
 
-    def close(self, cell: Running, *, timed_out: bool = False) -> None:
-        """Make the record say how the cell ended, and show it."""
+    def close(self, cell: Running, ended: Status | None = None, reason: str = "") -> None:
+        """Make the record say how the cell ended, or that we ended it, and show it."""
         kill_group(cell.process)
         os.close(cell.pipe)
         self.running.remove(cell)
         record = settle(cell.planned.folder, cell.process.returncode)
-        if timed_out and record.status != Status.FINISHED:
-            record.status = Status.TIMEOUT
-            record.reason = f"ran past the limit of {self.request.timeout:g} s"
+        if ended is not None and record.status != Status.FINISHED:
+            record.status, record.reason = ended, reason
             save(record, cell.planned.folder)
         self.display.end(cell.name, record)
-        self.tracker.sync_cell(cell.planned.folder)
+        self.sync(cell.planned.folder)
 
     def stop_all(self) -> None:
         """Ask every running cell to stop, give it time for a checkpoint, then end it."""
@@ -411,7 +409,7 @@ class Runner:
             cell.process.terminate()
         for cell in list(self.running):
             end(cell.process)
-            self.close(cell)
+            self.close(cell, Status.INTERRUPTED, "stopped by the user")
 
 
 def settle(folder: Path, code: int) -> Record:
@@ -440,8 +438,31 @@ def settle_study(folder: Path) -> None:
                 save(record, path.parent)
 
 
+@contextlib.contextmanager
+def only_command(request: Request) -> Iterator[None]:
+    """Hold the study against a second command; UserError if there is one already."""
+    request.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(request.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"study '{request.name}' is being run by another command; wait for it to end, "
+            "or give another --study name"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
     """Prepare, plan and run a study; returns its cells. Raises UserError before any training."""
+    with only_command(request):
+        return _execute(request, tracker_factory, display)
+
+
+def _execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
     check_study(request)
     with tempfile.TemporaryDirectory() as scratch:
         preparation = start_prepare(request, Path(scratch), check_only=False)
@@ -460,7 +481,20 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     runner = Runner(request, prepared, tracker, display)
     with display:
         runner.run(planned)
+    say_tracking(runner, planned, display)
     return planned
+
+
+def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -> None:
+    """Say what MLflow cost beside the training of the cells that ran."""
+    ran = [load_record(cell.folder) for cell in planned if cell.action != "reuse"]
+    training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
+    if training and runner.tracking_seconds > 0.01:
+        share = runner.tracking_seconds / training
+        display.say(
+            f"MLflow: {runner.tracking_seconds:.1f} s of logging beside {training:.0f} s of "
+            f"training ({share:.2%})"
+        )
 
 
 def dry_run(request: Request) -> list[Planned]:

@@ -176,8 +176,9 @@ class Stop:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: object) -> None:
-        self.requested = True
-        if not self.training:
+        # A second signal must not break into what the first one set off.
+        first, self.requested = not self.requested, True
+        if first and not self.training:
             raise InterruptedTrainingError(f"stopped by {signal.Signals(number).name}")
 
 

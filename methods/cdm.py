@@ -75,12 +75,12 @@ def repeat(x: Tensor, times: int) -> Tensor:
 
 
 @contextmanager
-def same_dropout(seed: int | None) -> Iterator[None]:
+def same_dropout(seed: int | None, device: torch.device) -> Iterator[None]:
     """Draw the dropout masks inside from ``seed`` and leave the global generators untouched."""
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
@@ -113,7 +113,7 @@ class CDM(Method):
         dropout = self.config.unet.dropout and self.denoiser.training
         # A seed from the CPU's generator: no device has to be waited for.
         seed = int(torch.randint(2**62, ())) if dropout else None
-        with same_dropout(seed):
+        with same_dropout(seed, x.device):
             denoised = self.denoiser(x, sigma)
         denoising = weighted_error(self.denoiser, denoised, batch.x, sigma).mean()
         consistency = self.consistency(batch, x, sigma, denoised, seed).mean()
@@ -134,7 +134,7 @@ class CDM(Method):
         differences = []
         for _ in range(2 // at_once):
             branch = self.branch(batch, start, levels.repeat(1, at_once), first, seed)
-            with same_dropout(seed):
+            with same_dropout(seed, x.device):
                 after = self.denoiser(branch, end.repeat(at_once))
             differences += [part - denoised for part in after.chunk(at_once)]
         return image_sum(differences[0] * differences[1])
@@ -151,7 +151,7 @@ class CDM(Method):
         """Run the reverse SDE from ``x`` down the ``levels`` (N + 1, B); ``denoised`` is D0."""
         for index in range(len(levels) - 1):
             if index:
-                with same_dropout(seed):
+                with same_dropout(seed, x.device):
                     denoised = self.denoiser(x, levels[index])
             now, next_ = per_image(levels[index]), per_image(levels[index + 1])
             noise = batch.randn(*x.shape)

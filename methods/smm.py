@@ -104,7 +104,8 @@ class SMM(Method):
         """Return ``x + sigma_t n``, the noise n, and the level's index t (B,)."""
         t = batch.randint(self.config.levels, x.shape[0])
         noise = batch.randn(*x.shape)
-        return x + per_image(self.sigmas.to(x.device)[t]) * noise, noise, t
+        self.sigmas = self.sigmas.to(x.device)
+        return x + per_image(self.sigmas[t]) * noise, noise, t
 
     def fakes(self, batch: Batch) -> Tensor:
         """Generate as many images as the batch has, (B, C, H, W)."""

@@ -283,6 +283,17 @@ def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_second_command_on_the_same_study_is_refused(tmp_path: Path, run_bench: Bench) -> None:
+    from filelock import FileLock
+
+    study = tmp_path / "results" / "digits-smoke"
+    study.mkdir(parents=True)
+    with FileLock(study / ".lock"):
+        done = run_bench("run", "--methods", "smm", *SMOKE, "--no-tracking")
+    assert one_line_of_help(done) == 2
+    assert "being run by another command" in done.stderr
+
+
 def test_changed_settings_do_not_mix_in_a_study(
     finished: tuple[Path, str], run_bench: Bench
 ) -> None:

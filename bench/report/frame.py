@@ -109,7 +109,7 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
     named = row.model_dump(include=set(TEXT)) | {
         "kind": "cell",
         "status": str(row.status),
-        "device": row.environment.get("device"),
+        "device": _device(row.environment),
         "commit": row.environment.get("commit"),
         "dirty": row.environment.get("dirty"),
         "log": str(folder / "log.txt"),
@@ -117,6 +117,15 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
     costs = row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True)
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
     return dict.fromkeys(TEXT) | named | numbers
+
+
+def _device(environment: Mapping[str, Any]) -> str | None:
+    """The device, and on a CPU how much of it a cell had: timings depend on both."""
+    name: str | None = environment.get("device")
+    if name is None or environment.get("device_type") != "cpu":
+        return name
+    threads, at_once = environment.get("threads"), environment.get("cells_at_once")
+    return f"{name}, {threads} thread(s) a cell, {at_once} cell(s) at once"
 
 
 def _anchor_row(study: Path, name: str, values: Mapping[str, Value]) -> dict[str, Any]:
