@@ -37,7 +37,6 @@ from methods.networks.unet import UNet
 from methods.noise import Denoiser, image_sum, per_image, weighted_error
 from methods.sde import DenoiserConfig
 
-
 STEPS = {
     "euler_maruyama": samplers.euler_maruyama_step,
     "ancestral": samplers.ancestral_step,
