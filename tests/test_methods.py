@@ -289,20 +289,21 @@ def test_branches_run_on_karras_levels_from_t_to_t_prime() -> None:
     assert (levels.diff(dim=0) < 0).all()
 
 
-@pytest.mark.parametrize(("dropout", "calls"), [(0.0, 11), (0.1, 11)])
-def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, calls: int) -> None:
-    """D0, D1, D2 with gradients (9 forward-equivalents) and 8 calls without: 17 in all."""
-    method = build("cdm", unet={"channels": 8, "dropout": dropout})
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("steps", [5, 1])
+def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, steps: int) -> None:
+    """D0, D1, D2 with gradients (9 forward-equivalents) and 2 (steps - 1) calls without."""
+    method = build("cdm", unet={"channels": 8, "dropout": dropout}, branch_steps=steps)
     method.networks["denoiser"].train()
     (objective,) = method.stages()[0].objectives
     with count_calls(method.networks) as counted:
         objective.loss(make_batch())
-    assert counted["denoiser"] == calls * 12
+    assert counted["denoiser"] == (3 + 2 * (steps - 1)) * 12
     plain = build("sde", unet={"channels": 8, "dropout": dropout})
     (baseline,) = plain.stages()[0].objectives
     _, flops = count_flops(lambda: objective.loss(make_batch()).backward())
     _, base = count_flops(lambda: baseline.loss(make_batch()).backward())
-    assert flops / base == pytest.approx(17 / 3, rel=0.01)
+    assert flops / base == pytest.approx((9 + 2 * (steps - 1)) / 3, rel=0.01)
 
 
 def test_dropout_does_not_enter_the_consistency_term(build: Build) -> None:
