@@ -63,7 +63,7 @@ def run(
         Parameter(help="Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."),
     ] = None,
     timeout: Annotated[
-        float | None, Parameter(help="Seconds that a cell may take, all in all.")
+        float | None, Parameter(help="Seconds that a cell may run before it is stopped.")
     ] = None,
     weights: Annotated[
         Path | None, Parameter(help="File of the feature extractor's weights.")
@@ -196,13 +196,16 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"{' '.join(str(error).split())} (see `bench --help`)")
     except UserError as error:
         return complain(str(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does: no reason for a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        complain(f"{error.strerror or error}: {error.filename or 'see above'}")
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
     return result if isinstance(result, int) else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from bench.record import Status, load
 from bench.tracking import NullTracker, Tracker
 from methods import registry
 
+RESERVED = ("cache", "mlartifacts", "mlflow.db")
+"""Names under the results folder that are no study's."""
 SMALLEST_FREE = 64 * 2**20
 """Bytes that must be free where results go, before anything starts."""
 
@@ -69,6 +72,9 @@ def run(asked: Asked, *, tracking: bool) -> int:
     check_writable(request.results)
     display = Display()
     trackers: list[Tracker | NullTracker] = []
+    # A scheduler's or a closed terminal's signal ends the study as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
     def open_tracker() -> Tracker | NullTracker:
         trackers.append(Tracker.open(request.results) if tracking else NullTracker())
@@ -129,18 +135,24 @@ def finished(cell: study.Planned) -> bool:
 
 
 def dry_run(asked: Asked) -> int:
-    """Print the plan and the resolved configuration; nothing is written under the results."""
+    """Print the resolved configuration and the plan; nothing is downloaded or run."""
     request = resolve(asked)
-    planned = study.dry_run(request)
-    print(f"# study {request.name} in {request.folder}, {request.jobs} cell(s) at a time")
-    for cell in planned:
-        print(f"# {cell.folder.name}: {cell.action} ({cell.why})")
     configuration = {
         "settings": request.settings.model_dump(mode="json"),
         "methods": dict(request.methods),
         "seeds": list(request.seeds),
     }
     print(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), end="")
+    print(f"# study {request.name} in {request.folder}, {request.jobs} cell(s) at a time")
+    try:
+        planned = study.dry_run(request)
+    except UserError as error:
+        if asked.data is not None or request.settings.device != "cpu":
+            raise
+        print(f"# no plan before the data are there: {error}")
+        return 0
+    for cell in planned:
+        print(f"# {cell.folder.name}: {cell.action} ({cell.why})")
     return 0
 
 
@@ -157,7 +169,12 @@ def resolve(asked: Asked) -> study.Request:
     device = asked.device or default_device()
     preset_name, preset = choose_preset(asked.dataset, asked.preset, device)
     overrides = parse_set(asked.overrides)
-    preset = apply_overrides(preset, overrides, registry.names())
+    left_out = [name for name in overrides if name in registry.names() and name not in methods]
+    if left_out:
+        raise UserError(
+            f"--set names '{left_out[0]}', which --methods leaves out; add it or drop it"
+        )
+    preset = apply_overrides(preset, overrides, methods)
     check_common(preset, overrides, methods)
     settings = resolve_settings(asked, preset_name, preset, device)
     return study.Request(
@@ -236,8 +253,12 @@ def parse_seeds(text: str) -> list[int]:
 def study_name(asked: Asked, preset: str) -> str:
     """Name the study after data set and preset, and after whatever else was asked for."""
     if asked.study is not None:
-        if not asked.study.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise UserError(f"--study '{asked.study}': use letters, digits, '-', '_' and '.' only")
+        plain = asked.study.replace("-", "").replace("_", "").replace(".", "").isalnum()
+        if not plain or asked.study in RESERVED:
+            raise UserError(
+                f"--study '{asked.study}': use letters, digits, '-', '_' and '.', and none of "
+                f"{', '.join(RESERVED)}"
+            )
         return asked.study
     given = {
         "data": asked.data and str(asked.data.resolve()),
@@ -261,7 +282,7 @@ def default_jobs(settings: Settings) -> int:
     """One cell at a time on an accelerator; on a CPU as many as its cores carry."""
     if settings.device != "cpu" or settings.threads is None:
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // settings.threads)
+    return max(1, len(psutil.Process().cpu_affinity()) // settings.threads)
 
 
 def check_writable(results: Path) -> None:
@@ -306,7 +327,7 @@ def sync(results: Path, folders: Sequence[Path]) -> int:
     """Bring MLflow up to date with the studies; 1 if it could not be."""
     tracker = Tracker.open(results)
     for folder in folders:
-        study.settle_study(folder)
+        study.settle_if_idle(folder)
         tracker.sync_study(folder)
         if tracker.trouble:
             print(f"bench: {folder.name}: {tracker.trouble}", file=sys.stderr)

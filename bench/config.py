@@ -62,7 +62,7 @@ class Training(Section):
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Arithmetic of the networks, in training and sampling."""
     compile: bool = False
-    """Compile each network with torch.compile after the first step of its stage."""
+    """Train with torch.compile, from the second step of each stage; sampling stays uncompiled."""
     log_kimg: float = Field(1.0, gt=0)
     """Thousands of images between points of the loss curves."""
     snapshots: int = Field(0, ge=0)

@@ -21,10 +21,14 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "clean-fid")
 
 @cache
 def commit() -> tuple[str, bool | None]:
-    """Return this checkout's commit and whether it has uncommitted changes.
+    """Return the commit of this checkout or of the installed wheel, and whether the tree differed.
 
-    An installed package has no commit: its version stands instead, and ``None``.
+    A wheel that was not built from a checkout has none: the version stands instead, and ``None``.
     """
+    built = Path(__file__).parent / "commit.txt"
+    if built.exists():
+        text = built.read_text().strip()
+        return text.removesuffix("+"), text.endswith("+")
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return f"scorebench-{__version__}", None

@@ -40,11 +40,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def time_left(fraction: float, elapsed: float) -> str:
-    """Estimate the time left of a phase, or an empty text before it can be told."""
-    if not 0.01 < fraction < 1:
+def time_left(fraction: float, start: float, elapsed: float) -> str:
+    """Estimate the time left of a phase that began at fraction ``start``; empty if too early."""
+    if not 0.01 < fraction - start < 1 or fraction >= 1:
         return ""
-    return f"{clock(elapsed * (1 - fraction) / fraction)} left"
+    return f"{clock(elapsed * (1 - fraction) / (fraction - start))} left"
 
 
 class Display:
@@ -54,7 +54,8 @@ class Display:
         self.console = console or Console(file=sys.stderr, highlight=False)
         self.live = self.console.is_terminal
         self.bars: dict[str, TaskID] = {}
-        self.phases: dict[str, tuple[str, float]] = {}
+        self.phases: dict[str, tuple[str, float, float]] = {}
+        """Each cell's phase, when it began, and at which fraction."""
         self.printed: dict[str, float] = {}
         self.progress = Progress(
             TextColumn("{task.fields[cell]:<14}"),
@@ -89,7 +90,7 @@ class Display:
 
     def start(self, cell: str, why: str) -> None:
         """A cell's process was started."""
-        self.phases[cell] = ("starting", time.monotonic())
+        self.phases[cell] = ("starting", time.monotonic(), 0.0)
         if self.live:
             self.bars[cell] = self.progress.add_task("", total=1.0, cell=cell, told="starting")
         else:
@@ -98,13 +99,12 @@ class Display:
     def update(self, cell: str, told: Mapping[str, Any]) -> None:
         """A cell told of its progress."""
         moment = time.monotonic()
-        phase, since = self.phases[cell]
-        changed = phase != told["phase"]
-        if changed:
-            since = moment
-            self.phases[cell] = (told["phase"], since)
         fraction = float(told.get("fraction", 0.0))
-        text = f"{describe(told)}  {time_left(fraction, moment - since)}".rstrip()
+        changed = self.phases[cell][0] != told["phase"]
+        if changed:
+            self.phases[cell] = (told["phase"], moment, fraction)
+        _, since, start = self.phases[cell]
+        text = f"{describe(told)}  {time_left(fraction, start, moment - since)}".rstrip()
         if self.live:
             self.progress.update(self.bars[cell], completed=fraction, told=text)
         elif changed or moment - self.printed.get(cell, 0.0) > PLAIN_SECONDS:

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from filelock import FileLock, Timeout
 
@@ -224,7 +226,8 @@ class Preparation:
         if self.process.returncode == BAD_INPUT:
             raise UserError(one_line(errors.strip().splitlines()[-1]))
         if self.process.returncode != 0:
-            raise RuntimeError(f"preparing the study failed:\n{errors}")
+            print(errors, file=sys.stderr)
+            raise UserError("preparing the study failed for the reason above")
         answer: dict[str, Any] = json.loads(self.answer.read_text())
         return answer
 
@@ -239,6 +242,7 @@ def worker_environment(request: Request) -> dict[str, str]:
     environment = dict(os.environ)
     environment["SCOREBENCH_CACHE"] = str(request.cache)
     environment["SCOREBENCH_COMMAND"] = shlex.join(["bench", *sys.argv[1:]])
+    environment["SCOREBENCH_PARENT"] = str(os.getpid())
     environment["SCOREBENCH_JOBS"] = str(request.jobs)
     if request.settings.threads is not None:
         # Before numpy's and torch's libraries are loaded, or they take every core.
@@ -432,16 +436,26 @@ def settle_study(folder: Path) -> None:
     for path in folder.glob("*-seed*/record.json"):
         record = load_record(path.parent)
         if record is not None and record.status == Status.RUNNING:
-            alive = Path(f"/proc/{record.environment.get('pid')}").exists()
-            if not alive:
+            pid = record.environment.get("pid")
+            here = record.environment.get("host") == socket.gethostname()
+            if here and not (pid and psutil.pid_exists(pid)):
                 record.status, record.reason = Status.INTERRUPTED, "its command was ended"
                 save(record, path.parent)
+
+
+def settle_if_idle(folder: Path) -> None:
+    """Settle a study unless a command is running it."""
+    with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=0):
+        settle_study(folder)
 
 
 @contextlib.contextmanager
 def only_command(request: Request) -> Iterator[None]:
     """Hold the study against a second command; UserError if there is one already."""
-    request.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        request.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"'{request.folder}' cannot be made: {error.strerror}") from error
     lock = FileLock(request.folder / ".lock")
     try:
         lock.acquire(timeout=0)

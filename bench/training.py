@@ -127,6 +127,9 @@ class StageRun:
     averages: dict[str, MovingAverage]
     step: int = 0
     seconds: float = 0.0
+    """Seconds of training, on the ledger's account."""
+    compiling: bool = False
+    """Whether the next step is the first of the compiled networks."""
     flops: dict[str, float] = field(default_factory=dict)
     """FLOPs of one evaluation of each objective, counted on its first."""
 
@@ -194,6 +197,9 @@ class Trainer:
             self._finish(run)
             self.run_ = None
             self.stage_index += 1
+        # Here too, since a run that goes on after its training has no stage left to finish.
+        for network in self.method.networks.values():
+            network.eval().requires_grad_(False)
         self._checkpoint()
 
     def _begin(self, stage: Stage) -> StageRun:
@@ -213,15 +219,17 @@ class Trainer:
         )
 
     def _train(self, run: StageRun) -> None:
-        while True:
-            started = time.perf_counter()
-            first = not run.is_counted
-            self._step(run)
-            if not first:
-                run.seconds += time.perf_counter() - started
+        base = self.ledger.elapsed("train") - run.seconds
+        while self.progress(run) < 1:
+            counted = run.is_counted
+            with self.ledger.part("compile") if run.compiling else nullcontext():
+                self._step(run)
+            # The step that counts FLOPs, and the one that compiles, are not the method's own time.
+            run.compiling = self.settings.compile and not counted
+            if not counted:
+                base = self.ledger.elapsed("train")
+            run.seconds = self.ledger.elapsed("train") - base
             self._events(run)
-            if self.progress(run) >= 1:
-                return
 
     def _step(self, run: StageRun) -> None:
         batch = self.feed.next(self.generator)
@@ -287,7 +295,8 @@ class Trainer:
         for name, average in run.averages.items():
             self.method.networks[name].load_state_dict(average.weights)
         for network in self.method.networks.values():
-            network.eval().requires_grad_(False)
+            # Sampling runs uncompiled, where hooks can count; compiled calls pass them by.
+            network._compiled_call_impl = None
 
     # -- budget -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -123,26 +124,49 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     evaluation = settings.evaluation
     cache = Path(request["cache"])
     device = open_device(settings.device, settings.threads, settings.training.precision)
-    dataset = load(settings.dataset, path=settings.data, cache=cache)
+    check_only = request["check_only"]
+    dataset = load(settings.dataset, path=settings.data, cache=cache, download=not check_only)
     for name, config in request["methods"].items():
         with torch.device("meta"):
             build_method(name, config, dataset)
-    extractor = metrics.extractors.load(
-        evaluation.extractor, device=device, weights=settings.weights, cache=cache
-    )
-    if not request["check_only"]:
-        metrics.self_test()
-        path = Path(request["study"]) / ANCHORS
-        if not path.exists():
-            write_text(path, compute_anchors(settings, dataset, extractor, cache).model_dump_json())
-    return {
+    answer = {
         "data_variant": dataset.variant,
         "data_sha256": dataset.sha256,
         "data_source": dataset.source,
-        "notes": list(dataset.notes),
-        "extractor_sha256": extractor.sha256,
+        "notes": [*dataset.notes, *missing_anchor(dataset, evaluation.samples)],
+        "extractor_sha256": metrics.extractors.SHA256[evaluation.extractor],
         "protocol": metrics.PROTOCOL,
     }
+    if not check_only:
+        metrics.self_test()
+        extractor = metrics.extractors.load(
+            evaluation.extractor, device=device, weights=settings.weights, cache=cache
+        )
+        path = Path(request["study"]) / ANCHORS
+        if not are_current(path, answer):
+            write_text(path, compute_anchors(settings, dataset, extractor, cache).model_dump_json())
+    return answer
+
+
+def missing_anchor(dataset: Dataset, n: int) -> list[str]:
+    """Say so where there are too few held-out images for the anchor of real ones."""
+    held_out = 0 if dataset.test is None else len(dataset.test)
+    if held_out >= n:
+        return []
+    return [f"no anchor of held-out images: {n} are needed and there are {held_out}"]
+
+
+def are_current(path: Path, answer: dict[str, Any]) -> bool:
+    """Whether the stored anchors are of the same data, extractor and protocol."""
+    if not path.exists():
+        return False
+    rows = Anchors.model_validate_json(path.read_bytes()).rows
+    return all(
+        value.provenance[key] == answer[key]
+        for row in rows.values()
+        for value in row.values()
+        for key in ("data_sha256", "extractor_sha256", "protocol")
+    )
 
 
 def compute_anchors(
@@ -187,14 +211,15 @@ class Progress:
 
     def __init__(self) -> None:
         self.descriptor = int(os.environ.get("SCOREBENCH_PROGRESS", "-1"))
-        self.last = 0.0
+        self.last, self.phase = 0.0, ""
 
     def __call__(self, phase: str, **values: Any) -> None:
         """Send one line of JSON; a parent that is gone is no reason to stop."""
         moment = time.monotonic()
-        if self.descriptor < 0 or moment - self.last < PROGRESS_SECONDS:
+        too_soon = phase == self.phase and moment - self.last < PROGRESS_SECONDS
+        if self.descriptor < 0 or too_soon:
             return
-        self.last = moment
+        self.last, self.phase = moment, phase
         try:
             os.write(self.descriptor, json.dumps({"phase": phase, **values}).encode() + b"\n")
         except OSError:
@@ -240,6 +265,7 @@ class Cell:
         """Run the cell to its end; the record is complete when this returns."""
         self.record.status, self.record.reason = Status.RUNNING, ""
         self.record.started = self.record.started or now()
+        self.record.environment |= {"host": socket.gethostname(), "pid": os.getpid()}
         save(self.record, self.folder)
         self.progress("starting", fraction=0.0)
         settings = self.settings
@@ -249,9 +275,13 @@ class Cell:
             self.device, started=self.spawned, carried=state["ledger"] if state else None
         )
         self.record.environment |= describe(self.device)
+        save(self.record, self.folder)
         self._load()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self._train(state)
         drawn = self._sample()
+        self._note_peak_memory()
         self._evaluate(drawn)
         self._finish()
 
@@ -339,6 +369,7 @@ class Cell:
 
     def _checkpoint(self, trainer: State) -> None:
         state = {
+            "key": self.record.key,
             "trainer": trainer,
             "curve_bytes": self.curves.size(),
             "ledger": self.ledger.totals(),
@@ -350,7 +381,8 @@ class Cell:
         if not path.exists():
             return None
         state: State = torch.load(path, map_location=self.device, weights_only=True)
-        return state
+        # A checkpoint of other settings or another source is not this cell's.
+        return state if state["key"] == self.record.key else None
 
     def _snapshot(self, place: dict[str, Any]) -> None:
         """Measure quality for the curves; it never decides anything."""
@@ -358,8 +390,11 @@ class Cell:
         source = self._source("snapshots")
         with self.ledger.part("sample"):
             images = draw_images(source, wanted, min(wanted, self.settings.sampling.batch))
+        self._note_peak_memory()
         with self.ledger.part("evaluate"):
             values = self._measure(images, None)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.curves.append({**place, "values": {name: v.value for name, v in values.items()}})
 
     # -- after training -----------------------------------------------------------------------
@@ -435,8 +470,13 @@ class Cell:
         networks, cost = self.method.networks, self.record.cost
         cost.parameters_by_network = {name: parameters(n) for name, n in networks.items()}
         cost.parameters = sum(cost.parameters_by_network.values())
-        cost.peak_memory_bytes, cost.peak_memory_kind = peak_memory(self.device)
         self.close(Status.FINISHED, "")
+
+    def _note_peak_memory(self) -> None:
+        """Keep the peak of training and sampling; the extractor's own must not count."""
+        cost = self.record.cost
+        peak, cost.peak_memory_kind = peak_memory(self.device)
+        cost.peak_memory_bytes = max(peak, cost.peak_memory_bytes or 0)
 
     def close(self, status: Status, reason: str) -> None:
         """Write the record's end."""
@@ -471,6 +511,9 @@ def die_with_parent() -> None:
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    # The parent may have ended before this process could ask.
+    if os.getppid() != int(os.environ.get("SCOREBENCH_PARENT", os.getppid())):
+        sys.exit(INTERRUPTED)
 
 
 def main(arguments: list[str]) -> int:

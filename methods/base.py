@@ -138,7 +138,7 @@ class Method(ABC):
     Config: ClassVar[type[Settings]]
     needs_labels: ClassVar[bool] = False
     """Whether training or sampling needs class labels."""
-    second_order: ClassVar[frozenset[str]] = frozenset()
+    second_order: frozenset[str] = frozenset()
     """Networks whose input gradient is differentiated again; torch.compile cannot do that."""
 
     networks: dict[str, nn.Module]

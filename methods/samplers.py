@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from methods.base import Settings
@@ -35,6 +35,12 @@ class SamplerSettings(Settings):
     s_min: float = Field(0.01, ge=0)
     s_max: float = Field(1.0, gt=0)
     s_noise: float = Field(1.007, gt=0)
+
+    @model_validator(mode="after")
+    def _levels_fall(self) -> SamplerSettings:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} is not below sigma_max {self.sigma_max}")
+        return self
 
 
 class Sampler(Protocol):

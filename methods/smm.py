@@ -65,13 +65,14 @@ class SMM(Method):
 
     name = "smm"
     Config = SMMConfig
-    second_order = frozenset({"score"})  # R1
 
     def __init__(self, config: SMMConfig, data: DataSpec) -> None:
         self.config, self.data = config, data
         self.score = UNet(config.score_network, data)
         self.generator = Generator(config.generator, data)
         self.networks = {"score": self.score, "generator": self.generator}
+        if config.r1_gamma > 0:
+            self.second_order = frozenset({"score"})
         self.sigmas = vp_discrete_sigmas(config.levels)
 
     def stages(self) -> Sequence[Stage]:
@@ -110,7 +111,7 @@ class SMM(Method):
     def fakes(self, batch: Batch) -> Tensor:
         """Generate as many images as the batch has, (B, C, H, W)."""
         latents = batch.randn(batch.x.shape[0], self.config.generator.z)
-        return self.generator(latents).float()
+        return self.generator(latents)
 
     def score_loss(self, batch: Batch) -> Tensor:
         """Match the noise of real images, predict none on fakes."""

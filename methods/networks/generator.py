@@ -63,5 +63,5 @@ class Generator(nn.Module):
         h = F.silu(self.norm(h))
         for level in self.levels:
             h = level(h)
-        h = self.out(h)
+        h = self.out(h).float()
         return h.tanh() if self.settings.bounded else h

@@ -1,0 +1,55 @@
+"""The README's first command from an installed wheel, outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from methods import registry
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})},
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the installed wheel, without its dependencies."""
+    place = tmp_path_factory.mktemp("wheel")
+    python = sys.executable
+    run(python, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), cwd=ROOT)
+    (wheel,) = place.glob("*.whl")
+    target = place / "site"
+    run(python, "-m", "pip", "install", "--no-deps", "--target", str(target), str(wheel), cwd=place)
+    return target
+
+
+def test_the_wheel_holds_presets_and_weights(installed: Path) -> None:
+    assert (installed / "bench" / "configs" / "digits.yaml").exists()
+    assert list((installed / "bench" / "metrics" / "weights").glob("*"))
+    assert not (installed / "tests").exists()
+
+
+def test_the_first_command_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    line = re.search(r"\.venv/bin/bench (run --methods \S+ --dataset \S+)", readme)
+    assert line is not None
+    command = [str(installed / "bin" / "bench"), *line[1].split(), "--preset", "smoke"]
+    env = {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
+    where = run(sys.executable, "-c", "import bench; print(bench.__file__)", cwd=tmp_path, env=env)
+    assert Path(where.strip()).is_relative_to(installed)
+    output = run(sys.executable, *command, cwd=tmp_path, env=env)
+    for name in registry.names():
+        assert re.search(rf"^\| {name} +\| 1/1 ", output, re.MULTILINE)
