@@ -282,7 +282,11 @@ def default_jobs(settings: Settings) -> int:
     """One cell at a time on an accelerator; on a CPU as many as its cores carry."""
     if settings.device != "cpu" or settings.threads is None:
         return 1
-    return max(1, len(psutil.Process().cpu_affinity()) // settings.threads)
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // settings.threads)
 
 
 def check_writable(results: Path) -> None:

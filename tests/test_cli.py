@@ -333,6 +333,11 @@ BAD = {
     "common key": ([*RUN, "--set", "common.unett.channels=1"], "unett"),
     "value's type": ([*RUN, "--set", "training.batch=many"], 'training.batch = "many"'),
     "value's range": ([*RUN, "--set", "smm.levels=0"], "levels = 0"),
+    "key of another method": ([*RUN, "--set", "cdm.branch_steps=3"], "which --methods leaves out"),
+    "levels that rise": (
+        ["run", "--methods", "sde", *SMOKE, "--set", "sde.sampler.sigma_min=90"],
+        "not below sigma_max",
+    ),
     "set without value": ([*RUN, "--set", "smm.levels"], "METHOD.KEY=VALUE"),
     "set without section": ([*RUN, "--set", "levels=3"], "METHOD.KEY=VALUE"),
     "U-Net and size": (
@@ -360,6 +365,7 @@ BAD = {
     ),
     "weights": ([*RUN, "--weights", "missing.pt"], "missing.pt"),
     "results": ([*RUN, "--results", "a-file"], "cannot be written"),
+    "reserved study": ([*RUN, "--study", "cache"], "none of cache"),
     "table of nothing": (["table"], "no study"),
 }  # fmt: skip
 

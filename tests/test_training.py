@@ -222,6 +222,27 @@ def test_snapshots_use_averaged_weights_and_leave_the_trained_ones(build: Build)
     assert seen == [True, True, True]
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_run_resumed_after_training_samples_without_dropout(build: Build, name: str) -> None:
+    watch = Watch()
+    make_trainer(build(name), watch).run()
+    resumed = build(name)
+    make_trainer(resumed, Watch()).run(watch.state)
+    for network in resumed.networks.values():
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_run_stopped_at_its_last_step_takes_no_further_one(build: Build) -> None:
+    watch = Watch(stop_at=20)
+    with pytest.raises(InterruptedTrainingError):
+        make_trainer(build("sde"), watch).run()
+    assert watch.state["steps"] == 20
+    again = make_trainer(build("sde"), Watch())
+    again.run(watch.state)
+    assert again.steps == 20
+
+
 # -- pieces -----------------------------------------------------------------------------------
 
 
