@@ -437,9 +437,13 @@ class Cell:
         self.progress("evaluating", fraction=0.0)
         with self.ledger.part("evaluate"):
             self.record.metrics = self._measure(drawn.images, drawn.labels, keep=True)
+            # The curves' last point, of as many samples as the points before it.
+            few = self.evaluation.snapshot_samples
+            last = self._measure(drawn.images[:few], None) if few < len(drawn.images) else {}
         place = {"images": self.trainer.images, "step": self.trainer.steps}
         seconds = round(self.ledger.elapsed("train"), 3)
-        values = {name: value.value for name, value in self.record.metrics.items()}
+        measured = last | self.record.metrics
+        values = {name: value.value for name, value in measured.items()}
         self.curves.append({**place, "seconds": seconds, "stage": "final", "values": values})
 
     def _measure(self, images: Any, labels: Any, *, keep: bool = False) -> dict[str, Value]:

@@ -15,7 +15,7 @@ from bench.record import write_atomically
 
 TILE = 32
 """Smallest side of an image in a written grid, in pixels; smaller ones are repeated up to it."""
-GAP = 2
+GAP = 6
 BACKGROUND = 255
 
 

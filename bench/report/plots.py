@@ -373,6 +373,8 @@ def metric_curve(content: Study, metric: str) -> Figure:
     curves = content.curves[content.curves["name"] == metric]
     if curves.empty:
         raise Skipped(f"no cell has logged '{metric}' during training")
+    if curves.groupby(["method", "seed"]).size().max() < 2:
+        raise Skipped(f"no cell has more than one point of '{metric}'")
     figure, panels = new_figure(7.0, 3.2, 2, sharey=True)
     for axes, column in zip(panels, ("images", "seconds"), strict=True):
         for method, first, line in _lines(curves, metric):
