@@ -19,7 +19,7 @@ from bench import record
 from bench.errors import UserError
 from bench.record import Anchors, Cost, Status
 from bench.report.frame import aggregate, direction, load_frame, mean_interval, metric_names
-from bench.report.grid import grid_image, write_grid
+from bench.report.grid import GAP, grid_image, write_grid
 from bench.report.plots import (
     DPI,
     Panel,
@@ -493,7 +493,7 @@ def test_written_grids_are_enlarged_by_whole_factors(tmp_path: Path, side: int, 
     images = np.random.default_rng(0).integers(0, 256, (4, 3, side, side)).astype(np.uint8)
     write_grid(tmp_path / "grid.png", images, columns=2)
     picture = picture_of(tmp_path / "grid.png")
-    assert picture.shape == (2 * tile + 2, 2 * tile + 2, 3)
+    assert picture.shape == (2 * tile + GAP, 2 * tile + GAP, 3)
     step = tile // side
     assert np.array_equal(picture[:tile:step, :tile:step], images[0].transpose(1, 2, 0))
 
