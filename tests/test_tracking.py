@@ -30,7 +30,6 @@ from bench.tracking import NullTracker, Tracker, final_metrics, store_uri
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
 
 # MLflow's own tables use an option that SQLAlchemy is about to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
