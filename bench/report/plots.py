@@ -131,11 +131,16 @@ def pictures(content: Study, study: Path) -> Iterator[tuple[str, Callable[[Path]
         for cost in (TIME, FLOPS):
             yield f"{metric}-{cost.name}", _chart(quality, content, metric, cost)
     yield "losses", _chart(losses, content)
-    logged = set(content.curves["name"])
-    for metric in sorted(name for name in logged if direction(name)) or names[:1]:
+    for metric in _with_a_course(content.curves) or names[:1]:
         yield f"curve-{metric}", _chart(metric_curve, content, metric)
     yield "ledger", _chart(ledger, content)
     yield "samples", lambda path: [samples(content, study, path)]
+
+
+def _with_a_course(curves: pd.DataFrame) -> list[str]:
+    """Names of the metrics that some cell has taken more than once in training."""
+    points = curves.groupby(["name", "method", "seed"]).size().groupby("name").max()
+    return sorted(name for name in points[points > 1].index if direction(name))
 
 
 def _chart(draw: Callable[..., Figure], *arguments: Any) -> Callable[[Path], list[Path]]:
@@ -373,8 +378,6 @@ def metric_curve(content: Study, metric: str) -> Figure:
     curves = content.curves[content.curves["name"] == metric]
     if curves.empty:
         raise Skipped(f"no cell has logged '{metric}' during training")
-    if curves.groupby(["method", "seed"]).size().max() < 2:
-        raise Skipped(f"no cell has more than one point of '{metric}'")
     figure, panels = new_figure(7.0, 3.2, 2, sharey=True)
     for axes, column in zip(panels, ("images", "seconds"), strict=True):
         for method, first, line in _lines(curves, metric):
