@@ -468,14 +468,14 @@ def train_one_dimension(build: Build, mismatch_weight: float) -> Affine:
 def test_smm_s_fixed_point_in_one_dimension(build: Build) -> None:
     """One level sigma = 1 on N(0, 1): the generator ends at std 0.227 (METHODS), mean 0."""
     generator = train_one_dimension(build, mismatch_weight=1.0)
-    assert abs(float(generator.s)) == pytest.approx(0.227, abs=0.04)
-    assert float(generator.m) == pytest.approx(0, abs=0.1)
+    assert abs(generator.s.item()) == pytest.approx(0.227, abs=0.04)
+    assert generator.m.item() == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.slow
 def test_smm_without_the_mismatch_term_collapses(build: Build) -> None:
     generator = train_one_dimension(build, mismatch_weight=0.0)
-    assert abs(float(generator.s)) < 0.08
+    assert abs(generator.s.item()) < 0.08
 
 
 def test_r1_is_an_objective_of_its_own_and_zero_for_a_constant_score(build: Build) -> None:
