@@ -201,7 +201,7 @@ def test_failed_cells_stay_apart(
 
     methods = ",".join([*plugins.NAMES, "smm"])
     done = run_bench(
-        "run", "--methods", methods, *SMOKE, "--timeout", "45", env=plugin_env, timeout=500
+        "run", "--methods", methods, *SMOKE, "--timeout", "60", env=plugin_env, timeout=500
     )
     assert done.returncode == 1, done.stderr
     study = tmp_path / "results" / "digits-smoke"
@@ -214,7 +214,7 @@ def test_failed_cells_stay_apart(
     assert "SIGKILL" in found["killed"][1]
     assert found["exits"] == (Status.KILLED, "its process ended with code 3; see log.txt")
     assert found["unfit"] == (Status.DIVERGED, "a sample is not finite")
-    assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 45 s")
+    assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 60 s")
     for name in plugins.NAMES:
         assert re.search(rf"^\|.*{name}.*\|", done.stdout, re.MULTILINE), name
         assert f"{name}-seed0 did not finish" in done.stderr

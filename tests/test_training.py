@@ -302,18 +302,22 @@ def test_learning_rates() -> None:
     assert [learning_rate(cosine, 1, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
 
 
-def test_the_ledger_balances() -> None:
+def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of our own: nested parts are charged once, carried seconds are kept."""
+    clock = [100.0]
+    monkeypatch.setattr("bench.cost.time.perf_counter", lambda: clock[0])
     ledger = Ledger(CPU, carried={"train": 2.0, "wall": 3.0, "other": 1.0})
+    clock[0] += 5
     with ledger.part("train"):
-        time.sleep(0.03)
+        clock[0] += 30
         with ledger.part("log"):
-            time.sleep(0.02)
-        time.sleep(0.01)
+            clock[0] += 20
+        clock[0] += 10
+        assert ledger.elapsed("train") == 42
     totals = ledger.totals()
     assert set(totals) == {*PARTS, "wall"}
-    assert totals["train"] == pytest.approx(2.04, abs=0.015)
-    assert totals["log"] == pytest.approx(0.02, abs=0.015)
-    assert sum(totals[part] for part in PARTS) == pytest.approx(totals["wall"], rel=0.01)
+    assert (totals["train"], totals["log"], totals["other"]) == (42, 20, 6)
+    assert sum(totals[part] for part in PARTS) == totals["wall"] == 68
 
 
 def test_a_timing_s_interval_holds_its_median() -> None:
