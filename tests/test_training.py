@@ -176,6 +176,25 @@ def test_a_frozen_network_does_not_change(build: Build) -> None:
         assert torch.equal(value, method.networks["denoiser"].state_dict()[key])
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_reach_only_the_objective_s_network(build: Build, name: str) -> None:
+    method = build(name)
+    trainer = make_trainer(method, Watch(), budget="0.064kimg")
+    original = trainer._loss_and_gradient
+    seen: set[str] = set()
+
+    def watched(objective: Any, batch: Any) -> torch.Tensor:
+        for key, network in method.networks.items():
+            wanted = {parameter.requires_grad for parameter in network.parameters()}
+            assert wanted == {key == objective.network}
+        seen.add(objective.network)
+        return original(objective, batch)
+
+    trainer._loss_and_gradient = watched  # type: ignore[method-assign]
+    trainer.run()
+    assert seen == set(method.networks)
+
+
 def test_training_lowers_the_loss_and_ends_with_the_average(build: Build) -> None:
     method, watch = build("sde", optimizer={"lr": 1e-2, "warmup_kimg": 0}), Watch()
     feed = make_feed()
