@@ -335,6 +335,8 @@ class Trainer:
         if self.snapshots < math.floor(done * self.settings.snapshots + 1e-9):
             self.snapshots = math.floor(done * self.settings.snapshots + 1e-9)
             if done < 1:  # The end of training is evaluated in full.
+                # A loss that is not finite says more than the samples that it spoils.
+                self._emit(run)
                 with self.averaged(run):
                     self.hooks.snapshot(self._place(run))
         self.hooks.progress({"fraction": done, "loss": self.last_loss, **self._place(run)})
