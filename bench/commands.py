@@ -169,7 +169,8 @@ def resolve(asked: Asked) -> study.Request:
     device = asked.device or default_device()
     preset_name, preset = choose_preset(asked.dataset, asked.preset, device)
     overrides = parse_set(asked.overrides)
-    left_out = [name for name in overrides if name in registry.names() and name not in methods]
+    reached = {*methods, *map(registry.base, methods)}
+    left_out = [n for n in overrides if registry.base(n) in registry.names() and n not in reached]
     if left_out:
         raise UserError(
             f"--set names '{left_out[0]}', which --methods leaves out; add it or drop it"
@@ -181,7 +182,7 @@ def resolve(asked: Asked) -> study.Request:
         name=study_name(asked, preset_name),
         results=asked.results.resolve(),
         settings=settings,
-        methods={name: resolve_method(load_method(name).Config, preset, name) for name in methods},
+        methods={label: resolve_label(label, preset) for label in methods},
         seeds=seeds,
         jobs=asked.jobs or default_jobs(settings),
         timeout=asked.timeout,
@@ -206,27 +207,42 @@ def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Se
 
 
 def parse_methods(text: str | None) -> list[str]:
-    """Parse a comma-separated list of methods; ``None`` means all built-in ones."""
+    """Parse a comma-separated list of methods and variants; ``None``: all built-in methods."""
     if text is None:
         return list(registry.BUILTIN)
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
+    labels = [label.strip() for label in text.split(",") if label.strip()]
+    if not labels:
         known = ", ".join(registry.names())
         raise UserError(f"--methods '{text}' names none; choose from: {known}")
-    for name in names:
-        if name not in registry.names():
-            raise unknown("method", name, registry.names())
-        if names.count(name) > 1:
-            raise UserError(f"--methods names '{name}' twice; name each method once")
-    return names
+    for label in labels:
+        if registry.base(label) not in registry.names():
+            raise unknown("method", registry.base(label), registry.names())
+        if labels.count(label) > 1:
+            raise UserError(f"--methods names '{label}' twice; name each method once")
+    return labels
 
 
-def load_method(name: str) -> Any:
-    """Load a method's class; UserError if its plug-in is broken."""
+def load_method(label: str) -> Any:
+    """Load the class of a method or variant; UserError if its plug-in is broken."""
     try:
-        return registry.load(name)
+        return registry.load(label)
     except registry.BrokenMethodError as error:
         raise UserError(one_line(error)) from error
+
+
+def resolve_label(label: str, preset: Preset) -> dict[str, Any]:
+    """Resolve the settings of a method or variant; UserError if there is no such variant."""
+    method = load_method(label)
+    try:
+        variants = registry.variants(label)
+    except KeyError as error:
+        if not method.variants:
+            name = registry.base(label)
+            raise UserError(f"'{label}': {name} has no variants; write {name}") from error
+        raise unknown(
+            f"variant of {registry.base(label)}", error.args[0], method.variants
+        ) from error
+    return resolve_method(method.Config, preset, label, variants)
 
 
 def check_common(preset: Preset, overrides: dict[str, Any], methods: Sequence[str]) -> None:
@@ -347,7 +363,12 @@ def list_methods() -> int:
             summary = (registry.load(name).__doc__ or "").strip().splitlines()[0]
         except registry.BrokenMethodError as error:
             summary = f"BROKEN: {one_line(error)}"
+            variants = []
+        else:
+            variants = sorted(registry.load(name).variants)
         print(f"{name:<8} {summary}  [{registry.source(name)}]")
+        if variants:
+            print(f"{'':<8} variants: {', '.join(f'{name}:{variant}' for variant in variants)}")
     return 0
 
 

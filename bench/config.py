@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -198,7 +198,12 @@ def _resolve_extends(name: str, written: Mapping[str, Preset]) -> Preset:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; ``over`` wins, lists are replaced whole."""
+    """Merge nested mappings; ``over`` wins, lists are replaced whole.
+
+    A block of another ``kind`` replaces the block instead: its keys mean something else.
+    """
+    if "kind" in over and over["kind"] != base.get("kind", over["kind"]):
+        return dict(over)
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
@@ -240,8 +245,12 @@ SECTIONS = {"training": Training, "sampling": Sampling, "evaluation": Evaluation
 
 
 def apply_overrides(preset: Preset, overrides: Mapping[str, Any], methods: Sequence[str]) -> Preset:
-    """Put ``--set`` values into a preset: into a section, ``common``, or a method's settings."""
+    """Put ``--set`` values into a preset: into a section, ``common``, or a method's settings.
+
+    ``methods`` are labels; ``cdm`` reaches all variants of it that run, ``cdm:semi`` one.
+    """
     body = preset.model_dump()
+    methods = list(dict.fromkeys([*(label.split(":")[0] for label in methods), *methods]))
     for head, value in overrides.items():
         if head in SECTIONS or head == "common":
             body[head] = merge(body[head], value)
@@ -260,27 +269,37 @@ def build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {explain(error, kind)}") from error
 
 
-def resolve_method(config: type[Any], preset: Preset, name: str) -> dict[str, Any]:
-    """Resolve a method's settings: its defaults, then ``common``, then its own block."""
+def resolve_method(
+    config: type[Any], preset: Preset, label: str, variants: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Resolve the settings of a method or a variant of it, ``cdm`` or ``cdm:semi``.
+
+    Its defaults, then ``common``, the method's block, the variants', the block of the whole label.
+    """
     fields = config.model_fields
-    common = {key: value for key, value in preset.common.items() if key in fields}
-    values = merge(common, preset.methods.get(name, {}))
+    values = {key: value for key, value in preset.common.items() if key in fields}
+    for block in (
+        preset.methods.get(label.split(":")[0], {}),
+        *variants,
+        preset.methods.get(label, {}) if ":" in label else {},
+    ):
+        values = merge(values, block)
     # A nested block states only what differs from the method's own default for it.
     for key, value in values.items():
         if key in fields and isinstance(value, Mapping):
             default = fields[key].get_default(call_default_factory=True)
             if isinstance(default, BaseModel):
                 values[key] = merge(default.model_dump(), value)
-    resolved: BaseModel = build(config, values, f"settings of {name}")
+    resolved: BaseModel = build(config, values, f"settings of {label}")
     return resolved.model_dump(mode="json")
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """Say in one line what the first problem is, and how many more there are."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"])
+    path, holder = _walk(kind, first["loc"])
     if first["type"] == "extra_forbidden":
-        allowed = _fields_at(kind, first["loc"][:-1])
+        allowed = sorted(holder.model_fields) if holder else []
         given = str(first["loc"][-1])
         text = f"unknown key '{path}'{nearest(given, allowed)}; choose from: {', '.join(allowed)}"
     else:
@@ -290,13 +309,36 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     return one_line(text) + (f" (and {more} more)" if more else "")
 
 
-def _fields_at(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    for part in path:
-        annotation = kind.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        kind = annotation
-    return sorted(kind.model_fields)
+def _walk(
+    kind: type[BaseModel], location: Sequence[int | str]
+) -> tuple[str, type[BaseModel] | None]:
+    """Return an error's dotted path, without the tags of unions, and the model that it is in."""
+    parts: list[str] = []
+    holder: type[BaseModel] | None = kind
+    choices: dict[str, type[BaseModel]] = {}
+    for index, part in enumerate(map(str, location)):
+        if part in choices:
+            holder, choices = choices[part], {}
+            continue
+        parts.append(part)
+        field = holder.model_fields.get(part) if holder else None
+        if field is not None and index < len(location) - 1:
+            choices = {_tag(model): model for model in _models(field.annotation)}
+            holder = next(iter(choices.values()), None)
+            choices = choices if len(choices) > 1 else {}
+    return ".".join(parts), holder
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models among a field's types."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _tag(model: type[BaseModel]) -> str:
+    field = model.model_fields.get("kind")
+    return str(field.default) if field else model.__name__
 
 
 def one_line(text: object) -> str:

@@ -152,7 +152,7 @@ def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
             config = CellConfig(
                 settings=request.settings, method=method, method_config=method_config, seed=seed
             )
-            folder = request.folder / f"{method}-seed{seed}"
+            folder = request.folder / f"{method.replace(':', '-')}-seed{seed}"
             key = cell_key(config, prepared, source_digest(method))
             action, why = decide(folder, key)
             planned.append(Planned(config, folder, key, action, why))

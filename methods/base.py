@@ -9,13 +9,17 @@ the same code.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+
+DenoiserFn = Callable[[Tensor, Tensor], Tensor]
+"""``D(x, sigma)``: noised images (B, C, H, W) and their level, a scalar or (B,), to clean ones."""
 
 
 class Settings(BaseModel):
@@ -124,7 +128,11 @@ class Stage:
     name: str
     objectives: Sequence[Objective]
     share: float = 1.0
-    """Fraction of the training budget; the shares of a method sum to 1."""
+    """Fraction of the training budget; the shares of a method sum to 1 unless it says so."""
+    identity: Mapping[str, Any] | None = None
+    """If set, all that decides the result of this stage, the module that holds its objectives as
+    ``module``. A first stage of equal identity, budget, data and seed is trained once for all the
+    cells that have it, and charged in full to each."""
 
 
 class Method(ABC):
@@ -136,8 +144,10 @@ class Method(ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[Settings]]
-    needs_labels: ClassVar[bool] = False
-    """Whether training or sampling needs class labels."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named settings that differ from the default: ``cdm:semi`` runs ``cdm`` with ``semi``'s."""
+    needs_labels: bool = False
+    """Whether training or sampling needs class labels; may depend on the settings."""
     second_order: frozenset[str] = frozenset()
     """Networks whose input gradient is differentiated again; torch.compile cannot do that."""
 
@@ -158,3 +168,10 @@ class Method(ABC):
 
         Where :attr:`needs_labels`, ``labels`` (n,) int64 are the classes asked for.
         """
+
+    def denoiser_for(self, labels: Tensor | None) -> DenoiserFn | None:
+        """Return the learned denoiser ``D(x, sigma)``, of the classes ``labels`` (B,) if given.
+
+        ``None`` where there is none; diagnostics such as the martingale violation use it.
+        """
+        return None

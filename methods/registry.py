@@ -6,9 +6,10 @@ of :class:`methods.base.Method`. A plug-in that cannot be loaded is reported, ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from methods.base import Method
@@ -35,6 +36,21 @@ def names() -> list[str]:
     return [*BUILTIN, *sorted(_plugins())]
 
 
+def base(label: str) -> str:
+    """Return the method's name in a label: ``cdm`` for ``cdm:semi``."""
+    return label.split(":", maxsplit=1)[0]
+
+
+def variants(label: str) -> list[Mapping[str, Any]]:
+    """Return the settings of each variant in a label, in order; several are joined by ``+``.
+
+    ``sde:conditional+heun`` is ``conditional`` and then ``heun``. Raises KeyError with the part
+    that is no variant of the method, and what :func:`load` raises.
+    """
+    _, _, rest = label.partition(":")
+    return [load(label).variants[part] for part in rest.split("+")] if rest else []
+
+
 def source(name: str) -> str:
     """Return where a method comes from: ``module:Class``, and the distribution of a plug-in."""
     if name in BUILTIN:
@@ -44,8 +60,13 @@ def source(name: str) -> str:
 
 
 def load(name: str) -> type[Method]:
-    """Import a method's class; KeyError if unknown, BrokenMethodError if it fails to load."""
+    """Import the class of a method or of a variant's method.
+
+    Raises KeyError if it is unknown, BrokenMethodError if it fails to load.
+    """
     from methods.base import Method
+
+    name = base(name)
 
     if name in BUILTIN:
         module, attribute = BUILTIN[name].split(":")

@@ -12,34 +12,42 @@ The gradient of L(G) passes through S into G alone. The best S for given densiti
 and q (noised fake) is ``p / (p + q) E_p[n | x_t]``; with per-dimension means L_r and L_f of the
 two terms of L(S), ``rho = 3 (L_f - 1) / (1 - L_r)`` tends to 1 as fakes match (our derivation).
 
+Variants: ``main`` and ``simple``, the training settings of the authors' two code bases (network
+sizes stay the preset's); ``two_time_scales``, a score network three times as fast as the
+generator; ``gan``, the control: the same networks, noise levels and steps, but the score network's
+mean output is a critic's logit under the non-saturating logistic loss (Goodfellow et al. 2014);
+``no_mismatch``, the control that must collapse.
+
 Where we differ from the authors' code, and why:
 
 - Losses are means over pixels, not sums; Adam does not see the scale.
 - R1 is a setting and off: at the authors' weight it is numerically negligible.
-- The generator is of the DCGAN family, as in the authors' simple code base. Two time scales (a
-  faster score network) are a setting which the small presets use.
+- The default generator is of the DCGAN family, as in the authors' simple code base; StyleGAN2's,
+  as in the main one, is a setting which the paper presets use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from methods.base import EMA, Adam, Batch, DataSpec, Method, Objective, Settings, Stage
-from methods.networks.generator import Generator, GeneratorSettings
-from methods.networks.unet import UNet, UNetSettings
+from methods.networks.choice import GeneratorNetwork, ScoreNetwork
+from methods.networks.generator import GeneratorSettings
+from methods.networks.unet import UNetSettings
 from methods.noise import image_sum, per_image, vp_discrete_sigmas
 
 
 class SMMConfig(Settings):
     """Settings of the authors' main code base (CIFAR-10), but for the generator's family."""
 
-    generator: GeneratorSettings = GeneratorSettings()
-    score_network: UNetSettings = UNetSettings(
+    generator: GeneratorNetwork = GeneratorSettings()
+    score_network: ScoreNetwork = UNetSettings(
         channels=16, multipliers=(1, 2, 2, 2), blocks=1, attention=(16, 8), dropout=0.1
     )
     """Size of the authors' score network (0.48 M parameters there)."""
@@ -47,7 +55,14 @@ class SMMConfig(Settings):
     """T: 10 in the main code (sigma up to 0.310), 20 in the simple one (0.428)."""
     generator_optimizer: Adam = Adam(lr=2.5e-3, betas=(0.0, 0.99))
     score_optimizer: Adam = Adam(lr=2.5e-3, betas=(0.0, 0.99))
-    generator_ema: EMA = EMA(halflife_kimg=500, rampup_ratio=0.05)
+    score_lr_ratio: float | None = Field(None, gt=0)
+    """If set, the score network's rate is this many times the generator's (ours: 3 works)."""
+    generator_ema: EMA | None = EMA(halflife_kimg=500, rampup_ratio=0.05)
+    """The simple code base has none."""
+    game: Literal["mismatch", "gan"] = "mismatch"
+    """``gan`` is the control: the score network as the critic of an adversarial game."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels in place of the schedule's; for experiments in closed form."""
     generator_noises: int = Field(2, ge=1)
     """Times that each fake is noised anew in L(G): 2 in the main code."""
     mismatch_weight: float = Field(1.0, ge=0)
@@ -60,20 +75,53 @@ class SMMConfig(Settings):
     """Steps between penalties (main code: 16)."""
 
 
+_MAIN_ADAM = {"lr": 2.5e-3, "betas": [0.0, 0.99], "warmup_kimg": 0.0, "decay": "constant"}
+_SIMPLE_ADAM = {"lr": 2e-4, "betas": [0.5, 0.999], "warmup_kimg": 0.0, "decay": "constant"}
+MAIN = {
+    "levels": 10,
+    "order": "generator_first",
+    "generator_noises": 2,
+    "generator_optimizer": _MAIN_ADAM,
+    "score_optimizer": _MAIN_ADAM,
+    "generator_ema": {"halflife_kimg": 500.0, "rampup_ratio": 0.05},
+}
+"""How the authors' main code base (CIFAR-10) trains; its R1 is negligible and left out."""
+SIMPLE = {
+    "levels": 20,
+    "order": "score_first",
+    "generator_noises": 1,
+    "generator_optimizer": _SIMPLE_ADAM,
+    "score_optimizer": _SIMPLE_ADAM,
+    "generator_ema": None,
+}
+"""How the authors' simple code base trains."""
+
+
 class SMM(Method):
     """A one-step generator against a score network that matches real data, mismatches fakes."""
 
     name = "smm"
-    Config = SMMConfig
+    Config: ClassVar[type[Settings]] = SMMConfig
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "main": MAIN,
+        "simple": SIMPLE,
+        "two_time_scales": {"score_lr_ratio": 3.0},
+        "gan": {"game": "gan"},
+        "no_mismatch": {"mismatch_weight": 0.0},
+    }
 
     def __init__(self, config: SMMConfig, data: DataSpec) -> None:
         self.config, self.data = config, data
-        self.score = UNet(config.score_network, data)
-        self.generator = Generator(config.generator, data)
+        self.score = config.score_network.build(data)
+        self.generator = config.generator.build(data)
         self.networks = {"score": self.score, "generator": self.generator}
         if config.r1_gamma > 0:
             self.second_order = frozenset({"score"})
-        self.sigmas = vp_discrete_sigmas(config.levels)
+        self.sigmas = (
+            vp_discrete_sigmas(config.levels)
+            if config.sigmas is None
+            else torch.tensor(config.sigmas, dtype=torch.float32)
+        )
 
     def stages(self) -> Sequence[Stage]:
         """One stage; generator and score network alternate within each step."""
@@ -85,7 +133,7 @@ class SMM(Method):
                 optimizer=config.generator_optimizer,
                 ema=config.generator_ema,
             ),
-            Objective(network="score", loss=self.score_loss, optimizer=config.score_optimizer),
+            Objective(network="score", loss=self.score_loss, optimizer=self.score_optimizer),
         ]
         if config.order == "score_first":
             objectives.reverse()
@@ -95,15 +143,24 @@ class SMM(Method):
                     network="score",
                     name="r1",
                     loss=self.r1_loss,
-                    optimizer=config.score_optimizer,
+                    optimizer=self.score_optimizer,
                     every=config.r1_every,
                 )
             )
         return [Stage(name="adversarial", objectives=objectives)]
 
+    @property
+    def score_optimizer(self) -> Adam:
+        """The score network's optimizer, its rate tied to the generator's if that is asked for."""
+        config = self.config
+        if config.score_lr_ratio is None:
+            return config.score_optimizer
+        rate = config.generator_optimizer.lr * config.score_lr_ratio
+        return config.score_optimizer.model_copy(update={"lr": rate})
+
     def noised(self, batch: Batch, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``x + sigma_t n``, the noise n, and the level's index t (B,)."""
-        t = batch.randint(self.config.levels, x.shape[0])
+        t = batch.randint(len(self.sigmas), x.shape[0])
         noise = batch.randn(*x.shape)
         self.sigmas = self.sigmas.to(x.device)
         return x + per_image(self.sigmas[t]) * noise, noise, t
@@ -120,6 +177,9 @@ class SMM(Method):
         x, noise, t = self.noised(batch, torch.cat([batch.x, generated]))
         real_noise, independent = noise.chunk(2)[0], batch.randn()
         on_real, on_fake = self.score(x, t).chunk(2)
+        if self.config.game == "gan":
+            self._log_variety(batch, generated)
+            return F.softplus(-logits(on_real)).mean() + F.softplus(logits(on_fake)).mean()
         real = (on_real - real_noise).square().mean()
         fake = (on_fake - independent).square().mean()
         self._log_gauges(batch, generated, real, fake)
@@ -130,9 +190,10 @@ class SMM(Method):
         x, noise, t = self.noised(
             batch, self.fakes(batch).repeat(self.config.generator_noises, 1, 1, 1)
         )
-        loss = (self.score(x, t) - noise).square().mean()
-        batch.log("generated", loss)
-        return loss
+        answer = self.score(x, t)
+        if self.config.game == "gan":
+            return F.softplus(-logits(answer)).mean()
+        return (answer - noise).square().mean()
 
     def r1_loss(self, batch: Batch) -> Tensor:
         """``gamma / 2 |grad_x sum S(x_t, t)|^2`` on noised real images, times its interval."""
@@ -149,6 +210,11 @@ class SMM(Method):
         batch.log("real", real)
         batch.log("fake", fake)
         batch.log("rho", 3 * (fake - 1) / (1 - real).clamp(min=1e-3))
+        self._log_variety(batch, generated)
+
+    @torch.no_grad()
+    def _log_variety(self, batch: Batch, generated: Tensor) -> None:
+        """Log how varied the fakes are beside the real images."""
         batch.log("std_ratio", generated.std(0).mean() / batch.x.std(0).mean())
         batch.log("distance_ratio", mean_distance(generated) / mean_distance(batch.x))
 
@@ -157,6 +223,11 @@ class SMM(Method):
         shape = (n, self.config.generator.z)
         with torch.no_grad():
             return self.generator(torch.randn(shape, generator=generator, device=generator.device))
+
+
+def logits(answer: Tensor) -> Tensor:
+    """A critic's logit of each image, (B,): the mean of the network's output, in float32."""
+    return answer.float().flatten(1).mean(1)
 
 
 def mean_distance(x: Tensor) -> Tensor:
