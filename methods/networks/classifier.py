@@ -7,6 +7,8 @@ in place. The noise level enters as Fourier features of ln sigma after each stag
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from methods.networks.layers import FourierEmbedding, group_norm
 class ClassifierSettings(Settings):
     """Size of the classifier; the defaults are ResNet-18's, which DLSM uses on CIFAR-10."""
 
+    kind: Literal["resnet"] = "resnet"
     channels: int = Field(64, ge=4, multiple_of=4)
     """Channels of the first stage; they double with each stage."""
     blocks: tuple[int, ...] = Field((2, 2, 2, 2), min_length=1)
@@ -26,6 +29,10 @@ class ClassifierSettings(Settings):
     """Fourier features of the noise level."""
     fourier_scale: float = Field(0.5, gt=0)
     """Standard deviation of the features' frequencies, in periods a unit of ln sigma."""
+
+    def build(self, data: DataSpec) -> Classifier:
+        """Build the classifier ``C(x, sigma)`` for images and classes of ``data``."""
+        return Classifier(self, data)
 
 
 class ResidualBlock(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -15,6 +16,7 @@ from methods.networks.layers import group_norm
 class GeneratorSettings(Settings):
     """Size of the generator."""
 
+    kind: Literal["dcgan"] = "dcgan"
     z: int = Field(100, ge=1)
     """Dimension of the latent (100 in SMM's simple code base)."""
     channels: int = Field(64, ge=4, multiple_of=4)
@@ -25,13 +27,17 @@ class GeneratorSettings(Settings):
     bounded: bool = True
     """Whether a tanh bounds the output to [-1, 1]; unbounded generators lose modes early."""
 
+    def build(self, data: DataSpec) -> Generator:
+        """Build the generator ``G(z)`` of images of ``data``'s shape."""
+        return Generator(self, data)
+
 
 class Generator(nn.Module):
     """Latents (B, z) to images (B, C, size, size): linear, then upsampling convolutions."""
 
     def __init__(self, settings: GeneratorSettings, data: DataSpec) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.z = settings, settings.z
         base, levels = data.size, 0
         while base % 2 == 0 and base > 4:
             base, levels = base // 2, levels + 1

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+SKIP_SCALE = math.sqrt(0.5)
+"""Keeps the variance of a sum of two branches that have it alike."""
+NEARLY_ZERO = 1e-5
+"""Gain of the layers that start a residual branch at (almost) zero output."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -54,3 +60,66 @@ class FourierEmbedding(nn.Module):
         """Embed labels (B,) as (B, channels)."""
         angles = label.float()[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class NoiseFeatures(nn.Module):
+    """Smooth features of a noise label, whichever convention it comes in (ours).
+
+    The label may be ``ln(sigma) / 4`` (EDM), ``ln(sigma / 2)`` (VE), ``999 tau`` (VP) or the index
+    of a level (SMM). ``asinh`` leaves small labels as they are and takes the logarithm of large
+    ones, so that all four land within [-2.5, 7.6] and one set of frequencies suits them.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, lowest: float = 0.25, highest: float = 8.0) -> None:
+        super().__init__()
+        exponents = torch.linspace(0, 1, channels // 2)
+        frequencies = lowest * (highest / lowest) ** exponents
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """Embed labels (B,) as (B, channels)."""
+        angles = label.to(self.frequencies.dtype).asinh()[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Conditioning(nn.Module):
+    """Noise, class and augmentation labels to one embedding, as in EDM's networks.
+
+    Class labels enter as one-hot vectors times ``sqrt(classes)``, augmentation labels through a
+    linear map without bias, so that all zeros mean an image as it was; both are added to the
+    noise features before two mapping layers (Karras et al. 2022, appendix F.2).
+    """
+
+    def __init__(
+        self, noise: nn.Module, features: int, channels: int, *, classes: int = 0, augment: int = 0
+    ) -> None:
+        super().__init__()
+        self.noise, self.classes = noise, classes
+        self.embed_class = xavier_(nn.Linear(classes, features)) if classes else None
+        self.embed_augment = xavier_(nn.Linear(augment, features, bias=False)) if augment else None
+        self.embed0 = xavier_(nn.Linear(features, channels))
+        self.embed1 = xavier_(nn.Linear(channels, channels))
+
+    def forward(
+        self, noise_label: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """Embed noise labels (B,), classes (B,) int64, augmentations (B, augment) as (B, channels).
+
+        Without ``augment`` images count as unchanged. ValueError where class labels are missing,
+        and where labels are given that the network was not built for.
+        """
+        h = self.noise(noise_label)
+        if self.embed_class is not None:
+            if labels is None:
+                raise ValueError(f"a network of {self.classes} classes needs class labels")
+            one_hot = F.one_hot(labels, self.classes).to(h.dtype)
+            h = h + self.embed_class(one_hot * math.sqrt(self.classes))
+        elif labels is not None:
+            raise ValueError("class labels for a network that was built without classes")
+        if augment is not None:
+            if self.embed_augment is None:
+                raise ValueError("augmentation labels for a network that was built without them")
+            h = h + self.embed_augment(augment.to(h.dtype))
+        return F.silu(self.embed1(F.silu(self.embed0(h))))

@@ -14,16 +14,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from methods.base import DataSpec, Settings
-from methods.networks.layers import PositionalEmbedding, group_norm, xavier_
-
-SKIP_SCALE = math.sqrt(0.5)
-NEARLY_ZERO = 1e-5
-"""Gain of the layers that start a residual branch at (almost) zero output."""
+from methods.networks.layers import (
+    NEARLY_ZERO,
+    SKIP_SCALE,
+    Conditioning,
+    PositionalEmbedding,
+    group_norm,
+    xavier_,
+)
 
 
 class UNetSettings(Settings):
     """Size of the U-Net; defaults are EDM's for CIFAR-10."""
 
+    kind: Literal["unet"] = "unet"
     channels: int = Field(128, ge=4, multiple_of=4)
     """Channels at full resolution (EDM table 7)."""
     multipliers: tuple[int, ...] = Field((2, 2, 2), min_length=1)
@@ -34,6 +38,14 @@ class UNetSettings(Settings):
     """Resolutions that get self-attention (EDM table 7)."""
     dropout: float = Field(0.13, ge=0, lt=1)
     """Dropout probability (EDM table 7, VP on CIFAR-10)."""
+
+    def build(self, data: DataSpec, *, classes: int = 0, augment: int = 0) -> UNet:
+        """Build the network ``F`` for images of ``data``'s shape.
+
+        ``classes`` and ``augment`` are the numbers of classes and of augmentation labels that
+        it takes; 0: none.
+        """
+        return UNet(self, data, classes=classes, augment=augment)
 
 
 class UNetBlock(nn.Module):
@@ -100,9 +112,11 @@ class SelfAttention(nn.Module):
 
 
 class UNet(nn.Module):
-    """``F(x, noise_label)``: images (B, C, H, W) and labels (B,) to (B, C, H, W)."""
+    """``F(x, noise_label, labels, augment)``: images (B, C, H, W) to (B, C, H, W)."""
 
-    def __init__(self, settings: UNetSettings, data: DataSpec) -> None:
+    def __init__(
+        self, settings: UNetSettings, data: DataSpec, *, classes: int = 0, augment: int = 0
+    ) -> None:
         super().__init__()
         levels = len(settings.multipliers)
         if data.size % 2 ** (levels - 1):
@@ -112,9 +126,9 @@ class UNet(nn.Module):
             )
         width = settings.channels
         self.settings, self.size = settings, data.size
-        self.embed_noise = PositionalEmbedding(width)
-        self.embed0 = xavier_(nn.Linear(width, 4 * width))
-        self.embed1 = xavier_(nn.Linear(4 * width, 4 * width))
+        self.embed = Conditioning(
+            PositionalEmbedding(width), width, 4 * width, classes=classes, augment=augment
+        )
         self.conv_in = xavier_(nn.Conv2d(data.channels, width, 3, padding=1))
         self.encoder, skips = self._build_encoder()
         self.decoder = self._build_decoder(skips)
@@ -167,10 +181,19 @@ class UNet(nn.Module):
                 channels = width
         return blocks
 
-    def forward(self, x: Tensor, noise_label: Tensor) -> Tensor:
-        """Evaluate the network; the output has the shape of ``x``."""
-        embedding = F.silu(self.embed0(self.embed_noise(noise_label)))
-        embedding = F.silu(self.embed1(embedding))
+    def forward(
+        self,
+        x: Tensor,
+        noise_label: Tensor,
+        labels: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """Evaluate the network; the output has the shape of ``x``.
+
+        ``noise_label`` (B,), ``labels`` (B,) int64, ``augment`` (B, augment); ValueError where
+        labels are missing or given to a network that was not built for them.
+        """
+        embedding = self.embed(noise_label, labels, augment)
         h = self.conv_in(x)
         skips = [h]
         for block in self.encoder:
