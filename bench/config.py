@@ -69,6 +69,8 @@ class Training(Section):
     """Evenly spaced moments of training at which the metrics are taken for the curves."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Seconds between checkpoints."""
+    share_stages: bool = True
+    """Whether cells that have a first stage in common train it once; each is charged in full."""
 
 
 class Sampling(Section):
@@ -279,7 +281,7 @@ def resolve_method(
     fields = config.model_fields
     values = {key: value for key, value in preset.common.items() if key in fields}
     for block in (
-        preset.methods.get(label.split(":")[0], {}),
+        preset.methods.get(label.split(":", maxsplit=1)[0], {}),
         *variants,
         preset.methods.get(label, {}) if ":" in label else {},
     ):

@@ -66,6 +66,11 @@ class Ledger:
             self._close()
             self.current = outer
 
+    def charge(self, name: str, seconds: float) -> None:
+        """Charge what another cell has spent for this one, in the part and in the wall clock."""
+        self.seconds[name] += seconds
+        self.carried["wall"] = self.carried.get("wall", 0.0) + seconds
+
     def elapsed(self, name: str) -> float:
         """Seconds of a part so far, the running stretch included."""
         running = time.perf_counter() - self.since if self.current == name else 0.0

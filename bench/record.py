@@ -87,6 +87,16 @@ class Cost(BaseModel):
     peak_memory_kind: str | None = None
 
 
+class SharedBy(BaseModel):
+    """Who trained a stage, and the cost that is charged here too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cell: str
+    train_flops: float
+    seconds: float
+
+
 class Record(BaseModel):
     """A cell's record; see the module's docstring for the files beside it."""
 
@@ -107,6 +117,8 @@ class Record(BaseModel):
     ended: str | None = None
     metrics: dict[str, Value] = Field(default_factory=dict)
     cost: Cost = Field(default_factory=Cost)
+    shared_stages: dict[str, SharedBy] = Field(default_factory=dict)
+    """Stages that another cell trained for this one; their cost is in this record all the same."""
     ledger: dict[str, float] = Field(default_factory=dict)
     """Seconds of compile, train, sample, evaluate, log, checkpoint, other; and wall."""
     environment: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ LATENCY_WARMUPS = 2
 class Drawn:
     """Samples and what they cost."""
 
-    images: NDArray[np.uint8]
-    """(N, C, H, W)."""
+    images: NDArray[Any]
+    """(N, C, H, W), uint8; float32 where the data are points."""
     labels: NDArray[np.int64] | None
     """Classes asked for, (N,), of a method that is conditional."""
     ms_per_image: Interval
@@ -55,7 +56,9 @@ class Source:
         seed: int,
         stream: str,
         frequencies: NDArray[np.float64] | None,
+        quantise: bool = True,
     ) -> None:
+        self.quantise = quantise
         self.method, self.device, self.precision = method, device, precision
         self.seed, self.stream = seed, stream
         self.frequencies = frequencies if method.needs_labels else None
@@ -76,10 +79,16 @@ class Source:
         with torch.no_grad(), autocast(self.device, self.precision):
             return self.method.sample(n, labels=labels, generator=generator), labels
 
+    def on_host(self, images: Tensor) -> NDArray[Any]:
+        """Bring samples to the host, uint8 unless they are points; DivergedError if not finite."""
+        if not torch.isfinite(images).all():
+            raise DivergedError("a sample is not finite")
+        return (to_uint8(images) if self.quantise else images.float()).cpu().numpy()
 
-def draw_images(source: Source, n: int, batch: int) -> NDArray[np.uint8]:
+
+def draw_images(source: Source, n: int, batch: int) -> NDArray[Any]:
     """Draw ``n`` images without timing them, (n, C, H, W)."""
-    parts = [quantised(source.batch(batch, index)[0]) for index in range(-(-n // batch))]
+    parts = [source.on_host(source.batch(batch, index)[0]) for index in range(-(-n // batch))]
     return np.concatenate(parts)[:n]
 
 
@@ -100,7 +109,7 @@ def draw_and_time(
         seconds, (drawn, asked) = timed(source, size, index)
         times.append(1000 * seconds / size)
         if index < needed:
-            images.append(quantised(drawn))
+            images.append(source.on_host(drawn))
             if asked is not None:
                 labels.append(asked.cpu().numpy())
         progress((index + 1) / batches)
@@ -144,10 +153,3 @@ def latency(source: Source, repeats: int) -> Interval:
     """Milliseconds for a single image, after warming up."""
     times = [timed(source, 1, index)[0] for index in range(LATENCY_WARMUPS + repeats)]
     return interval([1000 * seconds for seconds in times[LATENCY_WARMUPS:]], batch=1)
-
-
-def quantised(images: Tensor) -> NDArray[np.uint8]:
-    """Quantise samples to uint8 on the host; DivergedError if one of them is not finite."""
-    if not torch.isfinite(images).all():
-        raise DivergedError("a sample is not finite")
-    return to_uint8(images).cpu().numpy()

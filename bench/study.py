@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -16,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from bench.progress import Display
 from bench.record import Record, Status, save, write_text
 from bench.record import load as load_record
 from bench.report.frame import flatten
+from bench.source import source_digest
 from bench.worker import BAD_INPUT, CHECKPOINT, now
 from methods import registry
 
@@ -81,43 +79,6 @@ class Planned:
 # -- identity and plan ------------------------------------------------------------------------
 
 
-def source_files(module: str, *, seen: set[str] | None = None) -> dict[str, Path]:
-    """Return the files of a module and of all that it imports from ``methods``, by name."""
-    seen = set() if seen is None else seen
-    if module in seen:
-        return {}
-    seen.add(module)
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return {}
-    path = Path(spec.origin)
-    files = {module: path}
-    for name in _imported(path):
-        if name.split(".")[0] == "methods":
-            files |= source_files(name, seen=seen)
-    return files
-
-
-def _imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            for alias in node.names:
-                with contextlib.suppress(ModuleNotFoundError):
-                    if find_spec(f"{node.module}.{alias.name}"):
-                        yield f"{node.module}.{alias.name}"
-
-
-def source_digest(method: str) -> str:
-    """Hash the source of a method with all that it imports from ``methods``."""
-    module = registry.load(method).__module__
-    files = source_files(module)
-    content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    return digest(content)
-
-
 def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> str:
     """Identify a result: configuration, data, extractor and protocol; and the method's source."""
     body = config.model_dump(mode="json")
@@ -153,7 +114,7 @@ def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
                 settings=request.settings, method=method, method_config=method_config, seed=seed
             )
             folder = request.folder / f"{method.replace(':', '-')}-seed{seed}"
-            key = cell_key(config, prepared, source_digest(method))
+            key = cell_key(config, prepared, source_digest(registry.load(method).__module__))
             action, why = decide(folder, key)
             planned.append(Planned(config, folder, key, action, why))
     return planned
@@ -269,6 +230,11 @@ class Running:
         """The cell's name."""
         return self.planned.folder.name
 
+    @property
+    def is_past_training(self) -> bool:
+        """Whether the cell has trained all its stages."""
+        return self.last.get("phase") in {"sampling", "evaluating"}
+
     def read_progress(self) -> bool:
         """Read what the cell told since; whether there was anything."""
         with contextlib.suppress(BlockingIOError):
@@ -315,12 +281,27 @@ class Runner:
         try:
             while waiting or self.running:
                 while waiting and len(self.running) < self.request.jobs:
-                    self.running.append(self.start(waiting.pop(0)))
+                    self.running.append(self.start(waiting.pop(self.next_of(waiting))))
                 self.poll()
                 time.sleep(POLL_SECONDS)
         except BaseException:
             self.stop_all()
             raise
+
+    def next_of(self, waiting: Sequence[Planned]) -> int:
+        """Choose the next cell: the first that need not wait for a running one's shared stage."""
+        busy = {
+            self.first_stage(cell.planned) for cell in self.running if not cell.is_past_training
+        }
+        for index, cell in enumerate(waiting):
+            if self.first_stage(cell) is None or self.first_stage(cell) not in busy:
+                return index
+        return 0
+
+    def first_stage(self, cell: Planned) -> tuple[str, int] | None:
+        """What identifies a cell's first stage, if others may have it too."""
+        key = self.prepared["stages"].get(cell.config.method)
+        return None if key is None else (key, cell.config.seed)
 
     def lay_out(self, cell: Planned) -> None:
         """Write a cell's configuration and pending record; an older result is set aside."""

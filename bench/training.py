@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,10 @@ class InterruptedTrainingError(Exception):
 
 
 class Feed:
-    """Batches of real images from one uint8 tensor on the device, reshuffled every epoch."""
+    """Batches of real images from one tensor on the device, reshuffled every epoch.
+
+    uint8 images become float32 in [-1, 1]; points, which are float32 already, stay as they are.
+    """
 
     def __init__(
         self, images: Tensor, labels: Tensor | None, *, batch: int, flip: bool, seed: int
@@ -55,7 +58,7 @@ class Feed:
         return self._order[epoch]
 
     def next(self, generator: torch.Generator) -> Batch:
-        """Return the next ``batch`` images as float32 in [-1, 1], flips drawn on the device."""
+        """Return the next ``batch`` images, flips drawn on the device."""
         parts, wanted = [], self.batch
         while wanted:
             epoch, position = divmod(self.drawn, len(self.images))
@@ -64,7 +67,9 @@ class Feed:
             self.drawn += len(part)
             wanted -= len(part)
         index = torch.cat(parts)
-        x = self.images[index].to(torch.float32) / 127.5 - 1
+        x = self.images[index]
+        if x.dtype == torch.uint8:
+            x = x.to(torch.float32) / 127.5 - 1
         if self.flip:
             mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
@@ -144,6 +149,16 @@ class StageRun:
         return sum(self.flops[o.label] / o.every for o in self.stage.objectives)
 
 
+class SharedStage(Protocol):
+    """Where the result of one stage is kept."""
+
+    def load(self) -> State | None:
+        """Return what :meth:`save` was given, by this cell or by another; ``None`` before that."""
+
+    def save(self, result: State) -> None:
+        """Keep the result for others."""
+
+
 @dataclass
 class Hooks:
     """What the trainer calls back; all may take as long as they like, on another account."""
@@ -153,6 +168,10 @@ class Hooks:
     checkpoint: Callable[[State], None]
     progress: Callable[[dict[str, Any]], None]
     stopping: Callable[[], bool]
+    shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda stage: (
+        nullcontext(None)
+    )
+    """Holds the place where a stage with an identity is kept for other cells, if there is one."""
 
 
 class Trainer:
@@ -170,10 +189,11 @@ class Trainer:
         hooks: Hooks,
     ) -> None:
         self.method, self.feed, self.settings, self.budget = method, feed, settings, budget
-        self.ledger, self.hooks = ledger, hooks
+        self.ledger, self.hooks, self.seed = ledger, hooks, seed
         self.device = feed.images.device
         self.generator = torch.Generator(self.device).manual_seed(derive(seed, "training"))
         self.stages = list(method.stages())
+        self.total_share = sum(stage.share for stage in self.stages)
         self.stage_index = 0
         self.steps = self.images = self.snapshots = 0
         self.train_flops: dict[str, float] = {}
@@ -190,11 +210,7 @@ class Trainer:
         if state is not None:
             self.load_state(state)
         while self.stage_index < len(self.stages):
-            run = self.run_ or self._begin(self.stages[self.stage_index])
-            self.run_ = run
-            with self.ledger.part("train"):
-                self._train(run)
-            self._finish(run)
+            self._run_stage(self.stages[self.stage_index])
             self.run_ = None
             self.stage_index += 1
         # Here too, since a run that goes on after its training has no stage left to finish.
@@ -202,7 +218,55 @@ class Trainer:
             network.eval().requires_grad_(False)
         self._checkpoint()
 
+    def _run_stage(self, stage: Stage) -> None:
+        """Train a stage, or take over what another cell has trained."""
+        # Only a first stage is the same for two methods: nothing came before it.
+        sharing = stage.identity is not None and self.stage_index == 0
+        with self.hooks.shared(stage) if sharing else nullcontext() as place:
+            if place is not None and self.run_ is None:
+                found = place.load()
+                if found is not None:
+                    self._take_over(stage, found)
+                    return
+            self.run_ = run = self.run_ or self._begin(stage)
+            with self.ledger.part("train"):
+                self._train(run)
+            self._finish(run)
+            if place is not None:
+                place.save(self._result(run))
+
+    def _result(self, run: StageRun) -> State:
+        """All that a stage leaves: with it another cell goes on as if it had trained the stage."""
+        names = list(run.optimizers)
+        return {
+            "networks": {name: clone(self.method.networks[name].state_dict()) for name in names},
+            "train_flops": dict(self.train_flops),
+            "seconds": self.ledger.elapsed("train"),
+            "compile_seconds": self.ledger.elapsed("compile"),
+            "steps": self.steps,
+            "images": self.images,
+            "drawn": self.feed.drawn,
+            "last_loss": self.last_loss,
+            "generator": self.generator.get_state(),
+        }
+
+    def _take_over(self, stage: Stage, found: State) -> None:
+        """Go on from a stage that another cell has trained; its cost is charged here in full."""
+        for name, weights in found["networks"].items():
+            self.method.networks[name].load_state_dict(weights)
+        self.train_flops |= found["train_flops"]
+        self.ledger.charge("train", found["seconds"])
+        self.ledger.charge("compile", found["compile_seconds"])
+        self.steps, self.images = found["steps"], found["images"]
+        self.feed.drawn, self.last_loss = found["drawn"], found["last_loss"]
+        self.generator.set_state(found["generator"].cpu())
+        done = sum(each.share for each in self.stages[: self.stage_index + 1])
+        self.snapshots = math.floor(done / self.total_share * self.settings.snapshots + 1e-9)
+
     def _begin(self, stage: Stage) -> StageRun:
+        # Dropout draws from the global generators: a stage's masks must not depend on what came
+        # before it, so that a shared first stage leaves no trace in the second.
+        torch.manual_seed(derive(self.seed, "dropout", self.stage_index))
         objectives = {o.network: o for o in reversed(stage.objectives)}
         networks = self.method.networks
         for name, network in networks.items():
@@ -321,9 +385,9 @@ class Trainer:
         return None
 
     def overall(self, run: StageRun) -> float:
-        """Fraction of the whole budget that is used."""
+        """Fraction of all training that is done."""
         done = sum(stage.share for stage in self.stages[: self.stage_index])
-        return min(1.0, done + run.stage.share * self.progress(run))
+        return min(1.0, (done + run.stage.share * self.progress(run)) / self.total_share)
 
     # -- events -----------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,9 +44,10 @@ from bench.record import load as load_record
 from bench.report.grid import write_grid
 from bench.sampling import Drawn, Source, draw_and_time, draw_images
 from bench.seeds import derive
+from bench.stages import StagePlace, stage_key
 from bench.training import DivergedError, Feed, Hooks, InterruptedTrainingError, State, Trainer
 from methods import registry
-from methods.base import DataSpec, Method
+from methods.base import DataSpec, Method, Stage
 
 CHECKPOINT = "checkpoint.pt"
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
@@ -126,9 +128,11 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     device = open_device(settings.device, settings.threads, settings.training.precision)
     check_only = request["check_only"]
     dataset = load(settings.dataset, path=settings.data, cache=cache, download=not check_only)
-    for name, config in request["methods"].items():
+    stages = {}
+    for label, config in request["methods"].items():
         with torch.device("meta"):
-            build_method(name, config, dataset)
+            first = build_method(label, config, dataset).stages()[0]
+        stages[label] = stage_key(first, settings, dataset.sha256, None)
     answer = {
         "data_variant": dataset.variant,
         "data_sha256": dataset.sha256,
@@ -136,6 +140,7 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
         "notes": [*dataset.notes, *missing_anchor(dataset, evaluation.samples)],
         "extractor_sha256": metrics.extractors.SHA256[evaluation.extractor],
         "protocol": metrics.PROTOCOL,
+        "stages": stages,
     }
     if not check_only:
         metrics.self_test()
@@ -326,6 +331,9 @@ class Cell:
             checkpoint=self._checkpoint,
             progress=self._training_progress,
             stopping=lambda: self.stop.requested,
+            shared=self._shared_stage
+            if settings.training.share_stages
+            else lambda _: nullcontext(),
         )
         self.trainer = Trainer(
             self.method,
@@ -348,6 +356,22 @@ class Cell:
         cost.steps, cost.images_seen = self.trainer.steps, self.trainer.images
         cost.train_flops_by_objective = self.trainer.train_flops
         cost.train_flops = sum(self.trainer.train_flops.values())
+
+    def _shared_stage(self, stage: Stage) -> StagePlace:
+        """Where the result of a stage lies that other cells of the study have too."""
+        key = stage_key(stage, self.settings, self.dataset.sha256, self.config.seed)
+        self.progress("waiting", fraction=0.0)
+        return StagePlace(
+            self.folder.parent / "stages" / f"{key}.pt",
+            stage=stage.name,
+            record=self.record,
+            folder=self.folder,
+            check=self._heed_stop,
+        )
+
+    def _heed_stop(self) -> None:
+        if self.stop.requested:
+            raise InterruptedTrainingError("stopped while another cell trained its first stage")
 
     def _training_progress(self, place: dict[str, Any]) -> None:
         if self.first_images is None:
@@ -407,6 +431,7 @@ class Cell:
             seed=self.config.seed,
             stream=stream,
             frequencies=class_frequencies(self.dataset),
+            quantise=not self.dataset.is_points,
         )
 
     def _sample(self) -> Drawn:

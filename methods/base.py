@@ -17,7 +17,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-
 DenoiserFn = Callable[[Tensor, Tensor], Tensor]
 """``D(x, sigma)``: noised images (B, C, H, W) and their level, a scalar or (B,), to clean ones."""
 

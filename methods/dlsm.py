@@ -66,7 +66,7 @@ class DLSMConfig(DenoiserConfig):
         if not self.dlsm_weight and not self.ce_weight:
             raise ValueError("dlsm_weight and ce_weight are both 0; one must be positive")
         if self.score_share == 1 and self.classifier_share is None:
-            raise ValueError("score_share 1 leaves nothing to the classifier; give classifier_share")
+            raise ValueError("score_share 1 leaves no classifier_share; give one")
         return self
 
 

@@ -14,8 +14,6 @@ import time
 import torch
 
 from methods.sde import SDE
-from methods.base import Objective, Stage
-from methods.noise import denoising_loss
 
 
 class Faulty(SDE):
@@ -30,12 +28,7 @@ class Faulty(SDE):
         self.steps += 1
         if self.steps > 6:
             self.fault()
-        return denoising_loss(self.denoiser, batch)
-
-    def stages(self):
-        return [Stage(name="score", objectives=[
-            Objective(network="denoiser", loss=self.loss, optimizer=self.config.optimizer)
-        ])]
+        return super().loss(batch)
 
 
 class Raises(Faulty):

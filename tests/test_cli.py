@@ -330,7 +330,7 @@ BAD = {
     "key": ([*RUN, "--set", "smm.r1_gama=1"], "did you mean 'r1_gamma'"),
     "nested key": ([*RUN, "--set", "smm.generator.zz=1"], "unknown key 'generator.zz'"),
     "section": ([*RUN, "--set", "trainign.batch=1"], "did you mean 'training'"),
-    "common key": ([*RUN, "--set", "common.unett.channels=1"], "unett"),
+    "common key": ([*RUN, "--set", "common.networkk.channels=1"], "networkk"),
     "value's type": ([*RUN, "--set", "training.batch=many"], 'training.batch = "many"'),
     "value's range": ([*RUN, "--set", "smm.levels=0"], "levels = 0"),
     "key of another method": ([*RUN, "--set", "cdm.branch_steps=3"], "which --methods leaves out"),
@@ -341,7 +341,7 @@ BAD = {
     "set without value": ([*RUN, "--set", "smm.levels"], "METHOD.KEY=VALUE"),
     "set without section": ([*RUN, "--set", "levels=3"], "METHOD.KEY=VALUE"),
     "U-Net and size": (
-        ["run", "--methods", "sde", *SMOKE, "--set", "sde.unet.multipliers=[1,1,1,1,1]"],
+        ["run", "--methods", "sde", *SMOKE, "--set", "sde.network.multipliers=[1,1,1,1,1]"],
         "divisible by 16, not 8",
     ),
     "budget": ([*RUN, "--budget", "50miles"], "50kimg, 600s or 1e15flop"),

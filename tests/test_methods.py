@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from bench.cost import count_calls, count_flops, parameters
 from methods import registry, samplers
 from methods.base import Batch, DataSpec, Method
-from methods.cdm import branch_levels
+from methods.cdm import Start, branch_levels
 from methods.dlsm import log_likelihood_gradient
 from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.networks.generator import Generator, GeneratorSettings
 from methods.networks.unet import UNet, UNetSettings
-from methods.noise import Denoiser, EDMNoise, denoising_loss, per_image, vp_discrete_sigmas
+from methods.noise import Denoiser, EDMNoise, per_image, vp_discrete_sigmas
+from methods.sde import Noised
 
 from .conftest import GREY, Build
 
@@ -100,7 +101,7 @@ class LinearGaussian(nn.Module):
         super().__init__()
         self.s, self.sigma_data = s, sigma_data
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, *told: Tensor | None) -> Tensor:
         sigma = per_image((4 * label).exp())
         total = sigma**2 + self.sigma_data**2
         c_skip, c_in = self.sigma_data**2 / total, total.rsqrt()
@@ -121,17 +122,18 @@ def test_preconditioning_gives_the_exact_score() -> None:
     torch.testing.assert_close(score, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_an_untrained_denoiser_has_unit_loss_per_pixel_at_unit_variance() -> None:
+def test_an_untrained_denoiser_has_unit_loss_per_pixel_at_unit_variance(build: Build) -> None:
     """With F = 0 and data of variance sigma_data^2, w |D - y|^2 is 1 in expectation."""
-    zero = Denoiser(Zero(), EDMNoise())
+    method = build("sde", data=DataSpec(channels=1, size=4), noise={"sigma_data": 0.5})
+    method.denoiser.network = Zero()
     generator = torch.Generator().manual_seed(0)
     x = 0.5 * torch.randn(4096, 1, 4, 4, generator=generator)
-    loss = denoising_loss(zero, Batch(x=x, labels=None, generator=generator))
+    loss = method.loss(Batch(x=x, labels=None, generator=generator))
     assert float(loss) / 16 == pytest.approx(1, abs=0.03)
 
 
 class Zero(nn.Module):
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, *told: Tensor | None) -> Tensor:
         return torch.zeros_like(x)
 
 
@@ -237,6 +239,10 @@ def test_flops_of_a_convolution_are_counted_exactly() -> None:
 # -- cdm ------------------------------------------------------------------------------------------
 
 
+def begin(method: Method, batch: Batch, x: Tensor, sigma: Tensor) -> Start:
+    return Start(Noised(batch.x, x, sigma, None, None), method.denoiser(x, sigma))
+
+
 def test_consistency_of_an_exact_denoiser_is_zero_in_expectation(build: Build) -> None:
     """Two branches of the exact reverse SDE: the mean product is 0 within four standard errors."""
     method = build("cdm", branch_steps=20, max_gap=0.5)
@@ -248,7 +254,7 @@ def test_consistency_of_an_exact_denoiser_is_zero_in_expectation(build: Build) -
     )
     sigma = torch.full((30_000,), 1.0, dtype=torch.float64)
     x = batch.x + batch.randn()
-    terms = method.consistency(batch, x, sigma, method.denoiser(x, sigma))
+    terms = method.consistency(batch, begin(method, batch, x, sigma))
     standard_error = float(terms.std()) / math.sqrt(len(terms))
     assert abs(float(terms.mean())) < 4 * standard_error
     # The branches do move: the squared single branch is far from 0.
@@ -263,7 +269,7 @@ def test_consistency_of_a_wrong_denoiser_is_its_squared_violation(build: Build) 
             super().__init__()
             self.exact = exact_denoiser(0.8)
 
-        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        def forward(self, x: Tensor, sigma: Tensor, *told: Tensor | None) -> Tensor:
             return self.exact(x, sigma) + 0.5 * (per_image(sigma) < 1.0)
 
     method = build("cdm", branch_steps=1, max_gap=1e-3)
@@ -276,7 +282,7 @@ def test_consistency_of_a_wrong_denoiser_is_its_squared_violation(build: Build) 
     )
     sigma = torch.ones(n, dtype=torch.float64)
     x = batch.x + batch.randn()
-    terms = method.consistency(batch, x, sigma, method.denoiser(x, sigma))
+    terms = method.consistency(batch, begin(method, batch, x, sigma))
     assert float(terms.mean()) == pytest.approx(4 * 0.25, rel=0.02)
 
 
@@ -293,13 +299,13 @@ def test_branches_run_on_karras_levels_from_t_to_t_prime() -> None:
 @pytest.mark.parametrize("steps", [5, 1])
 def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, steps: int) -> None:
     """D0, D1, D2 with gradients (9 forward-equivalents) and 2 (steps - 1) calls without."""
-    method = build("cdm", unet={"channels": 8, "dropout": dropout}, branch_steps=steps)
+    method = build("cdm", network={"channels": 8, "dropout": dropout}, branch_steps=steps)
     method.networks["denoiser"].train()
     (objective,) = method.stages()[0].objectives
     with count_calls(method.networks) as counted:
         objective.loss(make_batch())
     assert counted["denoiser"] == (3 + 2 * (steps - 1)) * 12
-    plain = build("sde", unet={"channels": 8, "dropout": dropout})
+    plain = build("sde", network={"channels": 8, "dropout": dropout})
     (baseline,) = plain.stages()[0].objectives
     _, flops = count_flops(lambda: objective.loss(make_batch()).backward())
     _, base = count_flops(lambda: baseline.loss(make_batch()).backward())
@@ -308,7 +314,7 @@ def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, ste
 
 def test_dropout_does_not_enter_the_consistency_term(build: Build) -> None:
     """With a gap of nothing all three evaluations agree, whatever the dropout."""
-    method = build("cdm", unet={"channels": 8, "dropout": 0.5}, max_gap=1e-12)
+    method = build("cdm", network={"channels": 8, "dropout": 0.5}, max_gap=1e-12)
     method.networks["denoiser"].train()
     batch = make_batch()
     method.loss(batch)
@@ -355,7 +361,7 @@ def test_dlsm_loss_of_two_points_is_least_for_the_true_posterior(build: Build) -
             return torch.stack([-odds / 2, odds / 2], 1)
 
     class Exact(Denoiser):
-        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        def forward(self, x: Tensor, sigma: Tensor, *told: Tensor | None) -> Tensor:
             sigma = sigma.expand(len(x))
             return centre * per_image((log_odds(x, sigma) / 2).tanh())
 

@@ -103,7 +103,7 @@ def weights(method: Method) -> dict[str, torch.Tensor]:
 def test_a_resumed_run_ends_with_the_same_bits(build: Build, name: str, stop_at: int) -> None:
     """Stopped in either stage, with dropout: weights, curves and FLOPs are the same."""
     dropout: dict[str, object] = (
-        {"score_network": {"dropout": 0.1}} if name == "smm" else {"unet": {"dropout": 0.1}}
+        {"score_network": {"dropout": 0.1}} if name == "smm" else {"network": {"dropout": 0.1}}
     )
     torch.manual_seed(3)
     whole, watch = build(name, **dropout), Watch()

@@ -1,0 +1,48 @@
+"""The source that a method's result depends on: its module and all it imports from ``methods``."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.config import digest
+
+
+def source_files(module: str, *, seen: set[str] | None = None) -> dict[str, Path]:
+    """Return the files of a module and of all that it imports from ``methods``, by name."""
+    seen = set() if seen is None else seen
+    if module in seen:
+        return {}
+    seen.add(module)
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return {}
+    path = Path(spec.origin)
+    files = {module: path}
+    for name in _imported(path):
+        if name.split(".")[0] == "methods":
+            files |= source_files(name, seen=seen)
+    return files
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            for alias in node.names:
+                with contextlib.suppress(ModuleNotFoundError):
+                    if find_spec(f"{node.module}.{alias.name}"):
+                        yield f"{node.module}.{alias.name}"
+
+
+def source_digest(module: str) -> str:
+    """Hash the source of a module with all that it imports from ``methods``."""
+    files = source_files(module)
+    content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return digest(content)
