@@ -69,8 +69,11 @@ def test_listing_needs_no_heavy_import() -> None:
 
 def test_names_are_described() -> None:
     assert [row.name for row in data.describe()] == list(data.names())
-    assert {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"} == set(data.names())
-    assert {row.name: row.classes for row in data.describe()}["cifar100"] == 100
+    images = {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"}
+    assert images | {"gmm2d", "moons"} == set(data.names())
+    rows = {row.name: row for row in data.describe()}
+    assert rows["cifar100"].classes == 100
+    assert (rows["digits"].size, rows["gmm2d"].size) == ("8x8", "2-D")
 
 
 def test_unknown_name_gets_the_nearest_match(tmp_path: Path) -> None:

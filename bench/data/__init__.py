@@ -1,8 +1,9 @@
-"""Data sets as uint8 images and labels; importing this loads nothing heavy.
+"""Data sets as images or points and labels; importing this loads nothing heavy.
 
 ``load`` reads a data set, ``names`` and ``describe`` tell which there are. Images are uint8
 arrays of shape (N, C, H, W) with values 0 to 255; methods see them as floats in [-1, 1], and
-``to_uint8`` is the one way back.
+``to_uint8`` is the one way back. Points of a mixture whose density is known are float32 arrays of
+shape (N, 2, 1, 1) and stay floats.
 """
 
 from bench.data.catalogue import ROOT_VARIABLE, Row, describe, names

@@ -22,7 +22,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """The published facts of a data set: counts, square size in pixels, channels, classes."""
+    """The published facts of a data set: counts, square size in pixels, channels, classes.
+
+    Points have one pixel and a channel per coordinate.
+    """
 
     train: int
     test: int
@@ -30,6 +33,11 @@ class Known:
     channels: int
     classes: tuple[str, ...]
     source: str
+
+    @property
+    def is_points(self) -> bool:
+        """Whether these are points of a mixture rather than images."""
+        return self.size == 1
 
 
 _DIGITS = tuple("0123456789")
@@ -70,6 +78,7 @@ _CIFAR100_TEXT = """
 """
 _CIFAR100 = tuple(_CIFAR100_TEXT.split())
 _FETCHED = f"--data PATH, ${ROOT_VARIABLE}, or torchvision's download"
+_DRAWN = "drawn from a Gaussian mixture in closed form"
 
 KNOWN: dict[str, Known] = {
     "digits": Known(1297, 500, 8, 1, _DIGITS, "embedded in scikit-learn"),
@@ -84,6 +93,8 @@ KNOWN: dict[str, Known] = {
     ),
     "cifar10": Known(50_000, 10_000, 32, 3, _CIFAR10, f"{_FETCHED}; --data FILE.zip"),
     "cifar100": Known(50_000, 10_000, 32, 3, _CIFAR100, f"{_FETCHED}; --data FILE.zip"),
+    "gmm2d": Known(20_000, 10_000, 1, 2, ("0", "1", "2"), _DRAWN),
+    "moons": Known(20_000, 10_000, 1, 2, ("upper", "lower"), _DRAWN),
 }
 
 
@@ -98,7 +109,7 @@ def describe() -> list[Row]:
         Row(
             name,
             f"{known.train} + {known.test}",
-            f"{known.size}x{known.size}",
+            f"{known.channels}-D" if known.is_points else f"{known.size}x{known.size}",
             known.channels,
             len(known.classes),
             known.source,

@@ -1,4 +1,4 @@
-"""A data set in memory: uint8 images, labels, and the hash that identifies them."""
+"""A data set in memory: images or points, labels, and the hash that identifies them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from methods.mixtures import GaussianMixture
+
+    Pixels = NDArray[np.uint8 | np.float32]
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images, uint8 (N, C, H, W), and their class indices, int64 (N,), where there are any."""
+    """Images and their class indices, int64 (N,), where there are any.
 
-    images: NDArray[np.uint8]
+    Images are uint8 (N, C, H, W), 0 to 255; points are float32 (N, 2, 1, 1), within about [-1, 1],
+    and are never quantised.
+    """
+
+    images: Pixels
     labels: NDArray[np.int64] | None
 
     def __len__(self) -> int:
@@ -29,7 +37,8 @@ class Dataset:
     """A named data set; two with the same ``sha256`` hold the same images, labels and split.
 
     ``variant`` tells apart what shares a name but not its pixels (``cifar10-jpeg``), ``source``
-    says where it was read from, and ``notes`` what a reader of the numbers must know.
+    says where it was read from, and ``notes`` what a reader of the numbers must know. ``truth`` is
+    the exact density that points were drawn from.
     """
 
     name: str
@@ -40,10 +49,16 @@ class Dataset:
     sha256: str
     source: str
     notes: tuple[str, ...] = ()
+    truth: GaussianMixture | None = None
+
+    @property
+    def is_points(self) -> bool:
+        """Whether these are float32 points, shown as they are, rather than uint8 images."""
+        return self.train.images.dtype.kind == "f"
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
+        """Channels, height and width of every image; (2, 1, 1) for points."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 

@@ -27,6 +27,8 @@ def load(name: str, *, path: Path | None = None, cache: Path, download: bool = T
     """
     if path is not None and not path.exists():
         raise UserError(f"--data {path}: no such file or folder")
+    if name in KNOWN and KNOWN[name].is_points:
+        return _load_mixture(name, path)
     if path is not None and path.is_file():
         return _load_file(name, path, cache)
     if name not in KNOWN:
@@ -55,3 +57,14 @@ def _load_digits(path: Path | None) -> Dataset:
             "leave --data out, or give a .zip file"
         )
     return load_digits()
+
+
+def _load_mixture(name: str, path: Path | None) -> Dataset:
+    from bench.data.mixtures import load_mixture
+
+    if path is not None:
+        raise UserError(
+            f"--data {path}: '{name}' is drawn from a closed form and read from no file; "
+            "leave --data out, or choose another --dataset"
+        )
+    return load_mixture(name)

@@ -27,7 +27,7 @@ from bench.record import Value, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Images = NDArray[np.uint8] | Tensor
+    Images = NDArray[np.uint8 | np.float32] | Tensor
 
 PROTOCOL = "1"
 """Version of all that a value depends on beside its provenance; raised when any of it changes."""
