@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError, nearest, unknown
 
@@ -71,6 +71,19 @@ class Training(Section):
     """Seconds between checkpoints."""
     share_stages: bool = True
     """Whether cells that have a first stage in common train it once; each is charged in full."""
+    per_method: dict[str, dict[str, Any]] = {}
+    """What a method's own recipe has otherwise: ``smm: {batch: 64}``."""
+
+    @model_validator(mode="after")
+    def _recipes_are_valid(self) -> Training:
+        for method in self.per_method:
+            self.of(method)
+        return self
+
+    def of(self, label: str) -> Training:
+        """The settings of one method or variant."""
+        own = self.per_method.get(label.split(":", maxsplit=1)[0], {})
+        return Training.model_validate(self.model_dump(exclude={"per_method"}) | own)
 
 
 class Sampling(Section):
@@ -279,19 +292,19 @@ def resolve_method(
     Its defaults, then ``common``, the method's block, the variants', the block of the whole label.
     """
     fields = config.model_fields
-    values = {key: value for key, value in preset.common.items() if key in fields}
+    # A nested block states only what differs from the method's own default for it.
+    defaults = {
+        key: default.model_dump()
+        for key, field in fields.items()
+        if isinstance(default := field.get_default(call_default_factory=True), BaseModel)
+    }
+    values = merge(defaults, {k: v for k, v in preset.common.items() if k in fields})
     for block in (
         preset.methods.get(label.split(":", maxsplit=1)[0], {}),
         *variants,
         preset.methods.get(label, {}) if ":" in label else {},
     ):
         values = merge(values, block)
-    # A nested block states only what differs from the method's own default for it.
-    for key, value in values.items():
-        if key in fields and isinstance(value, Mapping):
-            default = fields[key].get_default(call_default_factory=True)
-            if isinstance(default, BaseModel):
-                values[key] = merge(default.model_dump(), value)
     resolved: BaseModel = build(config, values, f"settings of {label}")
     return resolved.model_dump(mode="json")
 
@@ -304,9 +317,18 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
         allowed = sorted(holder.model_fields) if holder else []
         given = str(first["loc"][-1])
         text = f"unknown key '{path}'{nearest(given, allowed)}; choose from: {', '.join(allowed)}"
+    elif first["type"] == "union_tag_invalid":
+        tag, allowed = (
+            first["ctx"]["tag"],
+            first["ctx"]["expected_tags"].replace("'", "").split(", "),
+        )
+        text = f"{path}.kind = '{tag}'{nearest(tag, allowed)}; choose from: {', '.join(allowed)}"
     else:
-        given = json.dumps(first["input"], default=str)
-        text = f"{path or 'value'} = {given}: {first['msg'].removeprefix('Value error, ')}"
+        given = first["input"]
+        # What is wrong with a whole block, its message says better than its content.
+        shown = "" if isinstance(given, Mapping) else f" = {json.dumps(given, default=str)}"
+        reason = first["msg"].removeprefix("Value error, ")
+        text = f"{path}{shown}: {reason}" if path else reason
     more = error.error_count() - 1
     return one_line(text) + (f" (and {more} more)" if more else "")
 

@@ -23,15 +23,17 @@ from bench.training import State
 from methods.base import Stage
 
 WAIT_SECONDS = 0.5
+IRRELEVANT = {"log_kimg", "snapshots", "checkpoint_seconds", "share_stages", "per_method"}
+"""Settings of training that do not change its result."""
 
 
-def stage_key(stage: Stage, settings: Settings, data_sha256: str, seed: int | None) -> str | None:
+def stage_key(
+    stage: Stage, label: str, settings: Settings, data_sha256: str, seed: int | None
+) -> str | None:
     """Identify a stage's result; ``None`` where the stage does not say what decides it."""
     if stage.identity is None:
         return None
-    training = settings.training.model_dump(
-        mode="json", exclude={"log_kimg", "snapshots", "checkpoint_seconds", "share_stages"}
-    )
+    training = settings.training.of(label).model_dump(mode="json", exclude=IRRELEVANT)
     budget = [settings.budget.amount * stage.share, settings.budget.unit]
     place = [settings.device, settings.threads, data_sha256, seed]
     source = source_digest(str(stage.identity["module"]))
@@ -39,7 +41,7 @@ def stage_key(stage: Stage, settings: Settings, data_sha256: str, seed: int | No
 
 
 class StagePlace:
-    """One stage's file, held by one cell at a time: a second one waits for the first to train it."""
+    """One stage's file, held by one cell at a time: a second waits while the first trains."""
 
     def __init__(
         self,

@@ -132,7 +132,7 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     for label, config in request["methods"].items():
         with torch.device("meta"):
             first = build_method(label, config, dataset).stages()[0]
-        stages[label] = stage_key(first, settings, dataset.sha256, None)
+        stages[label] = stage_key(first, label, settings, dataset.sha256, None)
     answer = {
         "data_variant": dataset.variant,
         "data_sha256": dataset.sha256,
@@ -261,6 +261,7 @@ class Cell:
         self.folder, self.cache, self.record = folder, cache, record
         self.config: CellConfig = read_cell(folder / "config.yaml")
         self.settings = self.config.settings
+        self.training = self.settings.training.of(self.config.method)
         self.evaluation = self.settings.evaluation
         self.stop, self.progress = Stop(), Progress()
         self.curves = Curves(folder / CURVES)
@@ -274,7 +275,7 @@ class Cell:
         save(self.record, self.folder)
         self.progress("starting", fraction=0.0)
         settings = self.settings
-        self.device = open_device(settings.device, settings.threads, settings.training.precision)
+        self.device = open_device(settings.device, settings.threads, self.training.precision)
         state = self._read_checkpoint()
         self.ledger = Ledger(
             self.device, started=self.spawned, carried=state["ledger"] if state else None
@@ -321,8 +322,8 @@ class Cell:
         feed = Feed(
             torch.from_numpy(np.array(train.images)).to(self.device),
             labels,
-            batch=settings.training.batch,
-            flip=settings.training.flip,
+            batch=self.training.batch,
+            flip=self.training.flip,
             seed=self.config.seed,
         )
         hooks = Hooks(
@@ -331,14 +332,12 @@ class Cell:
             checkpoint=self._checkpoint,
             progress=self._training_progress,
             stopping=lambda: self.stop.requested,
-            shared=self._shared_stage
-            if settings.training.share_stages
-            else lambda _: nullcontext(),
+            shared=self._shared_stage if self.training.share_stages else lambda _: nullcontext(),
         )
         self.trainer = Trainer(
             self.method,
             feed,
-            settings=settings.training,
+            settings=self.training,
             budget=settings.budget,
             seed=self.config.seed,
             ledger=self.ledger,
@@ -359,7 +358,8 @@ class Cell:
 
     def _shared_stage(self, stage: Stage) -> StagePlace:
         """Where the result of a stage lies that other cells of the study have too."""
-        key = stage_key(stage, self.settings, self.dataset.sha256, self.config.seed)
+        label, seed = self.config.method, self.config.seed
+        key = stage_key(stage, label, self.settings, self.dataset.sha256, seed)
         self.progress("waiting", fraction=0.0)
         return StagePlace(
             self.folder.parent / "stages" / f"{key}.pt",
@@ -427,7 +427,7 @@ class Cell:
         return Source(
             self.method,
             device=self.device,
-            precision=self.settings.training.precision,
+            precision=self.training.precision,
             seed=self.config.seed,
             stream=stream,
             frequencies=class_frequencies(self.dataset),
@@ -484,7 +484,7 @@ class Cell:
             "sampling_seed": self.config.seed,
             "nfe": self.record.cost.nfe,
             "sampler": self.config.method_config.get("sampler"),
-            "precision": self.settings.training.precision,
+            "precision": self.training.precision,
         }
         return metrics.evaluate(
             features,

@@ -32,6 +32,7 @@ COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
 TEXT: tuple[str, ...] = (
     "kind", "study", "cell", "method", "seed", "status", "reason", "dataset", "data_variant",
     "preset", "key", "started", "ended", "device", "commit", "dirty", "log",
+    "shared",
 )  # fmt: skip
 
 
@@ -113,6 +114,9 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
         "commit": row.environment.get("commit"),
         "dirty": row.environment.get("dirty"),
         "log": str(folder / "log.txt"),
+        "shared": "; ".join(
+            f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
+        ),
     }
     costs = row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True)
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)

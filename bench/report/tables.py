@@ -195,6 +195,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_data_notes(cells),
         *_provenance_notes(frame),
         *_timing_notes(cells),
+        *_shared_notes(cells),
         *_certainty_notes(frame),
     ]
 
@@ -247,6 +248,13 @@ def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
         "of the medians and the widest interval. NFE: network calls per image, counted. "
         "FLOPs: 2 per multiply-add, all networks of all objectives."
     )
+
+
+def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
+    """Say which cells took a first stage over from another."""
+    for cell, told in zip(cells["cell"], cells["shared"], strict=True):
+        if told:
+            yield f"{cell}: {told}; trained once, charged in full to both."
 
 
 def _certainty_notes(frame: pd.DataFrame) -> Iterator[str]:

@@ -1,0 +1,282 @@
+"""Variants of the methods as settings, and first stages that are trained once for several cells."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import record
+from bench.commands import resolve_label
+from bench.config import Preset, choose_preset, merge
+from bench.cost import count_calls, count_flops
+from bench.errors import UserError
+from bench.stages import stage_key
+from bench.training import Trainer
+from methods import registry
+from methods.base import DataSpec, Method
+
+from .conftest import GREY, Bench
+from .test_methods import draw, make_batch
+from .test_training import Watch, make_trainer, weights
+
+VARIANTS = [
+    f"{name}:{variant}" for name in registry.BUILTIN for variant in registry.load(name).variants
+]
+
+
+def resolved(label: str, **settings: Any) -> dict[str, Any]:
+    _, preset = choose_preset("digits", "smoke", "cpu")
+    own = merge(preset.methods, {registry.base(label): settings})
+    return resolve_label(label, Preset.model_validate({**preset.model_dump(), "methods": own}))
+
+
+def make(label: str, seed: int = 0, data: DataSpec = GREY, **settings: Any) -> Method:
+    kind = registry.load(label)
+    torch.manual_seed(seed)
+    return kind(kind.Config.model_validate(resolved(label, **settings)), data)
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_every_variant_changes_what_it_says_and_runs(label: str) -> None:
+    plain, changed = resolved(registry.base(label)), resolved(label)
+    for settings in registry.variants(label):
+        for key, value in settings.items():
+            found = changed[key]
+            assert value.items() <= found.items() if isinstance(value, dict) else found == value
+    same = {"cdm:one_step", "dlsm:total", "sde:ancestral", "smm:simple"}
+    assert (plain != changed) or label in same
+    method = make(label)
+    for stage in method.stages():
+        for objective in stage.objectives:
+            loss = objective.loss(make_batch())
+            assert torch.isfinite(loss), label
+    assert torch.isfinite(draw(method, 3)).all()
+
+
+def test_variants_join_and_the_label_s_own_block_comes_last() -> None:
+    joined = resolved("sde:conditional+heun")
+    assert joined["conditional"] is True
+    assert joined["sampler"]["name"] == "heun"
+    _, preset = choose_preset("digits", "smoke", "cpu")
+    body = preset.model_dump()
+    body["methods"]["cdm:semi"] = {"consistency_weight": 3.0}
+    body["methods"]["cdm"] = {"consistency_weight": 5.0, "max_gap": 0.5}
+    settings = resolve_label("cdm:semi", Preset.model_validate(body))
+    assert settings["consistency_weight"] == 3.0
+    assert settings["estimator"] == "semi"
+    assert settings["max_gap"] == 0.5
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="unknown variant of cdm 'semy'.*did you mean 'semi'"):
+        resolved("cdm:semy")
+
+
+def test_another_kind_of_network_replaces_the_preset_s_block() -> None:
+    settings = resolved("sde", network={"kind": "mlp", "width": 32})
+    assert settings["network"]["kind"] == "mlp"
+    assert settings["network"]["width"] == 32
+    assert "multipliers" not in settings["network"]
+
+
+def test_a_key_of_another_kind_is_refused() -> None:
+    with pytest.raises(UserError, match=r"unknown key 'network\.depth'.*channels"):
+        resolved("sde", network={"depth": 3})
+    with pytest.raises(UserError, match=r"network\.kind = 'unett'.*did you mean 'unet'"):
+        resolved("sde", network={"kind": "unett"})
+
+
+# -- what the variants are ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "ratio"),
+    [("cdm:published", 17 / 3), ("cdm:one_step", 3.0), ("cdm:semi", 4 / 3)],
+)
+def test_the_cost_of_consistency_is_what_is_said(label: str, ratio: float) -> None:
+    """Forward-equivalents of a step over those of denoising score matching, which takes 3."""
+
+    def flops(name: str) -> float:
+        (objective,) = make(name).stages()[0].objectives
+        return count_flops(lambda: objective.loss(make_batch()).backward())[1]
+
+    assert flops(label) / flops("sde") == pytest.approx(ratio, rel=0.01)
+
+
+def test_cross_entropy_alone_asks_the_score_network_nothing() -> None:
+    method = make("dlsm:ce")
+    with count_calls(method.networks) as calls:
+        method.stages()[1].objectives[0].loss(make_batch())
+    assert calls["denoiser"] == 0
+    assert calls["classifier"] == 12
+
+
+def test_a_relative_gap_scales_with_the_level() -> None:
+    method, batch = make("cdm:relative"), make_batch(4000)
+    for level in (0.05, 20.0):
+        end = method.draw_end(batch, torch.full((4000,), level)) / level
+        assert end.min() >= 0.5
+        assert end.max() <= 1
+        assert float(end.mean()) == pytest.approx(0.75, abs=0.01)
+
+
+def test_semi_sends_no_gradient_through_the_branch() -> None:
+    """With D = a x + b, the gradient of w |D0 - sg(D1)|^2 in b is 2 w (D0 - D1) alone."""
+    method = make("cdm:semi")
+    seen: list[bool] = []
+    method.denoiser.network.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.requires_grad)
+    )
+    method.loss(make_batch())
+    assert seen == [True, False]
+
+
+def test_the_control_is_the_non_saturating_game() -> None:
+    """At a critic that says 0 everywhere the losses are 2 ln 2 and ln 2."""
+    method = make("smm:gan")
+    with torch.no_grad():
+        for parameter in method.score.conv_out.parameters():
+            parameter.zero_()
+    assert float(method.score_loss(make_batch()).detach()) == pytest.approx(2 * np.log(2), rel=1e-5)
+    assert float(method.generator_loss(make_batch()).detach()) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_two_time_scales_are_a_ratio_of_rates() -> None:
+    objectives = {o.network: o for o in make("smm:two_time_scales").stages()[0].objectives}
+    rates = {name: objective.optimizer.lr for name, objective in objectives.items()}
+    assert rates["score"] == pytest.approx(3 * rates["generator"])
+
+
+@pytest.mark.parametrize("name", ["sde", "cdm"])
+def test_a_conditional_network_hears_the_class(name: str) -> None:
+    method = make(f"{name}:conditional")
+    assert method.needs_labels
+    batch = make_batch()
+    batch.labels = None
+    with pytest.raises(ValueError, match="label"):
+        method.loss(batch)
+    with pytest.raises(ValueError, match="one class label an image"):
+        method.sample(2, generator=torch.Generator())
+    with torch.no_grad():
+        for parameter in method.denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        samples = [
+            method.sample(
+                2, labels=torch.tensor(wanted), generator=torch.Generator().manual_seed(0)
+            )
+            for wanted in ([1, 2], [1, 3])
+        ]
+    assert torch.equal(samples[0][0], samples[1][0])
+    assert not torch.allclose(samples[0][1], samples[1][1])
+
+
+def test_conditional_networks_need_labelled_data() -> None:
+    with pytest.raises(ValueError, match="the data have none"):
+        make("sde:conditional", data=DataSpec(channels=1, size=8, classes=0))
+
+
+# -- shared first stages --------------------------------------------------------------------------
+
+
+class Shelf:
+    """Keeps one stage's result."""
+
+    def __init__(self) -> None:
+        self.result: Any = None
+
+    def load(self) -> Any:
+        return self.result
+
+    def save(self, result: Any) -> None:
+        self.result = result
+
+
+def train(method: Method, shelf: Shelf | None = None, **settings: Any) -> Trainer:
+    trainer = make_trainer(method, Watch(), **settings)
+    if shelf is not None:
+        trainer.hooks.shared = lambda stage: nullcontext(shelf)
+    trainer.run()
+    return trainer
+
+
+def test_a_shared_stage_leaves_the_bits_that_training_it_would() -> None:
+    """With dropout, in two stages: what a cell takes over changes nothing of what it ends with."""
+    own = {"network": {"dropout": 0.1}}
+    alone = make("dlsm", **own)
+    reference = train(alone)
+    shelf = Shelf()
+    train(make("dlsm:ce", **own), shelf)
+    taking = make("dlsm", seed=7, **own)
+    # The classifier's first weights come from the constructor, as they do in a cell of equal seed.
+    taking.classifier.load_state_dict(make("dlsm", **own).classifier.state_dict())
+    trainer = train(taking, shelf)
+    for key, value in weights(alone).items():
+        assert torch.equal(value, weights(taking)[key]), key
+    assert trainer.steps == reference.steps
+    assert trainer.train_flops == reference.train_flops
+    assert trainer.ledger.totals()["train"] > shelf.result["seconds"] > 0
+
+
+def test_the_first_stage_is_the_same_for_whom_it_should_be() -> None:
+    _, preset = choose_preset("digits", "smoke", "cpu")
+    from bench.config import Settings
+
+    def key(label: str, budget: str = "1kimg", seed: int = 0, **settings: Any) -> str | None:
+        shared = Settings.model_validate(
+            {
+                "dataset": "digits",
+                "preset": "smoke",
+                "device": "cpu",
+                "budget": budget,
+                "training": preset.training,
+                "evaluation": preset.evaluation,
+            }
+        )
+        return stage_key(make(label, **settings).stages()[0], label, shared, "data", seed)
+
+    assert key("sde") == key("sde:heun") == key("dlsm:on_sde")
+    assert key("dlsm") == key("dlsm:ce") == key("dlsm:dlsm_alone")
+    assert key("dlsm") != key("sde")  # a smaller share of the budget
+    assert key("sde") != key("sde", seed=1)
+    assert key("sde") != key("sde", budget="2kimg")
+    assert key("sde") != key("sde:conditional")
+    assert key("sde") != key("sde", ema={"halflife_kimg": 1})
+    assert key("cdm") != key("sde")
+    assert key("smm") is None
+
+
+def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, run_bench: Bench) -> None:
+    """Three cells, one training; the samples are those of cells that share nothing."""
+    smoke = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
+    methods = ("--methods", "sde,sde:heun,dlsm:on_sde", *smoke)
+    done = run_bench("run", *methods, "--study", "shared")
+    assert done.returncode == 0, done.stderr
+    done_alone = run_bench(
+        "run", *methods, "--study", "alone", "--set", "training.share_stages=false"
+    )
+    assert done_alone.returncode == 0, done_alone.stderr
+    shared = dict(cells(tmp_path / "results" / "shared"))
+    alone = dict(cells(tmp_path / "results" / "alone"))
+    assert sum(bool(row.shared_stages) for row in shared.values()) == 2
+    assert not any(row.shared_stages for row in alone.values())
+    assert "charged in full" in done.stdout
+    assert "charged in full" not in done_alone.stdout
+    for name, row in shared.items():
+        assert row.cost.train_flops == alone[name].cost.train_flops
+        assert row.cost.steps == alone[name].cost.steps
+        assert {k: v.value for k, v in row.metrics.items()} == {
+            k: v.value for k, v in alone[name].metrics.items()
+        }
+        parts = sum(value for part, value in row.ledger.items() if part != "wall")
+        assert parts == pytest.approx(row.ledger["wall"], rel=0.01)
+        curves = record.read_curves(tmp_path / "results" / "shared" / name)
+        assert any("loss/denoiser" in point["values"] for point in curves)
+
+
+def cells(study: Path) -> list[tuple[str, record.Record]]:
+    return [(folder.name, row) for folder, row in record.cells(study)]
