@@ -73,7 +73,7 @@ def test_variants_join_and_the_label_s_own_block_comes_last() -> None:
 
 
 def test_an_unknown_variant_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown variant of cdm 'semy'.*did you mean 'semi'"):
+    with pytest.raises(UserError, match=r"unknown variant of cdm 'semy'.*did you mean 'semi'"):
         resolved("cdm:semy")
 
 
