@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.cost import count_calls, count_flops, parameters
-from methods import registry, samplers
+from methods import registry
 from methods.base import Batch, DataSpec, Method
 from methods.cdm import Start, branch_levels
 from methods.dlsm import log_likelihood_gradient
@@ -143,55 +143,6 @@ def test_training_noise_levels_are_log_normal() -> None:
     )
     assert float(levels.log().mean()) == pytest.approx(-1.2, abs=0.03)
     assert float(levels.log().std()) == pytest.approx(1.2, abs=0.03)
-
-
-# -- samplers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_samplers_reproduce_a_gaussian(name: str) -> None:
-    """With the exact denoiser of N(0, 0.8^2) the samples have its standard deviation."""
-    settings = samplers.SamplerSettings(name=name, steps=400, s_churn=20, s_noise=1.0)  # type: ignore[arg-type]
-    D = exact_denoiser(0.8).float()
-    x = samplers.draw(D, (4000, 1, 2, 2), settings, torch.Generator().manual_seed(0))
-    assert float(x.std()) == pytest.approx(0.8, rel=0.02)
-    assert float(x.mean()) == pytest.approx(0, abs=0.02)
-
-
-def test_levels_are_karras() -> None:
-    levels = samplers.karras_sigmas(samplers.SamplerSettings(steps=18))
-    assert len(levels) == 19
-    assert levels[0] == pytest.approx(80)
-    assert levels[17] == pytest.approx(0.002)
-    assert levels[18] == 0
-    assert levels[1] == pytest.approx(57.5859, abs=1e-3)  # EDM eq. 5 by hand
-
-
-def test_the_ancestral_kernel_is_the_exact_posterior() -> None:
-    """For data that are one point, x at any level is that point plus noise of that level."""
-    point = torch.full((20_000, 1, 1, 1), 0.3)
-    generator = torch.Generator().manual_seed(0)
-    sigma, next_ = torch.tensor(2.0), torch.tensor(0.7)
-    x = point + sigma * samplers.noise_like(point, generator)
-    z = samplers.noise_like(point, generator)
-    x = samplers.ancestral_step(x, point, sigma, next_, z) - point
-    assert float(x.std()) == pytest.approx(0.7, rel=0.02)
-
-
-def test_heun_is_of_second_order() -> None:
-    """On the probability flow of a Gaussian the error falls four times for half the step."""
-    D = exact_denoiser(0.8)
-
-    def error(steps: int) -> float:
-        settings = samplers.SamplerSettings(steps=steps, sigma_max=10, sigma_min=0.01)
-        sigmas = samplers.karras_sigmas(settings)
-        x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(0)
-        result = samplers.heun(D, x, sigmas, generator=generator, settings=settings)
-        # The flow of N(0, s^2) shrinks x by s / sqrt(s^2 + sigma^2).
-        return abs(float(result) - 0.8 / math.sqrt(0.8**2 + 10**2))
-
-    assert error(40) / error(80) == pytest.approx(4, rel=0.25)
 
 
 # -- networks -------------------------------------------------------------------------------------
