@@ -31,6 +31,12 @@ def xavier_(module: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Module:
     return module
 
 
+def binomial_filter(gain: float) -> Tensor:
+    """The filter [1, 3, 3, 1] in both directions, (4, 4), of sum ``gain``."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return gain * torch.outer(taps, taps)
+
+
 class Resample(nn.Module):
     """Double or halve an image's sides, by a box [1, 1] or the binomial filter [1, 3, 3, 1].
 
@@ -43,9 +49,8 @@ class Resample(nn.Module):
     def __init__(self, direction: Literal["up", "down"], kernel: Literal["box", "fir"]) -> None:
         super().__init__()
         self.direction, self.kernel = direction, kernel
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-        gain = 4 if direction == "up" else 1
-        self.register_buffer("filter", gain * torch.outer(taps, taps), persistent=False)
+        filter = binomial_filter(4.0 if direction == "up" else 1.0)
+        self.register_buffer("filter", filter, persistent=False)
 
     def forward(self, x: Tensor, *, padding: int = 1) -> Tensor:
         """Map (B, C, H, W) to (B, C, 2 H, 2 W) or (B, C, H / 2, W / 2).
