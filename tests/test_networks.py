@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -16,7 +17,14 @@ from methods.networks import choice, layers
 from methods.networks.classifier import ClassifierSettings
 from methods.networks.generator import GeneratorSettings
 from methods.networks.mlp import MLPClassifierSettings, MLPGeneratorSettings, MLPSettings
-from methods.networks.unet import InputResidual, UNet, UNetSettings
+from methods.networks.stylegan2 import (
+    Linear,
+    ModulatedConv,
+    StyleGAN2,
+    StyleGAN2Settings,
+    normals_from,
+)
+from methods.networks.unet import InputResidual, SelfAttention, UNet, UNetSettings
 
 CIFAR = DataSpec(channels=3, size=32, classes=10)
 POINTS = DataSpec(channels=2, size=1, classes=3)
@@ -69,7 +77,11 @@ class Choice(Settings):
 KINDS = {
     "network": {"unet": UNetSettings, "mlp": MLPSettings},
     "classifier": {"resnet": ClassifierSettings, "mlp": MLPClassifierSettings},
-    "generator": {"dcgan": GeneratorSettings, "mlp": MLPGeneratorSettings},
+    "generator": {
+        "dcgan": GeneratorSettings,
+        "stylegan2": StyleGAN2Settings,
+        "mlp": MLPGeneratorSettings,
+    },
 }
 
 
@@ -117,8 +129,8 @@ def test_networks_take_all_sizes(size: int, channels: int) -> None:
     unet = UNetSettings(channels=8, multipliers=(1, 2), blocks=1, attention=(size // 2,))
     for settings in (unet, unet.model_copy(update=NCSNPP)):
         assert settings.build(data)(x, sigma).shape == x.shape
-    generator = GeneratorSettings(channels=8, z=10)
-    assert generator.build(data)(torch.zeros(2, 10)).shape == x.shape
+    for generator in (GeneratorSettings(channels=8, z=10), StyleGAN2Settings(channels_max=8, z=10)):
+        assert generator.build(data)(torch.zeros(2, 10)).shape == x.shape
     classifier = ClassifierSettings(channels=8, blocks=(1, 1, 1))
     assert classifier.build(data)(x, sigma).shape == (2, 4)
 
@@ -334,14 +346,273 @@ def test_a_classifier_s_gradient_has_a_derivative(name: str) -> None:
     assert second.abs().max() > 1e-3
 
 
+# -- the noise-conditional ResNet ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("blocks", "standard"), [((2, 2, 2, 2), 11_173_962), ((3, 4, 6, 3), 21_282_122)], ids=str
+)
+def test_the_classifier_is_the_standard_resnet_and_the_noise_embedding(
+    blocks: tuple[int, ...], standard: int
+) -> None:
+    """ResNet-18/-34 of 11.17 M and 21.28 M parameters for CIFAR-10 (He et al. 2016), plus 0.14 M.
+
+    The norms come before the convolutions here: the standard ones normalise each block's output
+    twice, the stem and three shortcuts; ours each block's input, its middle and the last output.
+    """
+    embedding = (128 * 128 + 128) + sum(128 * width + width for width in (64, 128, 256, 512))
+    first = [64, 64, 128, 256]
+    norms = 0
+    for stage, count in enumerate(blocks):
+        width = 64 * 2**stage
+        norms += 2 * (first[stage] + (count - 1) * width + count * width)  # ours
+        norms -= 2 * (2 * count * width)  # the standard ones
+    norms += 2 * 512 - 2 * (64 + 128 + 256 + 512)
+    network = on_meta(ClassifierSettings(blocks=blocks), CIFAR)
+    assert parameters(network) == standard + embedding + norms
+    assert abs(norms) < 3000
+
+
+# -- StyleGAN2 ------------------------------------------------------------------------------------
+
+
+def small_stylegan2(size: int = 16) -> StyleGAN2:
+    """A generator whose noise inputs count."""
+    torch.manual_seed(0)
+    settings = StyleGAN2Settings(channels_max=16, z=8, w=8, mapping_width=8, mapping_depth=2)
+    generator = settings.build(DataSpec(channels=3, size=size))
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            nn.init.constant_(parameter, 0.5)
+    return generator
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32, 64])
+def test_the_generator_at_stylegan2_s_size(size: int) -> None:
+    """A 512-channel convolution of 3x3 with its affine map, bias and noise strength; images."""
+    layer = 9 * 512**2 + (512**2 + 512) + 512 + 1
+    image = 3 * 512 + (512**2 + 512) + 3
+    levels = size.bit_length() - 3
+    expected = 512 * 16 + (1 + 2 * levels) * layer + (1 + levels) * image + 8 * (512**2 + 512)
+    network = on_meta(StyleGAN2Settings(), DataSpec(channels=3, size=size))
+    assert parameters(network) == expected
+
+
+def test_sizes_of_the_mapping_that_give_smm_s_generator() -> None:
+    """24.7 M (METHODS): six mapping layers of 1024, or twenty of 512; StyleGAN2's own has 21.5."""
+    assert parameters(on_meta(StyleGAN2Settings(), CIFAR)) == 21_523_475
+    wide = StyleGAN2Settings(mapping_depth=6, mapping_width=1024)
+    assert parameters(on_meta(wide, CIFAR)) == 24_670_739
+    deep = StyleGAN2Settings(mapping_depth=20)
+    assert parameters(on_meta(deep, CIFAR)) == 24_675_347
+
+
+def modulated_weight(layer: ModulatedConv, style: Tensor) -> Tensor:
+    """One image's own weight by Karras et al. 2020, eq. 1 and 3."""
+    weight = layer.weight * layer.scale * style[None, :, None, None]
+    if not layer.demodulate:
+        return weight
+    norm = (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+    return weight / norm
+
+
+@pytest.mark.parametrize("demodulate", [True, False])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_modulation_is_that_of_the_weights(kernel: int, demodulate: bool) -> None:
+    layer = ModulatedConv(5, 7, kernel, 4, demodulate=demodulate)
+    x, w = torch.randn(3, 5, 8, 8), torch.randn(3, 4)
+    styles = layer.affine(w)
+    expected = [
+        F.conv2d(image[None], modulated_weight(layer, style), padding=kernel // 2)
+        for image, style in zip(x, styles, strict=True)
+    ]
+    torch.testing.assert_close(layer(x, w), torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_an_upsampling_convolution_is_zeros_between_pixels_then_two_filters() -> None:
+    layer = ModulatedConv(2, 3, 3, 4, up=True, demodulate=True)
+    x, w = torch.randn(1, 2, 6, 6), torch.randn(1, 4)
+    spread = torch.zeros(1, 2, 12, 12)
+    spread[..., ::2, ::2] = x
+    weight = modulated_weight(layer, layer.affine(w)[0]).flip(2, 3)
+    h = F.conv2d(F.pad(spread, (2, 1, 2, 1)), weight)
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+    smoothing = torch.outer(taps, taps).expand(3, 1, 4, 4)
+    expected = F.conv2d(h, smoothing, padding=1, groups=3)
+    torch.testing.assert_close(layer(x, w), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_demodulation_undoes_a_style_s_scale() -> None:
+    layer = ModulatedConv(16, 8, 3, 4, demodulate=True)
+    x, w = torch.randn(2, 16, 8, 8), torch.randn(2, 4)
+    before = layer(x, w)
+    with torch.no_grad():
+        layer.affine.weight *= 100
+        layer.affine.bias *= 100
+    torch.testing.assert_close(layer(x, w), before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("lr", [1.0, 0.01])
+def test_equalised_layers_differ_in_speed_alone(lr: float) -> None:
+    """Outputs keep the variance; a step of one in every stored weight moves it by lr / sqrt n."""
+    torch.manual_seed(0)
+    layer = Linear(400, 300, lr=lr)
+    x = torch.randn(100, 400)
+    before = layer(x)
+    assert before.std().item() == pytest.approx(1, rel=0.03)
+    with torch.no_grad():
+        layer.weight += 1
+    change = x.sum(1, keepdim=True) * lr / 20
+    torch.testing.assert_close(layer(x) - before, change.expand(-1, 300), rtol=1e-3, atol=1e-4)
+
+
+def test_an_image_is_a_function_of_its_latent_alone() -> None:
+    """Whatever else is in the batch, in training and evaluation, whatever the seed."""
+    generator, z = small_stylegan2(), torch.randn(6, 8)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    images = generator(z)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(generator.eval()(z[[4, 1]]), images[[4, 1]])
+    assert torch.equal(generator(z), images)
+
+
+def test_noise_inputs_act_and_every_parameter_learns() -> None:
+    generator, z = small_stylegan2(), torch.randn(6, 8)
+    images = generator(z)
+    images.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in generator.parameters())
+    for name, parameter in generator.named_parameters():
+        if name.endswith("noise_strength"):
+            nn.init.zeros_(parameter)
+    assert (generator(z) - images).abs().max() > 0.1
+
+
+def test_noise_from_latents_is_standard_normal_and_independent() -> None:
+    z = torch.randn(1000, 8)
+    noise = normals_from(z, 500)
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3)):
+        assert float((noise**power).mean()) == pytest.approx(moment, abs=0.06)
+    assert float(torch.corrcoef(noise).fill_diagonal_(0).abs().max()) < 0.3
+    assert float(torch.corrcoef(noise.T).fill_diagonal_(0).abs().max()) < 0.25
+    # The last bit of one number, or two numbers exchanged, make another noise.
+    nudged, exchanged = z.clone(), z[:, [1, 0, 2, 3, 4, 5, 6, 7]]
+    nudged[:, 3] = torch.nextafter(nudged[:, 3], torch.tensor(9.0))
+    for other in (nudged, exchanged):
+        assert abs(float((normals_from(other, 500) * noise).mean())) < 0.01
+
+
 # -- FLOPs ----------------------------------------------------------------------------------------
 
 
-def test_flops_of_a_convolution_are_counted_exactly() -> None:
-    """Forward 2 k^2 C_in C_out H W; backward twice that, once where the input needs none."""
+def twice(network: nn.Module, x: Tensor) -> None:
+    """The gradient of an input gradient's square, with respect to the weights and the input."""
+    leaf = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad((network(leaf * 1) ** 2).sum(), leaf, create_graph=True)
+    (gradient**2).sum().backward()
+
+
+def flops(network: nn.Module, x: Tensor) -> tuple[float, float, float]:
+    """FLOPs of the forward pass, of forward and backward, and of the double backward."""
+    leaf = x.detach().requires_grad_()
+    return (
+        count_flops(lambda: network(x))[1],
+        count_flops(lambda: network(leaf * 1).sum().backward())[1],
+        count_flops(lambda: twice(network, x))[1],
+    )
+
+
+LINEAR_MAPS: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
+    "linear": (nn.Linear(8, 16), (5, 8), 2 * 8 * 16 * 5),
+    "convolution": (nn.Conv2d(3, 5, 3, padding=1), (2, 3, 8, 8), 2 * 9 * 3 * 5 * 64 * 2),
+    "1x1": (nn.Conv2d(3, 5, 1), (2, 3, 8, 8), 2 * 3 * 5 * 64 * 2),
+    "transposed": (nn.ConvTranspose2d(3, 5, 3, stride=2), (2, 3, 8, 8), 2 * 9 * 3 * 5 * 64 * 2),
+}
+
+
+@pytest.mark.parametrize("name", ["linear", "convolution", "1x1"])
+def test_flops_of_linear_maps(name: str) -> None:
+    """``y = W x`` costs F forward: 2 times the products of a multiply-add.
+
+    Backward, ``dx = W' dy`` and ``dW = dy x'`` cost F each: 3 F in all. The double backward runs
+    y (F) and dx (F), then differentiates dx with respect to dy and W (2 F) and y with respect to
+    x and W (2 F): 6 F.
+    """
+    layer, shape, expected = LINEAR_MAPS[name]
+    counted = flops(layer, torch.randn(shape))
+    assert counted == (expected, 3 * expected, 6 * expected)
+
+
+def test_flops_of_transposed_convolutions() -> None:
+    layer, shape, expected = LINEAR_MAPS["transposed"]
+    assert flops(layer, torch.randn(shape))[:2] == (expected, 3 * expected)
+
+
+def test_flops_of_a_strided_convolution_s_double_backward_are_those_that_torch_does() -> None:
+    """One of its two weight gradients is taken over 4x4 taps, of which 3x3 are kept."""
+    layer, forward = nn.Conv2d(4, 8, 3, stride=2, padding=1), 2 * 9 * 4 * 8 * 16 * 2
+    counted = flops(layer, torch.randn(2, 4, 8, 8))
+    assert counted == (forward, 3 * forward, forward * (5 + 16 / 9))
+
+
+def test_flops_of_a_frozen_input_leave_its_gradient_out() -> None:
     layer, x = nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
     forward = 2 * 9 * 3 * 5 * 64 * 2
-    assert count_flops(lambda: layer(x))[1] == forward
     assert count_flops(lambda: layer(x).sum().backward())[1] == 2 * forward
-    x.requires_grad_()
-    assert count_flops(lambda: layer(x * 1).sum().backward())[1] == 3 * forward
+
+
+def test_flops_of_attention() -> None:
+    """Linear maps 8 C^2 N forward, two products of matrices 4 N^2 C; N pixels.
+
+    The maps as above: 1, 3 and 6 times. A product ``Z = A B`` of which both factors have
+    gradients costs F, backward ``dA = dZ B'`` and ``dB = A' dZ``: 3 F. The double backward runs
+    all three (3 F), differentiates dA with respect to dZ and B and dB with respect to A and dZ
+    (4 F), and Z with respect to A and B (2 F): 9 F.
+    """
+    channels, side, images = 8, 6, 3
+    pixels = side**2
+    maps = images * 8 * channels**2 * pixels
+    products = images * 4 * pixels**2 * channels
+    counted = flops(SelfAttention(channels), torch.randn(images, channels, side, side))
+    assert counted == (maps + products, 3 * (maps + products), 6 * maps + 9 * products)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_flops_of_fixed_filters_are_a_forward_pass_each_way(direction: Any) -> None:
+    """Depthwise: 16 taps a channel. Its weights have no gradient, so backward is F, in all 2 F.
+
+    (A depthwise convolution that learns would be counted wrongly: torch's counter forgets the
+    groups in the weights' gradient. None of the networks has one.)
+    """
+    resample = layers.Resample(direction, "fir")
+    x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    forward = 2 * 16 * 6 * 2 * (64 if direction == "up" else 16)
+    assert count_flops(lambda: resample(x * 1))[1] == forward
+    assert count_flops(lambda: resample(x * 1).sum().backward())[1] == 2 * forward
+
+
+def test_no_network_learns_a_grouped_convolution() -> None:
+    """Their backward pass would be counted wrongly by torch."""
+    networks = [
+        on_meta(settings, data) for settings, data in [*SCORES.values(), *CLASSIFIERS.values()]
+    ]
+    networks += [on_meta(StyleGAN2Settings(), CIFAR), on_meta(GeneratorSettings(), CIFAR)]
+    for network in networks:
+        assert all(getattr(module, "groups", 1) == 1 for module in network.modules())
+
+
+def test_flops_of_stylegan2() -> None:
+    """Convolutions, affine maps, demodulation, filters and mapping add up to the count."""
+    width, w, images, sides = 16, 8, 2, [4, 8, 16]
+    total = 2 * 8 * 8 * 2  # the mapping's layers
+    for level, side in enumerate(sides):
+        total += 2 * (3 * width * side**2 + w * width)  # to the image
+        for up in [True, False] if level else [False]:
+            source = side // 2 if up else side
+            total += 2 * (9 * width**2 * source**2 + w * width + width**2)
+            total += 2 * 16 * width * side**2 if up else 0
+        total += 2 * 16 * 3 * (side // 2) ** 2 if level else 0  # the image, doubled
+    generator = small_stylegan2(16)
+    # The squared weights, summed for demodulation, are the same for all images.
+    _, counted = count_flops(lambda: generator(torch.randn(images, 8)))
+    assert counted == images * total
