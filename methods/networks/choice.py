@@ -14,6 +14,7 @@ from pydantic import Discriminator, Tag
 from methods.networks.classifier import ClassifierSettings
 from methods.networks.generator import GeneratorSettings
 from methods.networks.mlp import MLPClassifierSettings, MLPGeneratorSettings, MLPSettings
+from methods.networks.stylegan2 import StyleGAN2Settings
 from methods.networks.unet import UNetSettings
 
 
@@ -41,7 +42,9 @@ ClassifierNetwork = Annotated[
 """``.build(data)`` gives ``C(x, sigma)``, the class logits."""
 
 GeneratorNetwork = Annotated[
-    Annotated[GeneratorSettings, Tag("dcgan")] | Annotated[MLPGeneratorSettings, Tag("mlp")],
+    Annotated[GeneratorSettings, Tag("dcgan")]
+    | Annotated[StyleGAN2Settings, Tag("stylegan2")]
+    | Annotated[MLPGeneratorSettings, Tag("mlp")],
     Discriminator(kind_or("dcgan")),
 ]
 """``.build(data)`` gives ``G(z)``; the latent's dimension is the setting ``z``."""

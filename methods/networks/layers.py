@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,43 @@ def xavier_(module: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Module:
     if module.bias is not None:
         nn.init.zeros_(module.bias)
     return module
+
+
+def binomial_filter(gain: float) -> Tensor:
+    """The filter [1, 3, 3, 1] in both directions, (4, 4), of sum ``gain``."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    return gain * torch.outer(taps, taps)
+
+
+class Resample(nn.Module):
+    """Double or halve an image's sides, by a box [1, 1] or the binomial filter [1, 3, 3, 1].
+
+    The latter is the finite impulse response of Song et al. 2021 and StyleGAN2 (Karras et al.
+    2020): no aliasing, at the price of depthwise convolutions.
+    """
+
+    filter: Tensor
+
+    def __init__(self, direction: Literal["up", "down"], kernel: Literal["box", "fir"]) -> None:
+        super().__init__()
+        self.direction, self.kernel = direction, kernel
+        filter = binomial_filter(4.0 if direction == "up" else 1.0)
+        self.register_buffer("filter", filter, persistent=False)
+
+    def forward(self, x: Tensor, *, padding: int = 1) -> Tensor:
+        """Map (B, C, H, W) to (B, C, 2 H, 2 W) or (B, C, H / 2, W / 2).
+
+        ``padding`` is that of the filter [1, 3, 3, 1] on the larger side.
+        """
+        if self.kernel == "box" and self.direction == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        if self.kernel == "box":
+            return F.avg_pool2d(x, 2)
+        channels = x.shape[1]
+        weight = self.filter.to(x.dtype).expand(channels, 1, 4, 4)
+        if self.direction == "up":
+            return F.conv_transpose2d(x, weight, stride=2, padding=padding, groups=channels)
+        return F.conv2d(x, weight, stride=2, padding=padding, groups=channels)
 
 
 class PositionalEmbedding(nn.Module):

@@ -1,6 +1,8 @@
-"""The DDPM++ U-Net as EDM configures it (Song et al. 2021; Karras et al. 2022, appendix F.2).
+"""The DDPM++ and NCSN++ U-Nets as EDM configures them (Song et al. 2021; Karras et al. 2022, F.2).
 
-The default settings are EDM's for CIFAR-10; smaller presets are the same class with other numbers.
+The default settings are EDM's DDPM++ for CIFAR-10; smaller presets are the same class with other
+numbers. NCSN++ is ``embedding="fourier", embedding_multiplier=2, encoder="residual",
+resample="fir"``.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from methods.networks.layers import (
     NEARLY_ZERO,
     SKIP_SCALE,
     Conditioning,
+    FourierEmbedding,
     PositionalEmbedding,
+    Resample,
     group_norm,
     xavier_,
 )
@@ -38,6 +42,17 @@ class UNetSettings(Settings):
     """Resolutions that get self-attention (EDM table 7)."""
     dropout: float = Field(0.13, ge=0, lt=1)
     """Dropout probability (EDM table 7, VP on CIFAR-10)."""
+    embedding: Literal["positional", "fourier"] = "positional"
+    """Features of the noise label: DDPM++'s or NCSN++'s (EDM table 7)."""
+    fourier_scale: float = Field(16.0, gt=0)
+    """Standard deviation of the Fourier features' frequencies (Song et al. 2021)."""
+    embedding_multiplier: int = Field(1, ge=1)
+    """Features of the noise label, times ``channels``: 1 in DDPM++, 2 in NCSN++."""
+    encoder: Literal["standard", "residual"] = "standard"
+    """Whether the image, halved and projected, is added to the encoder at each resolution, as in
+    NCSN++ (Song et al. 2021, appendix H)."""
+    resample: Literal["box", "fir"] = "box"
+    """Filter of the resampling: [1, 1] in DDPM++, [1, 3, 3, 1] in NCSN++ (EDM table 7)."""
 
     def build(self, data: DataSpec, *, classes: int = 0, augment: int = 0) -> UNet:
         """Build the network ``F`` for images of ``data``'s shape.
@@ -58,12 +73,12 @@ class UNetBlock(nn.Module):
         *,
         embedding: int,
         dropout: float,
-        resample: Literal["up", "down"] | None = None,
+        resample: Resample | None = None,
         attention: bool = False,
         joins_skip: bool = False,
     ) -> None:
         super().__init__()
-        self.resample = resample
+        self.resample = resample or nn.Identity()
         self.joins_skip = joins_skip
         self.norm0 = group_norm(channels_in)
         self.conv0 = xavier_(nn.Conv2d(channels_in, channels_out, 3, padding=1))
@@ -75,17 +90,12 @@ class UNetBlock(nn.Module):
         self.skip = xavier_(nn.Conv2d(channels_in, channels_out, 1)) if project else nn.Identity()
         self.attention = SelfAttention(channels_out) if attention else nn.Identity()
 
-    def _resample(self, x: Tensor) -> Tensor:
-        if self.resample == "up":
-            return F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return F.avg_pool2d(x, 2) if self.resample == "down" else x
-
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map (B, channels_in, H, W) to (B, channels_out, H', W')."""
-        h = self.conv0(self._resample(F.silu(self.norm0(x))))
+        h = self.conv0(self.resample(F.silu(self.norm0(x))))
         h = h + self.affine(embedding)[:, :, None, None].to(h.dtype)
         h = self.conv1(self.dropout(F.silu(self.norm1(h))))
-        h = (self.skip(self._resample(x)) + h) * SKIP_SCALE
+        h = (self.skip(self.resample(x)) + h) * SKIP_SCALE
         return self.attention(h)
 
 
@@ -111,6 +121,21 @@ class SelfAttention(nn.Module):
         return (x + self.project(attended)) * SKIP_SCALE
 
 
+class InputResidual(nn.Module):
+    """The image, halved, added to the features of the next resolution (Song et al. 2021)."""
+
+    def __init__(self, channels_in: int, channels_out: int, resample: Resample) -> None:
+        super().__init__()
+        # The convolution's border holds what the filter after it would pad.
+        self.padding = 1 if resample.kernel == "fir" else 0
+        self.conv = xavier_(nn.Conv2d(channels_in, channels_out, 3, padding=1 + self.padding))
+        self.resample = resample
+
+    def forward(self, image: Tensor, h: Tensor) -> Tensor:
+        """Join images (B, channels_in, 2 H, 2 W) and features (B, channels_out, H, W)."""
+        return (h + self.resample(self.conv(image), padding=0)) * SKIP_SCALE
+
+
 class UNet(nn.Module):
     """``F(x, noise_label, labels, augment)``: images (B, C, H, W) to (B, C, H, W)."""
 
@@ -126,11 +151,18 @@ class UNet(nn.Module):
             )
         width = settings.channels
         self.settings, self.size = settings, data.size
+        features = width * settings.embedding_multiplier
         self.embed = Conditioning(
-            PositionalEmbedding(width), width, 4 * width, classes=classes, augment=augment
+            PositionalEmbedding(features)
+            if settings.embedding == "positional"
+            else FourierEmbedding(features, settings.fourier_scale),
+            features,
+            4 * width,
+            classes=classes,
+            augment=augment,
         )
         self.conv_in = xavier_(nn.Conv2d(data.channels, width, 3, padding=1))
-        self.encoder, skips = self._build_encoder()
+        self.encoder, self.residuals, skips = self._build_encoder(data.channels)
         self.decoder = self._build_decoder(skips)
         out = width * settings.multipliers[0]
         self.norm_out = group_norm(out)
@@ -145,21 +177,29 @@ class UNet(nn.Module):
             **kwargs,  # type: ignore[arg-type]
         )
 
-    def _build_encoder(self) -> tuple[nn.ModuleList, list[int]]:
-        """Each level: a down block (but at full resolution), then ``blocks`` blocks."""
-        blocks, channels = nn.ModuleList(), self.settings.channels
+    def _build_encoder(self, image: int) -> tuple[nn.ModuleList, nn.ModuleDict, list[int]]:
+        """Each level: a down block (but at full resolution), then ``blocks`` blocks.
+
+        Returns the blocks, the input residuals by the number of the block that they follow, and
+        the channels of the skips; ``image`` is the number of the image's channels.
+        """
+        blocks, residuals, channels = nn.ModuleList(), nn.ModuleDict(), self.settings.channels
         skips = [channels]
         for level, multiplier in enumerate(self.settings.multipliers):
             attention = self.size >> level in self.settings.attention
             if level:
-                blocks.append(self._block(channels, channels, resample="down"))
+                down = Resample("down", self.settings.resample)
+                blocks.append(self._block(channels, channels, resample=down))
                 skips.append(channels)
+                if self.settings.encoder == "residual":
+                    residuals[str(len(blocks) - 1)] = InputResidual(image, channels, down)
+                    image = channels
             for _ in range(self.settings.blocks):
                 width = self.settings.channels * multiplier
                 blocks.append(self._block(channels, width, attention=attention))
                 channels = width
                 skips.append(channels)
-        return blocks, skips
+        return blocks, residuals, skips
 
     def _build_decoder(self, skips: list[int]) -> nn.ModuleList:
         """Two blocks at the bottom or an up block, then ``blocks + 1`` that join the skips."""
@@ -170,7 +210,8 @@ class UNet(nn.Module):
                 blocks.append(self._block(channels, channels, attention=True))
                 blocks.append(self._block(channels, channels))
             else:
-                blocks.append(self._block(channels, channels, resample="up"))
+                up = Resample("up", self.settings.resample)
+                blocks.append(self._block(channels, channels, resample=up))
             width = self.settings.channels * self.settings.multipliers[level]
             for index in range(self.settings.blocks + 1):
                 last = index == self.settings.blocks
@@ -195,9 +236,11 @@ class UNet(nn.Module):
         """
         embedding = self.embed(noise_label, labels, augment)
         h = self.conv_in(x)
-        skips = [h]
-        for block in self.encoder:
+        skips, image = [h], x
+        for index, block in enumerate(self.encoder):
             h = block(h, embedding)
+            if str(index) in self.residuals:
+                h = image = self.residuals[str(index)](image, h)
             skips.append(h)
         for block in self.decoder:
             if block.joins_skip:
