@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
@@ -18,7 +19,10 @@ from bench.errors import UserError
 from bench.metrics import extractors
 from bench.metrics.evaluation import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
+from bench.report.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
+from bench.report.plots import write_plots
 from methods.mixtures import ring
+from tests.fake_study import write_study
 
 SHA256 = {
     "gmm2d": "84c4ebb6c6f3d2fa0948dd28c414b49c00eed1591e37568047edcc9cef4f045a",
@@ -291,3 +295,75 @@ def test_anchors_of_points(
     assert noisy.dtype == np.float32
     assert np.abs(noisy).max() > 2.5
     assert len(np.unique(noisy)) > 1990
+
+
+# Pictures
+
+
+def one_point(x: float, y: float) -> np.ndarray:
+    return np.array([[x, y]], np.float32)[:, :, None, None]
+
+
+def colour(number: int) -> list[int]:
+    return [int(PALETTE[number][start : start + 2], 16) for start in (1, 3, 5)]
+
+
+@pytest.mark.parametrize(("x", "y"), [(0.5, 0.7), (-0.3, 0.6), (0.9, -0.8)])
+def test_a_point_is_drawn_where_it_lies(x: float, y: float) -> None:
+    picture = scatter_image(one_point(x, y), np.array([1]))
+    assert picture.shape == (SIDE, SIDE, 3)
+    rows, columns = np.nonzero((picture == colour(1)).all(axis=2))
+    middle = (np.array([columns.mean(), rows.mean()]) + 0.5) / SIDE * 2 * WINDOW - WINDOW
+    np.testing.assert_allclose(middle, [x, -y], atol=2 * WINDOW / SIDE)
+    assert len(rows) < 40
+
+
+def test_classes_have_colours() -> None:
+    many = np.concatenate([one_point(-0.5, 0.5), one_point(0.5, 0.5)])
+    both = scatter_image(many, np.array([0, 2]))
+    assert (both == colour(0)).all(axis=2).any()
+    assert (both == colour(2)).all(axis=2).any()
+    plain = scatter_image(many)
+    assert not (plain == colour(2)).all(axis=2).any()
+
+
+def test_points_outside_the_picture_are_counted() -> None:
+    inside, both = one_point(0.5, 0.5), np.concatenate([one_point(0.5, 0.5), one_point(3, 0)])
+    assert (scatter_image(both) != scatter_image(inside)).any()
+    assert (scatter_image(both)[40:] == scatter_image(inside)[40:]).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((0, 2, 1, 1), np.float32), np.zeros((3, 1, 8, 8)), np.zeros((3, 2, 1, 1), int)],
+)
+def test_a_plot_takes_points_alone(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a plot takes points"):
+        scatter_image(wrong)
+
+
+def test_grids_of_points_are_plots(tmp_path: Path, points: Dataset) -> None:
+    assert points.train.labels is not None
+    write_grid(tmp_path / "grid.png", points.train.images, labels=points.train.labels)
+    with Image.open(tmp_path / "grid.png") as picture:
+        expected = scatter_image(points.train.images, points.train.labels)
+        assert (np.asarray(picture) == expected).all()
+
+
+def test_a_study_of_points_is_drawn(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", methods=("sde", "dlsm"), seeds=(0,), failed=None)
+    drawn = np.random.default_rng(0).normal(0, 0.4, (100, 2, 1, 1)).astype(np.float32)
+    np.savez(study / "sde-seed0" / "samples.npz", images=drawn)
+    labels = np.arange(100) % 3
+    np.savez(study / "dlsm-seed0" / "samples.npz", images=drawn, labels=labels)
+    said: list[str] = []
+    assert study / "plots" / "samples.png" in write_plots(study, said.append)
+    assert not [line for line in said if "samples" in line]
+    with Image.open(study / "plots" / "samples.png") as picture:
+        shown = np.asarray(picture.convert("RGB"))
+    for expected in (scatter_image(drawn), scatter_image(drawn, labels)):
+        first = np.argwhere((shown == expected[0, 0]).all(axis=2))
+        tops = first[(first[:, 0] + SIDE <= len(shown)) & (first[:, 1] + SIDE <= shown.shape[1])]
+        assert any(
+            (shown[top : top + SIDE, left : left + SIDE] == expected).all() for top, left in tops
+        )
