@@ -7,19 +7,11 @@ each carries all of these in its provenance.
 """
 
 from bench.metrics import extractors
-from bench.metrics.evaluation import (
-    HELD_OUT,
-    NOISE,
-    PROTOCOL,
-    Features,
-    Reference,
-    anchors,
-    evaluate,
-    extract,
-    metric_names,
-    reference,
-)
+from bench.metrics.evaluation import HELD_OUT, NOISE, anchors, evaluate
+from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
+from bench.metrics.protocol import PROTOCOL, metric_names
+from bench.metrics.references import Reference, reference
 
 __all__ = [
     "HELD_OUT",

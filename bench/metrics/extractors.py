@@ -1,5 +1,7 @@
 """Feature extractors by name: fixed networks whose weights are checked against a known hash.
 
+For points of a mixture the extractor is a formula, and the hash is that of its parameters.
+
 A value compares only with values of the same network, so the hash of the weights is part of the
 name's meaning: a file with another hash is refused, whoever gave it, and where weights cannot be
 had nothing else is put in their place.
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from methods.mixtures import GaussianMixture
+
     Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -29,17 +33,23 @@ SHA256 = {
     "efflite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "inception": _INCEPTION,
     "inception-legacy": _INCEPTION,
+    "gmm2d": "19e0c671b7f8bc0384e1524071797b996a6a9337090d31375456976418fe8e9a",
+    "moons": "32745c27d04484ac83675e111f034410b5adab17b4b96cd8f0d44d208f6d2ffa",
 }
-"""The only weights that each name may stand for."""
+"""The only weights, and for points the only mixture, that each name may stand for."""
+
+_MIXTURES = ("gmm2d", "moons")
+_POINTS = (2, 1, 1)
 
 
 @dataclass(frozen=True)
 class Extractor:
     """A network that turns uint8 images (B, C, H, W) into features and class probabilities.
 
+    One with a ``truth``, the density of a data set of points, takes float32 points (B, 2, 1, 1).
     ``resize`` tells how images reach the network's size, ``takes`` is the only shape (C, H, W)
     accepted, if there is just one, and ``classifies`` the data set whose class indices the
-    probabilities have, if any. ``run`` gets floats 0..255 on the device.
+    probabilities have, if any. ``run`` gets floats, 0..255 for images, on the device.
     """
 
     name: str
@@ -49,23 +59,32 @@ class Extractor:
     run: Run
     takes: tuple[int, int, int] | None = None
     classifies: str | None = None
+    truth: GaussianMixture | None = None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, d) and probabilities (B, K), float32, on the extractor's device."""
         import torch
 
         self.check(tuple(images.shape[1:]))
-        if images.dtype != torch.uint8:
+        if self.truth is None and images.dtype != torch.uint8:
             raise ValueError(f"images must be quantised to uint8 first, not {images.dtype}")
-        with torch.inference_mode(), _exact(self.device):
+        if self.truth is not None and images.dtype != torch.float32:
+            raise ValueError(f"points must be float32, not {images.dtype}")
+        with torch.inference_mode(), exact(self.device):
             features, probabilities = self.run(images.to(self.device).float())
         return features.float(), probabilities.float()
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise UserError where images of this shape (C, H, W) cannot be taken."""
-        if self.takes is not None and shape != self.takes:
+        if shape == _POINTS != self.takes:
             raise UserError(
-                f"extractor '{self.name}' takes images of {_times(self.takes)}, not "
+                f"extractor '{self.name}' takes images, not points; choose the one of the data "
+                f"set's own name: {', '.join(_MIXTURES)}"
+            )
+        if self.takes is not None and shape != self.takes:
+            kind = "images of " if self.truth is None else "points, "
+            raise UserError(
+                f"extractor '{self.name}' takes {kind}{_times(self.takes)}, not "
                 f"{_times(shape)}; choose one that resizes: efflite0, inception"
             )
 
@@ -118,8 +137,8 @@ def checked(path: Path, name: str) -> bytes:
 
 
 @contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Keep TF32 and autocast out: a trainer's choice of precision must not move the features."""
+def exact(device: torch.device) -> Iterator[None]:
+    """Keep TF32 and autocast out: a trainer's choice of precision must not move a metric."""
     import torch
 
     if device.type != "cuda":
@@ -189,10 +208,39 @@ def _inception(name: str, device: torch.device, weights: Path | None, cache: Pat
     )
 
 
+def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
+    from bench.data.mixtures import truth
+    from bench.metrics import points
+
+    if weights is not None:
+        raise UserError(
+            f"--weights {weights}: extractor '{name}' is a formula and has no weights; "
+            "leave --weights out"
+        )
+    density = truth(name)
+    found = points.hash_of(density)
+    if found != SHA256[name]:
+        raise UserError(
+            f"extractor '{name}' refused: the mixture's parameters have sha256 {found}, expected "
+            f"{SHA256[name]}; undo the change to them, or give the new mixture a new name"
+        )
+    return Extractor(
+        name=name,
+        sha256=found,
+        resize="none",
+        device=device,
+        run=points.posterior(density, device),
+        takes=_POINTS,
+        classifies=name,
+        truth=density,
+    )
+
+
 _LOADERS: dict[str, Callable[[str, torch.device, Path | None, Path], Extractor]] = {
     "digits": _shipped,
     "fashion-mnist": _shipped,
     "efflite0": _efflite0,
     "inception": _inception,
     "inception-legacy": _inception,
+    **dict.fromkeys(_MIXTURES, _mixture),
 }

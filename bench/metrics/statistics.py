@@ -88,6 +88,24 @@ def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array)
     return _combine(own.mean - mu, own.covariance, sigma, gram)
 
 
+def frechet_between(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Return the squared Fréchet distance of features (N, d) and (M, d), two rows or more each.
+
+    With the centred features X and Y, tr (S1 S2)^(1/2) is the sum of the singular values of
+    X Y' / sqrt((N - 1)(M - 1)), which is taken where one side has fewer than d rows: exact at any
+    rank, and no root of a rounding error is added.
+    """
+    first, second = moments(one), moments(other)
+    if min(first.count, second.count) >= one.shape[1]:
+        return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+    x, y = one.astype(np.float64) - first.mean, other.astype(np.float64) - second.mean
+    roots = np.linalg.svd(x @ y.T, compute_uv=False)
+    overlap = roots.sum() / np.sqrt((first.count - 1) * (second.count - 1))
+    difference = first.mean - second.mean
+    traces = np.trace(first.covariance) + np.trace(second.covariance)
+    return max(0.0, float(difference @ difference + traces - 2 * overlap))
+
+
 def _combine(difference: Array, sigma1: Array, sigma2: Array, product: Array) -> float:
     # The symmetric part only: rounding leaves a product's two halves unequal.
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)

@@ -1,4 +1,4 @@
-"""Images side by side, pixel by pixel.
+"""Images side by side, pixel by pixel; points of the plane as a scatter plot.
 
 Made with numpy and PIL only, so that a cell's worker can afford it.
 """
@@ -6,17 +6,32 @@ Made with numpy and PIL only, so that a cell's worker can afford it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.record import write_atomically
 
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
 TILE = 32
 """Smallest side of an image in a written grid, in pixels; smaller ones are repeated up to it."""
 GAP = 6
 BACKGROUND = 255
+# Okabe and Ito's palette without yellow, which is too light for lines on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+SIDE = 512
+"""Width and height of a scatter plot, in pixels."""
+WINDOW = 1.25
+"""A scatter plot shows -WINDOW to WINDOW in both coordinates, whatever the points."""
+MOST_POINTS = 2000
+"""Points beyond this many are not drawn: they would hide one another."""
+_DOT = 2.2
+_SMOOTHING = 4
+_LINE, _TEXT = "#d8d8d8", "#606060"
 
 
 def grid_image(
@@ -65,10 +80,86 @@ def scale_for(side: int, tile: int = TILE) -> int:
     return max(1, -(-tile // side))
 
 
-def write_grid(path: Path, images: NDArray[Any], *, columns: int = 8) -> None:
-    """Write images (uint8, (N, C, H, W)) as one PNG, whole or not at all; small ones enlarged."""
+def is_points(images: NDArray[Any]) -> bool:
+    """Whether an array holds points of the plane, floats (N, 2, 1, 1), rather than images."""
+    return images.dtype.kind == "f" and images.shape[1:] == (2, 1, 1)
+
+
+def scatter_image(
+    points: NDArray[Any], labels: NDArray[np.integer] | None = None
+) -> NDArray[np.uint8]:
+    """Draw points of the plane, coloured by class where the classes are known.
+
+    The window is fixed, so that pictures compare; how many points lie outside is written in a
+    corner.
+
+    Args:
+        points: floats (N, 2, 1, 1) with N from 1; the first ``MOST_POINTS`` are drawn.
+        labels: class indices (N,); classes share a colour from the eighth on.
+
+    Returns:
+        uint8, (``SIDE``, ``SIDE``, 3).
+
+    Raises:
+        ValueError: the array is not of that type or shape, or there is no point.
+    """
+    from PIL import Image, ImageDraw
+
+    if not is_points(points) or len(points) == 0:
+        raise ValueError(f"a plot takes points, floats (N, 2, 1, 1), not {points.shape}")
+    drawn = points[:MOST_POINTS].reshape(-1, 2).astype(np.float64)
+    inside = (np.abs(drawn) <= WINDOW).all(axis=1)
+    large = Image.new("RGB", (SIDE * _SMOOTHING, SIDE * _SMOOTHING), "white")
+    pen = ImageDraw.Draw(large)
+    _rule(pen, large.width)
+    colours = np.zeros(len(drawn), np.int64) if labels is None else labels[: len(drawn)]
+    for place, colour in zip(_pixels(drawn[inside], large.width), colours[inside], strict=True):
+        pen.circle(tuple(place), _DOT * _SMOOTHING, fill=PALETTE[int(colour) % len(PALETTE)])
+    picture = large.resize((SIDE, SIDE), Image.Resampling.BOX)
+    _write_marks(ImageDraw.Draw(picture), int((~inside).sum()), len(drawn))
+    return np.asarray(picture)
+
+
+def _pixels(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Map coordinates to pixels, the second one upwards."""
+    return (points * [1, -1] + WINDOW) / (2 * WINDOW) * side
+
+
+def _rule(pen: ImageDraw, side: int) -> None:
+    for place, _ in _pixels(np.array([[value, 0.0] for value in (-1, 0, 1)]), side):
+        pen.line((place, 0, place, side), fill=_LINE, width=_SMOOTHING)
+        pen.line((0, place, side, place), fill=_LINE, width=_SMOOTHING)
+    pen.rectangle((0, 0, side - 1, side - 1), outline=_TEXT, width=_SMOOTHING)
+
+
+def _write_marks(pen: ImageDraw, outside: int, drawn: int) -> None:
+    for value in (-1, 0, 1):
+        ((x, y),) = _pixels(np.array([[value, value]], np.float64), SIDE)
+        pen.text((x + 3, SIDE - 14), f"{value}", fill=_TEXT)
+        pen.text((4, y + 1), f"{value}", fill=_TEXT)
+    if outside:
+        told, corner = f"{outside} of {drawn} outside", (SIDE - 6, 4)
+        # On white, since dots may lie there.
+        pen.rectangle(pen.textbbox(corner, told, anchor="ra"), fill="white")
+        pen.text(corner, told, fill=_TEXT, anchor="ra")
+
+
+def write_grid(
+    path: Path,
+    images: NDArray[Any],
+    *,
+    columns: int = 8,
+    labels: NDArray[np.integer] | None = None,
+) -> None:
+    """Write images (uint8, (N, C, H, W)) as one PNG, whole or not at all; small ones enlarged.
+
+    Points (floats, (N, 2, 1, 1)) become a scatter plot, coloured by ``labels`` if given.
+    """
     from PIL import Image
 
-    scale = scale_for(min(images.shape[2:]))
-    picture = Image.fromarray(grid_image(images, columns, scale=scale))
+    if is_points(images):
+        pixels = scatter_image(images, labels)
+    else:
+        pixels = grid_image(images, columns, scale=scale_for(min(images.shape[2:])))
+    picture = Image.fromarray(pixels)
     write_atomically(path, lambda file: picture.save(file, format="PNG"))

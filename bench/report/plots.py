@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.record import Status, read_curves, write_atomically
 from bench.report.frame import aggregate, direction, load_frame, metric_names
-from bench.report.grid import grid_image, scale_for
+from bench.report.grid import PALETTE, grid_image, is_points, scale_for, scatter_image
 from bench.report.tables import method_rows, number, scaled
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-# Okabe and Ito's palette without yellow, which is too light for lines on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 ANCHOR_STYLES = ("--", ":", "-.")
 PARTS = ("compile", "train", "sample", "evaluate", "log", "checkpoint", "other")
@@ -437,7 +435,8 @@ class Panel:
 def samples(content: Study, study: Path, path: Path) -> Path:
     """Draw each method's first 64 samples of the same seed, and real images where stored.
 
-    Every pixel of a sample is a square of whole pixels in the file: nothing is interpolated.
+    Every pixel of a sample is a square of whole pixels in the file: nothing is interpolated. Points
+    are drawn as scatter plots, up to 2000 of them.
     """
     panels = _panels(content, study)
     if not panels:
@@ -474,8 +473,11 @@ def _tiles(path: Path) -> NDArray[np.uint8]:
     import numpy as np
 
     with np.load(path) as stored:
-        images = stored["images"][:SAMPLES]
-    return grid_image(images, 8, scale=scale_for(min(images.shape[2:]), SAMPLE_TILE))
+        images = stored["images"]
+        labels = stored.get("labels")
+    if is_points(images):
+        return scatter_image(images, labels)
+    return grid_image(images[:SAMPLES], 8, scale=scale_for(min(images.shape[2:]), SAMPLE_TILE))
 
 
 def side_by_side(panels: Sequence[Panel], columns: int = 4) -> Figure:
