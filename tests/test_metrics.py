@@ -219,6 +219,7 @@ def test_self_test_is_quick_and_complete() -> None:
     [
         ("frechet_distance", lambda mu1, s1, mu2, s2: float(((mu1 - mu2) ** 2).sum())),
         ("frechet_to_features", lambda x, mu, s: 0.0),
+        ("frechet_between", lambda x, y: 0.0),
         ("inception_score", lambda p, splits=10: (1.0, 0.0)),
         ("accuracy", lambda p, labels: 1.0),
     ],
@@ -623,7 +624,7 @@ def test_mixtures_are_refused(
 def test_anchors(
     digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:
-    rows = metrics.anchors(digits, extractor, reference, 500)
+    rows = metrics.anchors(digits, extractor, reference, 500, with_cas=False)
     assert list(rows) == [metrics.NOISE, metrics.HELD_OUT] == ["noise", "real (held-out)"]
     noise, real = rows[metrics.NOISE], rows[metrics.HELD_OUT]
     assert noise["fd_digits_500"].value > 30 * real["fd_digits_500"].value
@@ -634,7 +635,7 @@ def test_anchors(
     # The very numbers that users see; another library or CPU moves the last digits only.
     assert real["fd_digits_500"].value == pytest.approx(REAL_FD, rel=1e-3)
     assert noise["fd_digits_500"].value == pytest.approx(NOISE_FD, rel=1e-3)
-    assert metrics.anchors(digits, extractor, reference, 500) == rows
+    assert metrics.anchors(digits, extractor, reference, 500, with_cas=False) == rows
 
 
 REAL_FD, NOISE_FD = 0.2739, 16.3173
@@ -647,9 +648,9 @@ def test_no_anchor_without_enough_held_out_images(
     assert digits.test is not None
     test = Split(digits.test.images[:held_out], None) if held_out else None
     part = dataclasses.replace(digits, test=test)
-    assert list(metrics.anchors(part, extractor, reference, 31)) == [metrics.NOISE]
+    assert list(metrics.anchors(part, extractor, reference, 31, with_cas=False)) == [metrics.NOISE]
     if held_out:
-        assert metrics.HELD_OUT in metrics.anchors(part, extractor, reference, 30)
+        assert metrics.HELD_OUT in metrics.anchors(part, extractor, reference, 30, with_cas=False)
 
 
 def test_distance_grows_with_what_is_wrong(

@@ -2,12 +2,14 @@
 
 ``extractors.load`` gives the network, ``extract`` its features, ``reference`` the training
 split's statistics, ``evaluate`` the metrics of samples and ``anchors`` those of noise and of
-held-out real images. Values compare only where ``PROTOCOL``, n, extractor and data are the same;
+held-out real images. ``cas`` alone needs no features: it trains a classifier on labelled samples.
+Values compare only where ``PROTOCOL``, n, extractor and data are the same;
 each carries all of these in its provenance.
 """
 
 from bench.metrics import extractors
-from bench.metrics.evaluation import HELD_OUT, NOISE, anchors, evaluate
+from bench.metrics.classification_score import cas
+from bench.metrics.evaluation import HELD_OUT, NOISE, anchor_notes, anchors, evaluate
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
 from bench.metrics.protocol import PROTOCOL, metric_names
@@ -19,7 +21,9 @@ __all__ = [
     "PROTOCOL",
     "Features",
     "Reference",
+    "anchor_notes",
     "anchors",
+    "cas",
     "evaluate",
     "extract",
     "extractors",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset
-from bench.metrics import points
+from bench.data.dataset import Dataset, Split
+from bench.metrics import classification_score, points
 from bench.metrics.extractors import Extractor
 from bench.metrics.features import BATCH, Features, extract
 from bench.metrics.protocol import (
@@ -19,7 +19,7 @@ from bench.metrics.protocol import (
     metric_names,
     to_stderr,
 )
-from bench.metrics.references import Reference
+from bench.metrics.references import Reference, selected
 from bench.metrics.statistics import (
     SPLITS,
     accuracy,
@@ -106,7 +106,7 @@ def _classwise(
         return {}
     counts = count_classes(labels, len(samples), len(reference.classes))
     known = np.array([len(features) for features in reference.classes])
-    gap = gap_of(counts, "samples") or gap_of(known, "the reference's images")
+    gap = gap_of(counts, "samples") or gap_of(known, "reference images")
     if gap:
         say(f"no {name}: {gap}")
         return {}
@@ -151,24 +151,77 @@ def anchors(
     n: int,
     *,
     batch: int = BATCH,
-    say: Say = to_stderr,
+    with_cas: bool = True,
 ) -> dict[str, dict[str, Value]]:
     """Return the metrics of two yardsticks, computed as those of samples are.
 
     ``noise`` is n images of N(0, 1) noise, clipped and quantised like samples, or n points of
     N(0, I), which are neither; ``real (held-out)`` is the first n images of a fixed random order
-    of the held-out split, and is left out where there are fewer than n of them.
+    of the held-out split. Its classification accuracy score is of a classifier trained on n real
+    training images, and left out with ``with_cas=False``, since it takes a training. What a data
+    set is too small for is left out; ``anchor_notes`` says what and why.
     """
     noise = extract(extractor, noise_like(dataset, n), batch=batch)
     rows = {NOISE: evaluate(noise, reference, extractor=extractor, n=n)}
-    held_out = dataset.test
-    if held_out is None or len(held_out) < n:
-        return rows
-    chosen = np.sort(permutation(len(held_out))[:n])
-    real = extract(extractor, held_out.images[chosen], batch=batch)
-    labels = None if held_out.labels is None else held_out.labels[chosen]
-    rows[HELD_OUT] = evaluate(real, reference, extractor=extractor, n=n, labels=labels, say=say)
-    return rows
+    real: dict[str, Value] = {}
+    chosen = _held_out(dataset, n)
+    if chosen is not None:
+        seen = extract(extractor, chosen.images, batch=batch)
+        real |= evaluate(
+            seen, reference, extractor=extractor, n=n, labels=chosen.labels, say=_already_noted
+        )
+    if with_cas:
+        real |= _real_cas(dataset, extractor, n)
+    return rows | ({HELD_OUT: real} if real else {})
+
+
+def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[str]:
+    """Say which metrics of real images ``anchors`` leaves out with n samples, and why.
+
+    Needs no extractor and computes nothing; ``limit`` is the reference's.
+    """
+    held_out = 0 if dataset.test is None else len(dataset.test)
+    notes = []
+    if held_out < n:
+        notes.append(f"no anchor of held-out images: {n} are needed and there are {held_out}")
+    chosen = _held_out(dataset, n)
+    known = selected(dataset, limit).labels
+    if chosen is not None and chosen.labels is not None and known is not None:
+        gap = gap_of(class_counts(chosen.labels, dataset), "held-out images") or gap_of(
+            class_counts(known, dataset), "reference images"
+        )
+        notes += [f"no class-wise distance of held-out images: {gap}"] if gap else []
+    if dataset.train.labels is not None:
+        gap = classification_score.missing(dataset)
+        if gap is None and len(dataset.train) < n:
+            gap = f"{n} training images are needed and there are {len(dataset.train)}"
+        notes += [f"no classification accuracy score of real images: {gap}"] if gap else []
+    return notes
+
+
+def class_counts(labels: NDArray[np.integer], dataset: Dataset) -> NDArray[np.int64]:
+    """Count each of a data set's classes, (classes,)."""
+    return count_classes(labels, len(labels), len(dataset.classes))
+
+
+def _held_out(dataset: Dataset, n: int) -> Split | None:
+    """Return the first n held-out images of a fixed random order; None if there are fewer."""
+    test = dataset.test
+    if test is None or len(test) < n:
+        return None
+    chosen = np.sort(permutation(len(test))[:n])
+    return Split(test.images[chosen], None if test.labels is None else test.labels[chosen])
+
+
+def _real_cas(dataset: Dataset, extractor: Extractor, n: int) -> dict[str, Value]:
+    real = classification_score.real_samples(dataset, n)
+    if real is None or real.labels is None or classification_score.missing(dataset):
+        return {}
+    return classification_score.cas(real.images, real.labels, dataset, device=extractor.device)
+
+
+def _already_noted(line: str) -> None:
+    """Say nothing: ``anchor_notes`` does, also where stored anchors are used again."""
 
 
 def noise_like(dataset: Dataset, n: int) -> Pixels:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.metrics.statistics import (
     accuracy,
+    frechet_between,
     frechet_distance,
     frechet_to_features,
     inception_score,
@@ -57,6 +58,7 @@ def _frechet_answers() -> list[tuple[str, float, float]]:
             frechet_to_features(few + shift, few.mean(axis=0), cov),
             float(shift @ shift),
         ),
+        ("FD of few x and x + m", frechet_between(few + shift, few), float(shift @ shift)),
     ]
 
 

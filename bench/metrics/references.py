@@ -6,20 +6,17 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Split
 from bench.metrics.extractors import Extractor
 from bench.metrics.features import BATCH, extract
 from bench.metrics.protocol import PROTOCOL
 from bench.metrics.statistics import Moments, permutation
 from bench.record import write_atomically
-
-if TYPE_CHECKING:
-    from bench.metrics.features import Images
 
 _BLOCK = 4096
 """Images that are extracted between two updates of the moments."""
@@ -73,7 +70,8 @@ def reference(
     """
     from filelock import FileLock
 
-    count = min(limit or len(dataset.train), len(dataset.train))
+    images = selected(dataset, limit)
+    count = len(images)
     key = f"reference {PROTOCOL} {dataset.sha256} {extractor.name} {extractor.sha256} {count}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
     path = cache / "references" / f"{dataset.variant}-{extractor.name}-{digest}.npz"
@@ -81,7 +79,7 @@ def reference(
     with FileLock(f"{path}.lock"):
         stored = _read(path)
         if stored is None:
-            _write(path, _compute(dataset, extractor, count, batch))
+            _write(path, _compute(images, len(dataset.classes), extractor, batch))
             stored = _read(path)
     assert stored is not None, f"{path} was just written"
     return Reference(
@@ -103,16 +101,21 @@ def _by_class(stored: _Stored) -> tuple[NDArray[np.float32], ...] | None:
     return tuple(np.split(stored.features, np.cumsum(stored.counts)[:-1]))
 
 
-def _compute(dataset: Dataset, extractor: Extractor, count: int, batch: int) -> _Stored:
-    images: Images = dataset.train.images
-    labels = dataset.train.labels
-    if count < len(images):
-        chosen = np.sort(permutation(len(images))[:count])
-        images, labels = images[chosen], None if labels is None else labels[chosen]
+def selected(dataset: Dataset, limit: int | None) -> Split:
+    """Return the training images that make a reference: all, or ``limit`` of a fixed order."""
+    train = dataset.train
+    if limit is None or limit >= len(train):
+        return train
+    chosen = np.sort(permutation(len(train))[:limit])
+    return Split(train.images[chosen], None if train.labels is None else train.labels[chosen])
+
+
+def _compute(split: Split, classes: int, extractor: Extractor, batch: int) -> _Stored:
+    labels = split.labels
     total: Moments | None = None
     kept: list[NDArray[np.float32]] = []
-    for start in range(0, len(images), _BLOCK):
-        features = extract(extractor, images[start : start + _BLOCK], batch=batch).features
+    for start in range(0, len(split), _BLOCK):
+        features = extract(extractor, split.images[start : start + _BLOCK], batch=batch).features
         total = total or Moments(features.shape[1])
         total.update(features)
         if labels is not None:
@@ -122,7 +125,7 @@ def _compute(dataset: Dataset, extractor: Extractor, count: int, batch: int) -> 
     if labels is None:
         nothing = np.zeros((0, len(total.mean)), np.float32)
         return _Stored(total.mean, total.covariance, np.zeros(0, np.int64), nothing)
-    counts = np.bincount(labels, minlength=len(dataset.classes)).astype(np.int64)
+    counts = np.bincount(labels, minlength=classes).astype(np.int64)
     ordered = np.concatenate(kept)[np.argsort(labels, kind="stable")]
     return _Stored(total.mean, total.covariance, counts, ordered)
 

@@ -1,0 +1,256 @@
+"""Classification accuracy score: how well a classifier learns from samples what real images are.
+
+A small classifier is trained from scratch on samples with the classes that were asked for, and
+tested on the real held-out images: it falls when samples are unlike the data, of the wrong class or
+all alike, which a distance of whole distributions may not show. The recipe is the same for all
+methods and for real images, and its name and version are part of a value's provenance.
+
+Source: Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models".
+They train a ResNet-50 on as many samples as ImageNet has images, with flips and crops; ours is of
+the size of the data, and trained without augmentation, since a flip is another digit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.dataset import Dataset, Split
+from bench.metrics.extractors import exact
+from bench.metrics.protocol import (
+    PROTOCOL,
+    QUANTISATION,
+    UNQUANTISED,
+    Say,
+    cas_name,
+    to_stderr,
+)
+from bench.metrics.statistics import permutation
+from bench.record import Value
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from bench.data.dataset import Pixels
+
+_TEST_BATCH = 500
+_WIDTHS = (32, 64, 128, 128)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the classifier is trained; ``name`` carries a version, raised with any change.
+
+    At least ``steps`` steps, and ``epochs`` passes where there are more samples than those show.
+    """
+
+    name: str
+    steps: int
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+
+
+RESNET = Recipe(
+    name="resnet 1", steps=250, epochs=10, batch=64, learning_rate=3e-3, weight_decay=0.02
+)
+MLP = Recipe(
+    name="mlp 2-128-128-K 1",
+    steps=600,
+    epochs=10,
+    batch=128,
+    learning_rate=5e-3,
+    weight_decay=1e-3,
+)
+
+
+def cas(
+    images: Pixels,
+    labels: NDArray[np.integer],
+    dataset: Dataset,
+    *,
+    device: str | torch.device,
+    seed: int = 0,
+    extra_provenance: dict[str, Any] | None = None,
+    say: Say = to_stderr,
+) -> dict[str, Value]:
+    """Train on samples and return the accuracy on real held-out images, 0 to 1, under its name.
+
+    On a CPU the same seed and number of threads give the same value bit for bit.
+
+    Args:
+        images: samples of the data's shape and type, uint8 (N, C, H, W) or float32 points.
+        labels: the classes that were asked for, (N,).
+        dataset: its held-out split is what is tested on.
+        device: where the classifier is trained.
+        seed: of its first weights and of the order of the samples.
+        extra_provenance: further facts to keep with the value.
+        say: is told why there is no value where the data have no held-out labels.
+    """
+    name = cas_name(dataset.name, len(images))
+    _check(images, labels, dataset)
+    gap = missing(dataset)
+    if gap:
+        say(f"no {name}: {gap}")
+        return {}
+    assert dataset.test is not None
+    recipe = recipe_for(dataset)
+    right = train_and_test(Split(images, labels.astype(np.int64)), dataset, device, seed)
+    provenance = {
+        "protocol": PROTOCOL,
+        "protocol_cas": recipe.name,
+        "n": len(images),
+        "reference_split": "test",
+        "reference_n": len(dataset.test),
+        "data": dataset.variant,
+        "data_sha256": dataset.sha256,
+        "quantisation": UNQUANTISED if dataset.is_points else QUANTISATION,
+        "cas_seed": seed,
+    }
+    return {name: Value(value=right, provenance=provenance | (extra_provenance or {}))}
+
+
+def missing(dataset: Dataset) -> str | None:
+    """Say why a data set can have no score, or nothing."""
+    if dataset.test is None:
+        return "the data have no held-out split to test on"
+    return "the held-out split has no labels" if dataset.test.labels is None else None
+
+
+def recipe_for(dataset: Dataset) -> Recipe:
+    """Return how classifiers of this data set are trained."""
+    return MLP if dataset.is_points else RESNET
+
+
+def real_samples(dataset: Dataset, n: int) -> Split | None:
+    """Return n training images of a fixed random order with labels; None if there are not as many.
+
+    What a perfect model would draw: trained on these, the classifier gives samples their measure.
+    """
+    train = dataset.train
+    if train.labels is None or len(train) < n:
+        return None
+    chosen = np.sort(permutation(len(train))[:n])
+    return Split(train.images[chosen], train.labels[chosen])
+
+
+def _check(images: Pixels, labels: NDArray[np.integer], dataset: Dataset) -> None:
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} samples but {len(labels)} labels")
+    if len(images) < 2:
+        raise ValueError(f"a classifier needs two samples or more, not {len(images)}")
+    expected, found = dataset.train.images, (images.dtype, images.shape[1:])
+    if found != (expected.dtype, expected.shape[1:]):
+        raise ValueError(
+            f"samples are {found[0]} {found[1]}, the data {expected.dtype} {expected.shape[1:]}"
+        )
+    if labels.min() < 0 or labels.max() >= len(dataset.classes):
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}, allowed are 0 to "
+            f"{len(dataset.classes) - 1}"
+        )
+
+
+def train_and_test(
+    samples: Split, dataset: Dataset, device: str | torch.device, seed: int
+) -> float:
+    """Return the held-out accuracy of a classifier trained on labelled samples."""
+    import torch
+
+    where = torch.device(device)
+    assert dataset.test is not None
+    with exact(where), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        # The global generator makes the first weights, on the CPU, wherever the training is.
+        torch.manual_seed(seed)
+        model = build(dataset).to(where)
+        fit(model, *tensors(samples, where), recipe_for(dataset), seed)
+        return _accuracy(model.eval(), *tensors(dataset.test, where))
+
+
+def build(dataset: Dataset) -> nn.Module:
+    """Build the classifier for a data set's shape and classes, from inputs in [-1, 1] to logits."""
+    from torch import nn
+
+    from bench.metrics.classifier import Classifier, Shape
+
+    channels, size, _ = dataset.shape
+    classes = len(dataset.classes)
+    if dataset.is_points:
+        width = 128
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, classes),
+        )
+    shape = Shape(size, channels, 1 if size < 16 else 2, _widths(size), _WIDTHS[-1], classes)
+    return Classifier(shape)
+
+
+def _widths(size: int) -> tuple[int, ...]:
+    """Return the stages' widths: the image is halved until its side is seven at most."""
+    side, stages = size if size < 16 else -(-size // 2), 1
+    while side > 7 and stages < len(_WIDTHS):
+        side, stages = -(-side // 2), stages + 1
+    return _WIDTHS[:stages]
+
+
+def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> None:
+    """Train in place by cross entropy, with AdamW and a one-cycle schedule."""
+    import torch
+    from torch.nn import functional
+
+    batch = min(recipe.batch, len(inputs))
+    steps = max(recipe.steps, recipe.epochs * len(inputs) // batch)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.learning_rate, total_steps=steps
+    )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.int64)
+    model.train()
+    with torch.enable_grad():
+        for _ in range(steps):
+            if len(order) < batch:
+                order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
+            chosen, order = order[:batch].to(inputs.device), order[batch:]
+            loss = functional.cross_entropy(logits(model, inputs[chosen]), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+
+
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return (B, K); of a classifier that gives its features too, the logits alone."""
+    found = model(inputs)
+    chosen: Tensor = found[1] if isinstance(found, tuple) else found
+    return chosen
+
+
+def tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images scaled to [-1, 1], points as they are, and labels, on the device."""
+    import torch
+
+    assert split.labels is not None
+    inputs = torch.from_numpy(np.array(split.images)).to(device)
+    if inputs.dtype == torch.uint8:
+        inputs = inputs.float() / 127.5 - 1
+    return inputs, torch.from_numpy(split.labels).to(device)
+
+
+def _accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    import torch
+
+    with torch.no_grad():
+        parts = [logits(model, part).argmax(1) for part in torch.split(inputs, _TEST_BATCH)]
+    return float((torch.cat(parts) == labels).double().mean())

@@ -1,0 +1,501 @@
+"""What is measured of samples with classes: class-wise distances, classifiers trained on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import data, metrics
+from bench.data.dataset import Dataset, Split, fingerprint
+from bench.metrics import classification_score, extractors, statistics
+from bench.metrics.classification_score import RESNET, build, cas, logits, real_samples
+
+Labels = np.ndarray
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def digits(cache: Path) -> Dataset:
+    return data.load("digits", cache=cache)
+
+
+@pytest.fixture(scope="module")
+def extractor(cache: Path) -> extractors.Extractor:
+    return extractors.load("digits", device="cpu", cache=cache)
+
+
+@pytest.fixture(scope="module")
+def reference(digits: Dataset, extractor: extractors.Extractor, cache: Path) -> metrics.Reference:
+    return metrics.reference(digits, extractor, cache=cache)
+
+
+# Distance between two sets of features
+
+
+@pytest.mark.parametrize(
+    "shape", [(200, 300, 8), (5, 40, 16), (40, 5, 16), (2, 2, 16), (16, 9, 16)]
+)
+def test_distance_of_features_is_that_of_their_moments(shape: tuple[int, int, int]) -> None:
+    first, second, size = shape
+    random = np.random.default_rng(0)
+    one = random.normal(1, 2, (first, size)) @ random.normal(size=(size, size))
+    other = random.normal(size=(second, size))
+    expected = statistics.frechet_distance(
+        one.mean(0), np.cov(one, rowvar=False), other.mean(0), np.cov(other, rowvar=False)
+    )
+    got = statistics.frechet_between(one, other)
+    assert got == pytest.approx(expected, rel=1e-6)
+    assert statistics.frechet_between(other, one) == pytest.approx(got, rel=1e-10)
+
+
+@pytest.mark.parametrize("count", [2, 20, 200])
+def test_distance_of_features_in_closed_form(count: int) -> None:
+    """x + m lies |m|^2 from x, and m + s (x - m) lies (1 - s)^2 tr S, at any rank."""
+    x = np.random.default_rng(1).normal(size=(count, 24))
+    mean, shift = x.mean(axis=0), np.linspace(-1, 2, 24)
+    trace = np.trace(np.cov(x, rowvar=False))
+    assert statistics.frechet_between(x + shift, x) == pytest.approx(shift @ shift, rel=1e-6)
+    shrunk = mean + 0.25 * (x - mean)
+    assert statistics.frechet_between(shrunk, x) == pytest.approx(0.5625 * trace, rel=1e-6)
+    assert statistics.frechet_between(x, x) == pytest.approx(0, abs=1e-6)
+
+
+# Class-wise distance
+
+SHIFTS = np.array([0.0, 1.0, 3.0])
+
+
+def made_up(
+    extractor: extractors.Extractor, per_class: int, size: int = 8
+) -> tuple[np.ndarray, Labels, metrics.Reference]:
+    """Features of three classes, (3 per_class, size), and a reference that holds the same."""
+    random = np.random.default_rng(2)
+    features = random.normal(size=(3, per_class, size)).astype(np.float32)
+    every = features.reshape(-1, size)
+    made = metrics.Reference(
+        every.mean(0).astype(np.float64),
+        np.cov(every, rowvar=False),
+        n=len(every),
+        split="train",
+        dataset="made up",
+        variant="made up",
+        data_sha256="0" * 64,
+        extractor_sha256=extractor.sha256,
+        classes=tuple(features),
+    )
+    return every, np.repeat(np.arange(3), per_class), made
+
+
+def measure(
+    features: np.ndarray,
+    labels: Labels | None,
+    reference: metrics.Reference,
+    extractor: extractors.Extractor,
+) -> tuple[dict[str, metrics.Value], list[str]]:
+    """Evaluate features alone; their probabilities are never looked at."""
+    said: list[str] = []
+    flat = np.full((len(features), 10), 0.1, np.float32)
+    values = metrics.evaluate(
+        metrics.Features(features.astype(np.float32), flat),
+        reference,
+        extractor=extractor,
+        n=len(features),
+        labels=labels,
+        say=said.append,
+    )
+    return values, said
+
+
+@pytest.mark.parametrize("per_class", [3, 40])
+def test_classwise_distance_is_the_mean_over_classes(
+    extractor: extractors.Extractor, per_class: int
+) -> None:
+    features, labels, made = made_up(extractor, per_class)
+    moved = features + SHIFTS[labels, None] / np.sqrt(8)
+    values, said = measure(moved, labels, made, extractor)
+    value = values[f"fdc_digits_{3 * per_class}"]
+    assert value.value == pytest.approx((SHIFTS**2).mean(), rel=1e-4)
+    assert value.provenance["classes"] == 3
+    assert value.provenance["fewest_of_a_class"] == per_class
+    assert value.provenance["n"] == 3 * per_class
+    assert said == []
+    # The order of the samples is nothing to it.
+    order = np.random.default_rng(0).permutation(len(labels))
+    again, _ = measure(moved[order], labels[order], made, extractor)
+    assert again[f"fdc_digits_{3 * per_class}"].value == pytest.approx(value.value, rel=1e-6)
+
+
+def test_only_the_classwise_distance_sees_classes_exchanged(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    assert digits.test is not None
+    assert digits.test.labels is not None
+    features = metrics.extract(extractor, digits.test.images).features
+    right, _ = measure(features, digits.test.labels, reference, extractor)
+    wrong, _ = measure(features, (digits.test.labels + 1) % 10, reference, extractor)
+    assert wrong["fd_digits_500"] == right["fd_digits_500"]
+    assert wrong["fdc_digits_500"].value > 10 * right["fdc_digits_500"].value
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_class_without_two_samples_is_noted(extractor: extractors.Extractor, left: int) -> None:
+    features, labels, made = made_up(extractor, 10)
+    chosen = np.concatenate([np.arange(10), np.arange(10, 10 + left), np.arange(20, 30)])
+    values, said = measure(features[chosen], labels[chosen], made, extractor)
+    name = f"fdc_digits_{20 + left}"
+    assert name not in values
+    assert f"fd_digits_{20 + left}" in values
+    (note,) = said
+    assert note.startswith(f"no {name}: class 1 has {left} of {20 + left} samples")
+    both = np.append(chosen, [18, 19])
+    values, said = measure(features[both], labels[both], made, extractor)
+    assert f"fdc_digits_{22 + left}" in values
+    assert not said
+
+
+def test_a_reference_without_a_class_is_noted(extractor: extractors.Extractor) -> None:
+    features, labels, made = made_up(extractor, 10)
+    assert made.classes is not None
+    poor = dataclasses.replace(made, classes=(*made.classes[:2], made.classes[2][:1]))
+    values, (note,) = measure(features, labels, poor, extractor)
+    assert "fdc_digits_30" not in values
+    assert "class 2 has 1 of 21 reference images" in note
+    values, (note,) = measure(features, labels, dataclasses.replace(made, classes=None), extractor)
+    assert "fdc_digits_30" not in values
+    assert "have no labels" in note
+
+
+def test_without_labels_nothing_is_said(extractor: extractors.Extractor) -> None:
+    features, _, made = made_up(extractor, 10)
+    values, said = measure(features, None, made, extractor)
+    assert set(values) == {"fd_digits_30", "is_digits_30"}
+    assert said == []
+
+
+def test_notes_reach_the_log_by_default(
+    extractor: extractors.Extractor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, labels, made = made_up(extractor, 2)
+    samples = metrics.Features(features[:5], np.full((5, 10), 0.1, np.float32))
+    metrics.evaluate(samples, made, extractor=extractor, n=5, labels=labels[:5])
+    assert "no fdc_digits_5: class 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: labels[:-1], "30 samples but 29 labels"),
+        (lambda labels: labels + 1, "labels from 1 to 3, allowed are 0 to 2"),
+        (lambda labels: labels - 1, "labels from -1 to 1"),
+    ],
+)
+def test_labels_must_fit(
+    extractor: extractors.Extractor, change: Callable[[Labels], Labels], message: str
+) -> None:
+    features, labels, made = made_up(extractor, 10)
+    with pytest.raises(ValueError, match=message):
+        measure(features, change(labels), made, extractor)
+
+
+# The reference's classes
+
+
+def test_reference_keeps_features_by_class(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    assert reference.classes is not None
+    assert digits.train.labels is not None
+    assert sum(map(len, reference.classes)) == 1297
+    expected = metrics.extract(extractor, digits.train.images[digits.train.labels == 7]).features
+    np.testing.assert_allclose(reference.classes[7], expected, atol=1e-5)
+
+
+def test_reference_without_labels_has_no_classes(
+    digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
+) -> None:
+    train = Split(digits.train.images[:50], None)
+    plain = dataclasses.replace(digits, train=train, sha256=fingerprint(train, None))
+    for _ in range(2):  # made, then read
+        assert metrics.reference(plain, extractor, cache=tmp_path).classes is None
+
+
+def test_limited_reference_has_the_same_images_in_both(
+    digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
+) -> None:
+    part = metrics.reference(digits, extractor, cache=tmp_path, limit=200)
+    assert part.classes is not None
+    assert [len(part.classes), sum(map(len, part.classes))] == [10, 200]
+    np.testing.assert_allclose(np.concatenate(part.classes).mean(axis=0), part.mu, atol=1e-6)
+
+
+def test_damaged_features_are_made_again(
+    digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
+) -> None:
+    first = metrics.reference(digits, extractor, cache=tmp_path, limit=100)
+    assert first.classes is not None
+    expected = [np.array(part) for part in first.classes]
+    (path,) = (tmp_path / "references").glob("*-features.npy")
+    whole = path.read_bytes()
+    for content in (b"", whole[:200], whole[:-64], None):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        again = metrics.reference(digits, extractor, cache=tmp_path, limit=100)
+        assert again.classes is not None
+        for got, part in zip(again.classes, expected, strict=True):
+            assert (got == part).all()
+
+
+# Classification accuracy score
+
+
+def score(images: np.ndarray, labels: Labels, dataset: Dataset, **options: Any) -> float:
+    (value,) = cas(images, labels, dataset, device="cpu", **options).values()
+    return value.value
+
+
+@pytest.fixture(scope="module")
+def real(digits: Dataset) -> Split:
+    found = real_samples(digits, 300)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train for a few steps only, where it does not matter what is learnt."""
+    few = dataclasses.replace(RESNET, steps=5, epochs=0)
+    monkeypatch.setattr(classification_score, "RESNET", few)
+
+
+@pytest.fixture(scope="module")
+def real_score(digits: Dataset, real: Split) -> float:
+    assert real.labels is not None
+    return score(real.images, real.labels, digits)
+
+
+def test_a_classifier_learns_from_real_images(real_score: float) -> None:
+    assert real_score > 0.93
+
+
+def test_exchanged_labels_teach_nothing(digits: Dataset, real: Split) -> None:
+    assert real.labels is not None
+    shuffled = np.random.default_rng(0).permutation(real.labels)
+    # Chance is 0.1, with a standard error of 0.013 on 500 images.
+    assert score(real.images, shuffled, digits) < 0.2
+
+
+def test_samples_all_alike_score_less(digits: Dataset, real: Split, real_score: float) -> None:
+    """One image for each class has the right classes, which accuracy counts, and no variety."""
+    assert real.labels is not None
+    first = np.array([np.flatnonzero(real.labels == label)[0] for label in range(10)])
+    assert score(real.images[first[real.labels]], real.labels, digits) < real_score - 0.15
+
+
+@pytest.mark.usefixtures("quick")
+def test_score_is_reproducible_and_leaves_no_trace(digits: Dataset, real: Split) -> None:
+    assert real.labels is not None
+    few, labels = real.images[:60], real.labels[:60]
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = cas(few, labels, digits, device="cpu", seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert cas(few, labels, digits, device="cpu", seed=1) == first
+    with torch.inference_mode():
+        assert cas(few, labels, digits, device="cpu", seed=1) == first
+
+
+@pytest.mark.usefixtures("quick")
+def test_seed_makes_the_weights_and_the_order(
+    digits: Dataset, real: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert real.labels is not None
+    ended: list[torch.Tensor] = []
+    fit = classification_score.fit
+
+    def watched(model: torch.nn.Module, *given: Any) -> None:
+        ended.append(torch.cat([value.flatten() for value in model.parameters()]).detach())
+        fit(model, *given)
+        ended.append(torch.cat([value.flatten() for value in model.parameters()]).detach())
+
+    monkeypatch.setattr(classification_score, "fit", watched)
+    for seed in (0, 0, 1):
+        score(real.images, real.labels, digits, seed=seed)
+    assert torch.equal(ended[0], ended[2])
+    assert torch.equal(ended[1], ended[3])
+    assert not torch.equal(ended[0], ended[4])
+    assert not torch.equal(ended[0], ended[1])
+
+
+@pytest.mark.usefixtures("quick")
+def test_score_tells_how_it_was_made(digits: Dataset, real: Split) -> None:
+    assert real.labels is not None
+    made = cas(
+        real.images[:64], real.labels[:64], digits,
+        device="cpu", seed=3, extra_provenance={"sampler": "heun"},
+    )  # fmt: skip
+    assert made["cas_digits_64"].provenance == {
+        "protocol": metrics.PROTOCOL,
+        "protocol_cas": RESNET.name,
+        "n": 64,
+        "reference_split": "test",
+        "reference_n": 500,
+        "data": "digits",
+        "data_sha256": digits.sha256,
+        "quantisation": "uint8: x * 127.5 + 128, clipped, fraction dropped",
+        "cas_seed": 3,
+        "sampler": "heun",
+    }
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"), [("none", "no held-out split"), ("unlabelled", "has no labels")]
+)
+def test_data_to_test_on_must_be_there(
+    digits: Dataset, real: Split, test: str, reason: str
+) -> None:
+    assert digits.test is not None
+    assert real.labels is not None
+    split = None if test == "none" else Split(digits.test.images, None)
+    part = dataclasses.replace(digits, test=split)
+    said: list[str] = []
+    assert cas(real.images, real.labels, part, device="cpu", say=said.append) == {}
+    assert len(said) == 1
+    assert said[0].startswith("no cas_digits_300: ")
+    assert reason in said[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:9], y), "9 samples but 300 labels"),
+        (lambda x, y: (x[:1], y[:1]), "two samples or more"),
+        (lambda x, y: (x, y + 1), "labels from 1 to 10, allowed are 0 to 9"),
+        (lambda x, y: (x[:, :, :4], y), "samples are uint8"),
+        (lambda x, y: (x.astype(np.float32), y), "samples are float32"),
+    ],
+)
+def test_samples_must_fit_the_data(
+    digits: Dataset, real: Split, change: Callable[..., Any], message: str
+) -> None:
+    images, labels = change(real.images, real.labels)
+    with pytest.raises(ValueError, match=message):
+        cas(images, labels, digits, device="cpu")
+
+
+def test_real_samples_are_training_images(digits: Dataset) -> None:
+    assert digits.train.labels is not None
+    found = real_samples(digits, 100)
+    assert found is not None
+    assert found.labels is not None
+    labels = {
+        image.tobytes(): label
+        for image, label in zip(digits.train.images, digits.train.labels, strict=True)
+    }
+    assert [labels[image.tobytes()] for image in found.images] == found.labels.tolist()
+    assert real_samples(digits, 1298) is None
+    unlabelled = dataclasses.replace(digits, train=Split(digits.train.images, None))
+    assert real_samples(unlabelled, 10) is None
+
+
+def coloured(count: int, size: int, seed: int) -> Split:
+    """Noise in which one of three colours is stronger: a class each."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, count)
+    images = random.integers(0, 120, (count, 3, size, size), dtype=np.uint8)
+    images[np.arange(count), labels] += 30
+    return Split(images, labels)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_colour_images_take_the_same_recipe(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(
+        classification_score, "RESNET", dataclasses.replace(RESNET, steps=25, epochs=0, batch=16)
+    )
+    train, test = coloured(48, size, 0), coloured(30, size, 1)
+    made = Dataset("own", "own", train, test, ("r", "g", "b"), "0" * 64, "made up")
+    assert train.labels is not None
+    assert score(train.images, train.labels, made) > 0.8
+    model = build(made).eval()
+    assert logits(model, torch.zeros(2, 3, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["gmm2d", "moons"])
+def test_points_are_classified_almost_as_well_as_can_be(name: str, cache: Path) -> None:
+    dataset = data.load(name, cache=cache)
+    assert dataset.test is not None
+    assert dataset.truth is not None
+    found = real_samples(dataset, 1000)
+    assert found is not None
+    assert found.labels is not None
+    posterior = dataset.truth.class_log_posterior(torch.from_numpy(dataset.test.images).double())
+    best = float((posterior.argmax(1).numpy() == dataset.test.labels).mean())
+    # The exact posterior is the best classifier there is, and chance cannot beat it by much.
+    assert best - 0.015 < score(found.images, found.labels, dataset) < best + 0.003
+    shuffled = np.random.default_rng(0).permutation(found.labels)
+    frequent = float(dataset.truth.class_weights.max())
+    assert score(found.images, shuffled, dataset) < frequent + 0.2
+
+
+# Anchors
+
+
+def test_anchors_know_classes(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
+) -> None:
+    rows = metrics.anchors(digits, extractor, reference, 500)
+    real, noise = rows[metrics.HELD_OUT], rows[metrics.NOISE]
+    families = ("fd", "is", "accuracy", "fdc", "cas")
+    assert set(real) == {f"{family}_digits_500" for family in families}
+    assert set(noise) == {"fd_digits_500", "is_digits_500"}
+    # The very numbers that users see; another library or CPU moves the last digits only.
+    assert real["fdc_digits_500"].value == pytest.approx(REAL_FDC, rel=1e-3)
+    assert real["cas_digits_500"].value == pytest.approx(REAL_CAS, abs=0.015)
+    assert metrics.anchor_notes(digits, 500) == []
+
+
+REAL_FDC, REAL_CAS = 1.1048, 0.976
+
+
+def test_what_a_data_set_is_too_small_for_is_noted(
+    digits: Dataset, extractor: extractors.Extractor, cache: Path, tmp_path: Path
+) -> None:
+    assert digits.test is not None
+    assert digits.test.labels is not None
+    notes = metrics.anchor_notes(digits, 2000)
+    assert len(notes) == 2
+    assert notes[0] == "no anchor of held-out images: 2000 are needed and there are 500"
+    assert "2000 training images are needed and there are 1297" in notes[1]
+
+    without = digits.test.labels != 4
+    test = Split(digits.test.images[without], digits.test.labels[without])
+    part = dataclasses.replace(digits, test=test)
+    (note,) = metrics.anchor_notes(part, 100)
+    assert note.startswith("no class-wise distance of held-out images: class 4 has 0 of 100")
+    reference = metrics.reference(part, extractor, cache=cache)
+    row = metrics.anchors(part, extractor, reference, 100, with_cas=False)[metrics.HELD_OUT]
+    assert "fdc_digits_100" not in row
+
+    (note,) = metrics.anchor_notes(digits, 100, limit=12)
+    assert "reference images" in note
+    alone = dataclasses.replace(digits, test=None)
+    assert "no held-out split" in metrics.anchor_notes(alone, 100)[1]
+    unlabelled = dataclasses.replace(
+        digits, train=Split(digits.train.images, None), test=Split(digits.test.images, None)
+    )
+    assert metrics.anchor_notes(unlabelled, 100) == []
+    reference = metrics.reference(unlabelled, extractor, cache=tmp_path)
+    row = metrics.anchors(unlabelled, extractor, reference, 100)[metrics.HELD_OUT]
+    assert set(row) == {"fd_digits_100", "is_digits_100"}
