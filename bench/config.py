@@ -110,6 +110,9 @@ class Evaluation(Section):
     """Samples at each snapshot of the curves."""
     batch: int = Field(250, ge=1)
     """Images through the extractor at a time."""
+    diagnostic_samples: int = Field(64, ge=2)
+    """Paths on which a denoiser's martingale violation is measured, and draws of its score error;
+    some 250 network evaluations each."""
 
 
 class Settings(Section):

@@ -462,6 +462,7 @@ class Cell:
         self.progress("evaluating", fraction=0.0)
         with self.ledger.part("evaluate"):
             self.record.metrics = self._measure(drawn.images, drawn.labels, keep=True)
+            self.record.metrics |= self._measure_beyond_features(drawn)
             # The curves' last point, of as many samples as the points before it.
             few = self.evaluation.snapshot_samples
             last = self._measure(drawn.images[:few], None) if few < len(drawn.images) else {}
@@ -493,6 +494,23 @@ class Cell:
             n=len(images),
             labels=labels,
             extra_provenance=provenance,
+        )
+
+    def _measure_beyond_features(self, drawn: Drawn) -> dict[str, Value]:
+        """What takes a training of its own, or the denoiser itself."""
+        values: dict[str, Value] = {}
+        if drawn.labels is not None:
+            values |= metrics.cas(drawn.images, drawn.labels, self.dataset, device=self.device)
+        n = self.evaluation.diagnostic_samples
+        source = self._source("diagnostics")
+        generator = torch.Generator(self.device)
+        return values | metrics.diagnose(
+            self.method,
+            self.dataset,
+            data_spec(self.dataset),
+            n=n,
+            labels=lambda: source.labels(n, 0),
+            generator=generator.manual_seed(derive(self.config.seed, "diagnostics")),
         )
 
     def _finish(self) -> None:

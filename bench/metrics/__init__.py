@@ -9,6 +9,7 @@ each carries all of these in its provenance.
 
 from bench.metrics import extractors
 from bench.metrics.classification_score import cas
+from bench.metrics.denoisers import diagnose
 from bench.metrics.evaluation import HELD_OUT, NOISE, anchor_notes, anchors, evaluate
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
@@ -24,6 +25,7 @@ __all__ = [
     "anchor_notes",
     "anchors",
     "cas",
+    "diagnose",
     "evaluate",
     "extract",
     "extractors",

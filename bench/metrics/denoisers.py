@@ -1,0 +1,78 @@
+"""What a method's denoiser is worth beside its samples: see :mod:`methods.diagnostics`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from methods.diagnostics import LEVELS, martingale_violation, score_error
+from torch import Tensor
+
+from bench.data.dataset import Dataset
+from bench.metrics.protocol import PROTOCOL
+from bench.record import Value
+from methods.base import DataSpec, Method
+from methods.samplers import SamplerSettings
+
+
+def diagnose(
+    method: Method,
+    dataset: Dataset,
+    data: DataSpec,
+    *,
+    n: int,
+    labels: Callable[[], Tensor | None],
+    generator: torch.Generator,
+) -> dict[str, Value]:
+    """Return ``violation``, and ``score_error`` where the density is known; both 0 at best.
+
+    The violation is that of the denoiser that the method samples with, of the classes that
+    ``labels`` draws (n,) where it needs them, along the levels of its own sampler. The score error
+    is of the unconditional denoiser; ``score_error_class`` of the one with classes. A method
+    without a denoiser has neither.
+    """
+    classes = labels() if method.needs_labels else None
+    D = method.denoiser_for(classes)
+    if D is None:
+        return {}
+    shared = {
+        "protocol": PROTOCOL,
+        "n": n,
+        "data": dataset.variant,
+        "data_sha256": dataset.sha256,
+        "levels": list(LEVELS),
+    }
+    settings = getattr(getattr(method, "config", None), "sampler", None) or SamplerSettings()
+    found = martingale_violation(D, (n, *data.shape), settings, generator)
+    details = {"standard_error": found.standard_error, "by_level": rounded(found.by_level)}
+    values = {"violation": Value(value=found.value, provenance=shared | details)}
+    if dataset.truth is not None:
+        values |= _score_errors(method, dataset, shared, generator)
+    return values
+
+
+def _score_errors(
+    method: Method, dataset: Dataset, shared: dict[str, Any], generator: torch.Generator
+) -> dict[str, Value]:
+    assert dataset.truth is not None
+    values = {}
+    kinds = {"score_error": False} if method.denoiser_for(None) is not None else {}
+    if method.needs_labels:
+        kinds["score_error_class"] = True
+    for name, labelled in kinds.items():
+        errors = score_error(
+            method.denoiser_for,
+            dataset.truth,
+            n=int(shared["n"]),
+            generator=generator,
+            labelled=labelled,
+        )
+        provenance = shared | {"by_level": rounded(errors)}
+        values[name] = Value(value=float(errors.mean()), provenance=provenance)
+    return values
+
+
+def rounded(values: Tensor) -> list[float]:
+    """A tensor's numbers with six significant digits, as they are kept."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
