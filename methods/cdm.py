@@ -39,7 +39,7 @@ from pydantic import Field
 from torch import Tensor
 
 from methods import samplers
-from methods.base import Batch, Settings
+from methods.base import Batch, DenoiserFn, Settings
 from methods.noise import image_sum, per_image, weighted_error
 from methods.sde import SDE, DenoiserConfig, Noised
 
@@ -197,7 +197,7 @@ class CDM(SDE):
     def branch(
         self,
         batch: Batch,
-        D: samplers.DenoiserFn,
+        D: DenoiserFn,
         start: Start,
         levels: Tensor,
         copies: int,

@@ -25,7 +25,7 @@ largest levels D hardly changes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
@@ -33,9 +33,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from methods.base import Settings
+from methods.base import DenoiserFn, Settings
 
-DenoiserFn = Callable[[Tensor, Tensor], Tensor]
 FEW_STEPS = 15
 """Below it the DPM-Solver family lowers its order at the end (diffusers' threshold)."""
 Name = Literal[

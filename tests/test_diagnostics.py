@@ -1,0 +1,155 @@
+"""The diagnostics of denoisers, held against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods.base import DenoiserFn
+from methods.diagnostics import LEVELS, Track, martingale_violation, mean_product, score_error
+from methods.mixtures import GaussianMixture, gmm2d
+from methods.samplers import SamplerSettings, noise_like
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def exact(labels: Tensor | None) -> DenoiserFn:
+    return lambda x, sigma: gmm2d().denoise(x, sigma, labels)
+
+
+# -- score error ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_an_exact_denoiser_has_no_score_error(labelled: bool) -> None:
+    levels = (0.002, 0.1, 1.0, 80.0)
+    errors = score_error(exact, gmm2d(), levels, n=500, generator=seeded(), labelled=labelled)
+    assert errors.shape == (4,)
+    assert float(errors.max()) < 1e-6
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_constant_offset_is_measured_exactly(labelled: bool) -> None:
+    """D off by (c, 0): ``|D - D*|^2 / (sigma^2 d) = c^2 / (2 sigma^2)``."""
+    offset = torch.tensor([0.3, 0.0]).reshape(2, 1, 1)
+
+    def shifted(labels: Tensor | None) -> DenoiserFn:
+        return lambda x, sigma: exact(labels)(x, sigma) + offset
+
+    errors = score_error(shifted, gmm2d(), n=500, generator=seeded(), labelled=labelled)
+    expected = torch.tensor([0.3**2 / (2 * sigma**2) for sigma in LEVELS], dtype=torch.float64)
+    torch.testing.assert_close(errors, expected, rtol=1e-4, atol=0)
+
+
+def test_no_denoising_has_the_norm_of_the_score_as_error() -> None:
+    """D = x has score 0; for one Gaussian ``E sigma^2 |s*|^2 / d = sigma^2 / (s^2 + sigma^2)``."""
+    one = torch.ones(1, dtype=torch.float64)
+    truth = GaussianMixture(one, one[None], 0.25 * one[None, None], torch.tensor([0]))
+    errors = score_error(
+        lambda labels: lambda x, sigma: x, truth, (0.1, 0.5, 9.0), n=50_000, generator=seeded()
+    )
+    expected = [sigma**2 / (0.25 + sigma**2) for sigma in (0.1, 0.5, 9.0)]
+    assert errors.tolist() == pytest.approx(expected, rel=0.03)
+
+
+def test_the_wrong_class_is_an_error() -> None:
+    """The unconditional denoiser is not the class's: their difference is the likelihood score."""
+    blind = score_error(
+        lambda labels: exact(None), gmm2d(), n=500, generator=seeded(), labelled=True
+    )
+    assert float(blind.min()) > 1e-3
+
+
+def test_a_method_without_the_denoiser_is_refused() -> None:
+    with pytest.raises(ValueError, match="with labels"):
+        score_error(lambda labels: None, gmm2d(), generator=seeded(), labelled=True)
+
+
+# -- martingale violation -------------------------------------------------------------------------
+
+SETTINGS = SamplerSettings(steps=30)
+
+
+def test_an_exact_denoiser_is_a_martingale() -> None:
+    """0 within three standard errors at every level, and small standard errors."""
+    found = martingale_violation(
+        exact(None), (3000, 2, 1, 1), SETTINGS, seeded(), substeps=16, branches=6
+    )
+    assert abs(found.value) < 3 * found.standard_error
+    assert found.standard_error < 0.002
+    assert (found.by_level.abs() < 3 * found.errors_by_level + 1e-6).all()
+
+
+def test_a_single_branch_squared_is_not_zero() -> None:
+    """What the product of branches avoids: the variance within a branch, 0.06 in noise's unit."""
+    D, generator = exact(None), seeded()
+    y, _ = gmm2d().sample(20_000, generator)
+    x = (y + 0.4 * noise_like(y, generator)).float().reshape(-1, 2, 1, 1)
+    track = Track(D, x, D(x, torch.tensor(0.4)), 0.4)
+    gaps = torch.stack([track.gap(generator, 16) for _ in range(2)])
+    naive = gaps[0].square().flatten(1).mean(1) / 0.4**2
+    unbiased = mean_product(gaps) / 0.4**2
+    scale = math.sqrt(len(x))
+    assert abs(float(unbiased.mean())) < 3 * float(unbiased.std()) / scale
+    assert float(naive.mean()) > 50 * float(naive.std()) / scale
+    assert float(naive.mean()) > 0.05
+
+
+def test_a_denoiser_of_the_level_alone_violates_by_its_slope() -> None:
+    """``D = g(t)`` has no variance: the violation is ``(g(t/2) - g(t))^2 / t^2``, no error."""
+    found = martingale_violation(
+        lambda x, sigma: (0.3 * sigma).expand(x.shape), (5, 1, 4, 4), SETTINGS, seeded()
+    )
+    torch.testing.assert_close(found.by_level, torch.full((6,), 0.15**2).double())
+    assert found.value == pytest.approx(0.15**2, rel=1e-4)
+    assert found.standard_error < 1e-6
+    assert found.levels.tolist() == sorted(LEVELS, reverse=True)
+
+
+def test_a_jump_violates_by_its_square() -> None:
+    """D off by (c, c) at t' = 0.4 alone: at t = 0.8 c^2 / 0.8^2, elsewhere nothing."""
+    jump = 0.2
+
+    def jumping(x: Tensor, sigma: Tensor) -> Tensor:
+        return exact(None)(x, sigma) + jump * ((sigma - 0.4).abs() < 1e-4)
+
+    found = martingale_violation(
+        jumping, (3000, 2, 1, 1), SETTINGS, seeded(), levels=(1.6, 0.8), substeps=16
+    )
+    errors = found.errors_by_level
+    assert abs(float(found.by_level[0])) < 3 * float(errors[0])
+    assert float(found.by_level[1]) == pytest.approx((jump / 0.8) ** 2, abs=3 * float(errors[1]))
+    assert float(errors[1]) < 0.05 * (jump / 0.8) ** 2
+
+
+def test_pairs_of_branches_are_averaged() -> None:
+    """Against the sum over pairs written out."""
+    gaps = torch.randn(4, 3, 2, 5, 5, generator=seeded())
+    pairs = [(gaps[i] * gaps[j]).flatten(1).mean(1) for i in range(4) for j in range(i)]
+    torch.testing.assert_close(mean_product(gaps).float(), sum(pairs) / 6)
+
+
+def test_the_standard_error_is_that_of_repetitions() -> None:
+    """Of 40 violations measured anew, the spread is the standard error stated."""
+    found = [
+        martingale_violation(
+            exact(None), (100, 2, 1, 1), SamplerSettings(steps=10), seeded(seed), substeps=2
+        )
+        for seed in range(40)
+    ]
+    spread = float(torch.tensor([one.value for one in found]).std())
+    stated = sum(one.standard_error for one in found) / len(found)
+    assert stated == pytest.approx(spread, rel=0.35)
+
+
+def test_a_measurement_follows_its_seed() -> None:
+    first, again, other = (
+        martingale_violation(exact(None), (10, 2, 1, 1), SETTINGS, seeded(seed)).value
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
