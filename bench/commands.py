@@ -376,11 +376,14 @@ def list_datasets() -> int:
     """Print each data set with its presets and where it is looked for."""
     rows = {row.name: row for row in describe()}
     for name in preset_names():
-        row = rows[name]
-        print(
-            f"{name:<14} {row.images} images, {row.size}, {row.channels} channel(s), "
-            f"{row.classes} classes; from {row.source}"
-        )
+        row = rows.get(name)
+        told = "any images of the presets' size; from --data FILE.zip"
+        if row is not None:
+            told = (
+                f"{row.images} images, {row.size}, {row.channels} channel(s), "
+                f"{row.classes} classes; from {row.source}"
+            )
+        print(f"{name:<14} {told}")
         for preset_name, preset in presets(name).items():
             extractor = preset.evaluation.get("extractor")
             print(f"    {preset_name:<8} budget {preset.budget}, extractor {extractor}")

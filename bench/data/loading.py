@@ -32,7 +32,7 @@ def load(name: str, *, path: Path | None = None, cache: Path, download: bool = T
     if path is not None and path.is_file():
         return _load_file(name, path, cache)
     if name not in KNOWN:
-        raise unknown("data set", name, KNOWN)
+        raise UserError(f"{unknown('data set', name, KNOWN)}; or give images with --data FILE.zip")
     if name == "digits":
         return _load_digits(path)
     from bench.data.fetched import load_fetched

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from methods.diagnostics import LEVELS, martingale_violation, score_error
 from torch import Tensor
 
 from bench.data.dataset import Dataset
 from bench.metrics.protocol import PROTOCOL
 from bench.record import Value
 from methods.base import DataSpec, Method
+from methods.diagnostics import LEVELS, martingale_violation, score_error
 from methods.samplers import SamplerSettings
 
 
