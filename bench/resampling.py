@@ -51,7 +51,7 @@ class Resampling(Cell):
     def _open(self, data_sha256: str) -> None:
         """Load data, extractor and the final weights."""
         settings = self.settings
-        self.device = open_device(settings.device, settings.threads, settings.training.precision)
+        self.device = open_device(settings.device, settings.threads, self.training.precision)
         self.ledger = Ledger(self.device)
         self._load()
         if self.dataset.sha256 != data_sha256:

@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.record import Record, Status, write_text
 from bench.report import plots
 from bench.report.frame import device, direction, load_frame, mean_interval, metric_names, read
+from bench.report.grid import PALETTE
 from bench.report.tables import NOTHING, markdown_table, number, plus_minus
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Content:
 
     points: pd.DataFrame
     """One row a point: method, seed, cell, sampler, steps, samples, nfe, ms_per_image, reason,
-    ``metrics.<name>``; ``asked`` is a tuple, empty for the cell's own record."""
+    ``metrics.<name>``; ``own`` tells the cells' own records; ``asked`` is a tuple."""
     too_few: dict[tuple[str, str], set[int]]
     """For method and sampler, the evaluations that do not make a step."""
     frame: pd.DataFrame
@@ -42,7 +43,7 @@ class Content:
     @property
     def drawn(self) -> pd.DataFrame:
         """The points that were drawn again."""
-        return self.points[self.points["asked"].map(len) > 0]
+        return self.points[~self.points["own"]]
 
     @property
     def budgets(self) -> list[int]:
@@ -106,6 +107,7 @@ def _stored(folder: Path, record: Record) -> curve.Curve:
 def _row(folder: Path, record: Record, point: curve.Point) -> dict[str, Any]:
     return {
         **_place(folder, record, point.sampler),
+        "own": False,
         "samples": point.samples,
         "asked": tuple(point.asked),
         "nfe": math.nan if point.nfe is None else point.nfe,
@@ -122,6 +124,7 @@ def _own(folder: Path, record: Record) -> dict[str, Any]:
     provenance = next((value.provenance for value in record.metrics.values()), {})
     return {
         **_place(folder, record, provenance.get("sampler") or {}),
+        "own": True,
         "samples": provenance.get("n"),
         "asked": (),
         "nfe": math.nan if cost.nfe is None else cost.nfe,
@@ -166,7 +169,7 @@ def _table(content: Content, fill: Fill) -> str:
     rows = []
     for method, sampler in content.lines:
         points = content.line(method, sampler)
-        own = points[points["asked"].map(len) == 0]
+        own = points[points["own"]]
         row = [method, sampler, _as_run(own, fill)]
         for budget in content.budgets:
             if budget in content.too_few.get((method, sampler), ()):
@@ -179,12 +182,12 @@ def _table(content: Content, fill: Fill) -> str:
 
 def _as_run(own: pd.DataFrame, fill: Fill) -> str:
     text = fill(own) if len(own) else ""
-    return f"{text} (NFE {number(own['nfe'].mean())})" if text else ""
+    return f"{text} (NFE {own['nfe'].mean():g})" if text else ""
 
 
 def _at(points: pd.DataFrame, budget: int, fill: Fill) -> str:
     """What stands for one budget: the seeds' value, and how many lack it for what reason."""
-    here = points[points["asked"].map(lambda asked: budget in asked)]
+    here = points[points["asked"].map(lambda asked: budget in asked).astype(bool)]
     failed = int((here["reason"] != "").sum())
     text = fill(here[here["reason"] == ""])
     if failed:
@@ -306,11 +309,11 @@ def draw(content: Content, metric: str) -> Figure:
 
 def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str) -> None:
     """Draw a sampler's line through the means over seeds, with their intervals as bars."""
-    x, y, bars = _means(points[points["asked"].map(len) > 0], column)
+    x, y, bars = _means(points[~points["own"]], column)
     if not x:
         return
-    colour = plots.PALETTE[place % len(plots.PALETTE)]
-    turns = place // len(plots.PALETTE)
+    colour = PALETTE[place % len(PALETTE)]
+    turns = place // len(PALETTE)
     shift = 1 + DODGE * (place - 3)
     axes.errorbar(
         [value * shift for value in x], y, yerr=bars, label=label, color=colour,
@@ -323,7 +326,7 @@ def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str)
 def _means(points: pd.DataFrame, column: str) -> tuple[list[float], list[float], Any]:
     """Return evaluations, means and intervals over seeds, by the evaluations counted."""
     x, y, halves = [], [], []
-    finite = points[points[column].map(math.isfinite)]
+    finite = points[points[column].map(math.isfinite).astype(bool)]
     for nfe, group in finite.groupby("nfe"):
         mean, half, _ = mean_interval(group[column].tolist())
         x.append(float(str(nfe)))
@@ -353,7 +356,7 @@ def _axes(panels: Sequence[Axes], content: Content, metric: str) -> None:
         for name, level in plots.anchor_levels(content.frame, metric).items()
         if name.startswith(REAL)
     }
-    points = content.points[content.points[f"metrics.{metric}"].map(math.isfinite)]
+    points = content.points[content.points[f"metrics.{metric}"].map(math.isfinite).astype(bool)]
     levels = [*points[f"metrics.{metric}"], *anchors.values()]
     for axes in panels:
         plots.log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
