@@ -73,6 +73,10 @@ def run(
     ] = None,
     results: Results = Path("results"),
     tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
+    curve: Annotated[
+        bool,
+        Parameter(negative="", help="Then sample as `bench sample` does: quality against NFE."),
+    ] = False,
     dry_run: Annotated[
         bool, Parameter(negative="", help="Print the plan and the resolved configuration only.")
     ] = False,
@@ -97,7 +101,53 @@ def run(
     )
     if dry_run:
         return commands.dry_run(asked)
-    return commands.run(asked, tracking=tracking)
+    return commands.run(asked, tracking=tracking, with_curve=curve)
+
+
+@app.command
+def sample(
+    study: StudyName = None,
+    *,
+    cells: Annotated[
+        str | None,
+        Parameter(
+            help="Cells, comma-separated: sde-seed0,cdm-seed0. "
+            "Default: all finished ones whose method has a sampler."
+        ),
+    ] = None,
+    samplers: Annotated[
+        str | None,
+        Parameter(help="Samplers, comma-separated. Default: one of each kind."),
+    ] = None,
+    nfe: Annotated[
+        str | None,
+        Parameter(help="Network evaluations an image, at most. Default: 5,10,20,35,50,100."),
+    ] = None,
+    samples: Annotated[
+        int | None, Parameter(help="Samples a point. Default: as many as the cell's own.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        Parameter(help="Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."),
+    ] = None,
+    timeout: Annotated[
+        float | None, Parameter(help="Seconds that a cell's points may take together.")
+    ] = None,
+    results: Results = Path("results"),
+    tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
+) -> int:
+    """Sample finished cells again: quality against NFE for several samplers; trains nothing."""
+    from bench import commands
+
+    asked = commands.AskedSamples(
+        cells=cells,
+        samplers=samplers,
+        nfe=nfe,
+        samples=samples,
+        jobs=jobs,
+        timeout=timeout,
+    )
+    return commands.sample(find_study(results, study), asked, tracking=tracking)
 
 
 @app.command

@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
 import yaml
 
-from bench import study
+from bench import curve, study, sweep
 from bench.config import (
     Preset,
     Settings,
@@ -30,12 +30,14 @@ from bench.config import (
     resolve_method,
 )
 from bench.config import datasets as preset_names
+from bench.curve import sampler_of
 from bench.data import describe
 from bench.errors import UserError, unknown
 from bench.progress import Display
 from bench.record import Status, load
 from bench.tracking import NullTracker, Tracker
 from methods import registry
+from methods.samplers import SAMPLERS
 
 RESERVED = ("cache", "mlartifacts", "mlflow.db")
 """Names under the results folder that are no study's."""
@@ -65,16 +67,18 @@ class Asked:
 # -- bench run ----------------------------------------------------------------------------------
 
 
-def run(asked: Asked, *, tracking: bool) -> int:
-    """Run a study, then print its table and where everything is; 1 if a cell failed."""
+def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
+    """Run a study, then print its table and where everything is; 1 if a cell failed.
+
+    With ``with_curve`` its cells are then sampled with other samplers too.
+    """
     os.environ["SCOREBENCH_COMMAND_STARTED"] = repr(command_started())
     request = resolve(asked)
     check_writable(request.results)
     display = Display()
     trackers: list[Tracker | NullTracker] = []
-    # A scheduler's or a closed terminal's signal ends the study as Ctrl-C does.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    heed_signals()
+    lost: list[str] = []
 
     def open_tracker() -> Tracker | NullTracker:
         trackers.append(Tracker.open(request.results) if tracking else NullTracker())
@@ -82,13 +86,43 @@ def run(asked: Asked, *, tracking: bool) -> int:
 
     try:
         planned = study.execute(request, open_tracker, display)
+        if with_curve:
+            lost = sample_planned(request, planned, display)
     except KeyboardInterrupt:
         if (request.folder / "study.yaml").exists():
             finish(request.folder, trackers)
         raise
     finish(request.folder, trackers)
     print_places(request, tracking)
-    return report_failures(planned)
+    return max(report_failures(planned), report_lost(lost))
+
+
+def heed_signals() -> None:
+    """Let a scheduler's or a closed terminal's signal end the command as Ctrl-C does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def sample_planned(
+    request: study.Request, planned: Sequence[study.Planned], display: Display
+) -> list[str]:
+    """Sample the finished cells of a command again for the curve; return the failures."""
+    cells = [
+        cell.folder.name
+        for cell in planned
+        if finished(cell) and sampler_of(cell.config.method_config) is not None
+    ]
+    if not cells:
+        display.say("note: no finished cell has a sampler to exchange; there is no curve to draw")
+        return []
+    return sweep.execute(request, sweep.Sweep(cells=cells), display)
+
+
+def report_lost(lost: Sequence[str]) -> int:
+    """Print what could not be drawn of the curve; return the exit code."""
+    for line in lost:
+        print(f"bench: {line}", file=sys.stderr)
+    return 1 if lost else 0
 
 
 def command_started() -> float:
@@ -98,13 +132,17 @@ def command_started() -> float:
 
 
 def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
-    """Write and print the table, draw the plots, and put both into MLflow."""
+    """Write and print the tables, draw the plots, and put both into MLflow."""
+    from bench.report import nfe
     from bench.report.plots import write_plots
     from bench.report.tables import render, write_tables
 
     write_tables(folder)
     print(render(folder, "md"))
     write_plots(folder)
+    if nfe.write_tables(folder):
+        print(nfe.render(folder))
+        nfe.write_plots(folder)
     for tracker in trackers:
         tracker.sync_study(folder)
 
@@ -113,6 +151,8 @@ def print_places(request: study.Request, tracking: bool) -> None:
     """Say where the results are and what to do with them."""
     folder = request.folder
     print(f"tables   {folder}/table.md (.csv .tex .json)")
+    if (folder / "nfe-curve.md").exists():
+        print(f"curve    {folder}/nfe-curve.md (.csv), plots/nfe-curve-*.png")
     print(f"plots    {folder}/plots/")
     print(f"cells    {folder}/<method>-seed<k>/")
     if tracking:
@@ -160,10 +200,7 @@ def resolve(asked: Asked) -> study.Request:
     """Resolve and validate all that was asked for; UserError in one line if it cannot be."""
     methods = parse_methods(asked.methods)
     seeds = parse_seeds(asked.seeds)
-    if asked.timeout is not None and not asked.timeout > 0:
-        raise UserError(f"--timeout {asked.timeout:g}: give a positive number of seconds")
-    if asked.jobs is not None and asked.jobs < 1:
-        raise UserError(f"--jobs {asked.jobs}: give a number of cells, at least 1")
+    check_limits(asked.jobs, asked.timeout)
     if asked.dataset not in preset_names():
         raise unknown("data set", asked.dataset, preset_names())
     device = asked.device or default_device()
@@ -187,6 +224,14 @@ def resolve(asked: Asked) -> study.Request:
         jobs=asked.jobs or default_jobs(settings),
         timeout=asked.timeout,
     )
+
+
+def check_limits(jobs: int | None, timeout: float | None) -> None:
+    """UserError if a number of cells or of seconds makes no sense."""
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"--timeout {timeout:g}: give a positive number of seconds")
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: give a number of cells, at least 1")
 
 
 def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Settings:
@@ -322,23 +367,102 @@ def check_writable(results: Path) -> None:
         raise UserError(f"only {free >> 20} MiB are free at '{results}'; give another --results")
 
 
+# -- bench sample -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AskedSamples:
+    """The options of ``bench sample`` as they were typed."""
+
+    cells: str | None
+    samplers: str | None
+    nfe: str | None
+    samples: int | None
+    jobs: int | None
+    timeout: float | None
+
+
+def sample(folder: Path, asked: AskedSamples, *, tracking: bool) -> int:
+    """Sample a study's finished cells again, print the curve's table; 1 if a point failed."""
+    check_limits(asked.jobs, asked.timeout)
+    wanted = resolve_samples(asked)
+    request = sweep.request_of(folder, asked.jobs, asked.timeout)
+    request = replace(request, jobs=asked.jobs or default_jobs(request.settings))
+    check_writable(request.results)
+    heed_signals()
+    lost = sweep.execute(request, wanted, Display())
+    write_curve(folder)
+    tracker = Tracker.open(request.results) if tracking else NullTracker()
+    tracker.sync_study(folder)
+    return report_lost(lost)
+
+
+def resolve_samples(asked: AskedSamples) -> sweep.Sweep:
+    """Validate what ``bench sample`` was asked for; UserError in one line if it cannot be."""
+    samplers = parse_names("samplers", asked.samplers) or curve.SAMPLERS
+    for name in samplers:
+        if name not in SAMPLERS:
+            raise unknown("sampler", name, SAMPLERS)
+    if asked.samples is not None and asked.samples < 2:
+        raise UserError(f"--samples {asked.samples}: give a number of samples, at least 2")
+    return sweep.Sweep(
+        samplers=samplers,
+        nfe=parse_nfe(asked.nfe),
+        samples=asked.samples,
+        cells=parse_names("cells", asked.cells),
+    )
+
+
+def parse_names(option: str, text: str | None) -> list[str] | None:
+    """Parse a comma-separated list; UserError if it names nothing or something twice."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--{option} '{text}': name at least one, and each once")
+    return names
+
+
+def parse_nfe(text: str | None) -> Sequence[int]:
+    """Parse ``5,10,20``; UserError if it is no list of positive whole numbers."""
+    if text is None:
+        return curve.NFE
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--nfe '{text}': write network evaluations as 5,10,20")
+    return sorted({int(part) for part in parts})
+
+
+def write_curve(folder: Path) -> None:
+    """Write and print the curve's table, draw its plots and name the files."""
+    from bench.report import nfe
+
+    tables = nfe.write_tables(folder)
+    print(nfe.render(folder))
+    for path in [*tables, *nfe.write_plots(folder)]:
+        print(path)
+
+
 # -- the other commands -------------------------------------------------------------------------
 
 
 def table(folder: Path, format: str) -> int:
-    """Print a study's table in one format, and write it in all."""
+    """Print a study's table in one format, and write it in all; and that of the curve."""
+    from bench.report import nfe
     from bench.report.tables import render, write_tables
 
     print(render(folder, format))
     write_tables(folder)
+    nfe.write_tables(folder)
     return 0
 
 
 def plot(folder: Path) -> int:
     """Draw a study's plots and name the files."""
+    from bench.report import nfe
     from bench.report.plots import write_plots
 
-    for path in write_plots(folder, say=_complain):
+    for path in [*write_plots(folder, say=_complain), *nfe.write_plots(folder)]:
         print(path)
     return 0
 

@@ -113,12 +113,16 @@ class Display:
 
     def end(self, cell: str, record: Record) -> None:
         """A cell's process ended."""
-        if self.live:
-            self.progress.remove_task(self.bars.pop(cell))
         seconds = record.ledger.get("wall")
         took = f" in {clock(seconds)}" if seconds else ""
         if record.status == Status.FINISHED:
             values = (f"{name} {value.value:.4g}" for name, value in record.metrics.items())
-            self.say(f"{cell}: finished{took}: {', '.join(values)}")
+            self.close(cell, f"finished{took}: {', '.join(values)}")
         else:
-            self.say(f"{cell}: {record.status}{took}: {record.reason}")
+            self.close(cell, f"{record.status}{took}: {record.reason}")
+
+    def close(self, cell: str, told: str) -> None:
+        """Take a cell's bar away and say how it ended."""
+        if self.live:
+            self.progress.remove_task(self.bars.pop(cell))
+        self.say(f"{cell}: {told}")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import yaml
@@ -264,6 +264,8 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
 class Runner:
     """Runs planned cells, some at a time, and keeps their records true whatever becomes of them."""
 
+    log: ClassVar[str] = "log.txt"
+
     def __init__(
         self, request: Request, prepared: Mapping[str, Any], tracker: Any, display: Display
     ) -> None:
@@ -328,6 +330,10 @@ class Runner:
             place.parent.mkdir(exist_ok=True)
             os.rename(cell.folder, place)
 
+    def command(self, cell: Planned) -> list[str]:
+        """The command line of a cell's process."""
+        return worker_command("cell", cell.folder)
+
     def start(self, cell: Planned) -> Running:
         """Start a cell's process, its output going to its log."""
         reading, writing = os.pipe()
@@ -335,9 +341,9 @@ class Runner:
         environment = worker_environment(self.request)
         environment["SCOREBENCH_PROGRESS"] = str(writing)
         environment["SCOREBENCH_SPAWNED"] = repr(time.perf_counter())
-        with (cell.folder / "log.txt").open("ab") as log:
+        with (cell.folder / self.log).open("ab") as log:
             process = subprocess.Popen(
-                worker_command("cell", cell.folder),
+                self.command(cell),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -403,13 +409,18 @@ def settle(folder: Path, code: int) -> Record:
     assert record is not None
     if record.status in {Status.RUNNING, Status.PENDING}:
         record.status, record.ended = Status.KILLED, now()
-        record.reason = f"its process ended with code {code}; see log.txt"
-        if code < 0:
-            name = signal.Signals(-code).name
-            hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-            record.reason = f"its process was ended by {name}{hint}"
+        record.reason = explain_end(code, Runner.log)
         save(record, folder)
     return record
+
+
+def explain_end(code: int, log: str) -> str:
+    """Say how a process ended that could not say it itself."""
+    if code >= 0:
+        return f"its process ended with code {code}; see {log}"
+    name = signal.Signals(-code).name
+    hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {name}{hint}"
 
 
 def settle_study(folder: Path) -> None:
@@ -431,18 +442,18 @@ def settle_if_idle(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_command(request: Request) -> Iterator[None]:
-    """Hold the study against a second command; UserError if there is one already."""
+def only_command(folder: Path) -> Iterator[None]:
+    """Hold a study against a second command; UserError if there is one already."""
     try:
-        request.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"'{request.folder}' cannot be made: {error.strerror}") from error
-    lock = FileLock(request.folder / ".lock")
+        raise UserError(f"'{folder}' cannot be made: {error.strerror}") from error
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"study '{request.name}' is being run by another command; wait for it to end, "
+            f"study '{folder.name}' is being run by another command; wait for it to end, "
             "or give another --study name"
         ) from error
     try:
@@ -453,7 +464,7 @@ def only_command(request: Request) -> Iterator[None]:
 
 def execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
     """Prepare, plan and run a study; returns its cells. Raises UserError before any training."""
-    with only_command(request):
+    with only_command(request.folder):
         return _execute(request, tracker_factory, display)
 
 

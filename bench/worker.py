@@ -308,11 +308,16 @@ class Cell:
                 limit=self.evaluation.reference_images,
                 batch=self.evaluation.batch,
             )
+        self.method = self._build()
+
+    def _build(self) -> Method:
+        """Build the method, with weights of the seed's own, on the device."""
         torch.manual_seed(derive(self.config.seed, "networks"))
-        self.method = build_method(self.config.method, self.config.method_config, self.dataset)
-        for network in self.method.networks.values():
+        method = build_method(self.config.method, self.config.method_config, self.dataset)
+        for network in method.networks.values():
             # Convolutions are faster so, on CPUs and GPUs alike.
             network.to(self.device).to(memory_format=torch.channels_last)
+        return method
 
     # -- training ---------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
     named = row.model_dump(include=set(TEXT)) | {
         "kind": "cell",
         "status": str(row.status),
-        "device": _device(row.environment),
+        "device": device(row.environment),
         "commit": row.environment.get("commit"),
         "dirty": row.environment.get("dirty"),
         "log": str(folder / "log.txt"),
@@ -123,7 +123,7 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
     return dict.fromkeys(TEXT) | named | numbers
 
 
-def _device(environment: Mapping[str, Any]) -> str | None:
+def device(environment: Mapping[str, Any]) -> str | None:
     """The device, and on a CPU how much of it a cell had: timings depend on both."""
     name: str | None = environment.get("device")
     if name is None or environment.get("device_type") != "cpu":

@@ -243,10 +243,10 @@ def _quality_axes(
     axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
     if content.finished.groupby("method")["seed"].nunique().max() > 1:
         axes.set_title("mean and 95 % t interval over seeds", fontsize=8, color="#444444")
-    anchors = _anchors(content.frame, metric)
+    anchors = anchor_levels(content.frame, metric)
     levels = [y for _, _, y, _, _ in points] + list(anchors.values())
-    _scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
-    _scale(axes, "y", levels, padding=1.35)
+    log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
+    log_scale(axes, "y", levels, padding=1.35)
     for place, (name, level) in enumerate(anchors.items()):
         style = ANCHOR_STYLES[place % len(ANCHOR_STYLES)]
         axes.axhline(level, color="#555555", linestyle=style, linewidth=1.1, zorder=1)
@@ -257,12 +257,15 @@ def _quality_axes(
         )  # fmt: skip
 
 
-def _anchors(frame: pd.DataFrame, metric: str) -> dict[str, float]:
+def anchor_levels(frame: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Return the anchors' values of a metric by their names; empty where they have none."""
+    if f"metrics.{metric}" not in frame.columns:
+        return {}
     rows = frame[frame["kind"] == "anchor"].dropna(subset=[f"metrics.{metric}"])
     return dict(zip(rows["method"], rows[f"metrics.{metric}"], strict=True))
 
 
-def _scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:
+def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:
     """Make an axis logarithmic with labels in plain numbers, and leave room at both ends."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -350,7 +353,7 @@ def _image_axis(axes: Axes, title: str) -> None:
 def _log_if_wide(axes: Axes, values: pd.Series[float]) -> None:
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > ROOM:
-        _scale(axes, "y", finite, padding=1.15)
+        log_scale(axes, "y", finite, padding=1.15)
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -301,14 +301,15 @@ def markdown(frame: pd.DataFrame) -> str:
     """Write the table with anchors, unfinished cells and notes, aligned for a terminal too."""
     chosen = columns(frame)
     methods, anchors = body(frame, chosen)
-    parts = [_markdown_table([column.title for column in chosen], methods + anchors)]
+    parts = [markdown_table([column.title for column in chosen], methods + anchors)]
     if rest := unfinished(frame):
-        parts += ["Not finished:\n", _markdown_table(["cell", "status", "reason", "log"], rest)]
+        parts += ["Not finished:\n", markdown_table(["cell", "status", "reason", "log"], rest)]
     parts.append("\n".join(f"- {note}" for note in notes(frame)) + "\n")
     return "\n".join(parts)
 
 
-def _markdown_table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Write a Markdown table whose columns are aligned for a terminal too."""
     clean = [[_one_line(text).replace("|", "\\|") for text in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in clean]

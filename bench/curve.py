@@ -1,0 +1,164 @@
+"""The curve of quality against network evaluations: its points, and what a cell's file keeps.
+
+A finished cell is sampled again with other samplers and numbers of steps; its ``nfe-curve.json``
+holds one point for each. The cell's record and checkpoint stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench.record import Interval, Record, Value, write_text
+from methods import samplers
+from methods.samplers import SamplerSettings
+
+FILE = "nfe-curve.json"
+LOG = "nfe-curve.log"
+SAMPLERS = (
+    "euler_maruyama",
+    "ancestral",
+    "edm_stochastic",
+    "heun",
+    "dpmpp_3m",
+    "ipndm",
+    "predictor_corrector",
+)
+"""Drawn where no others are asked for: each kind once."""
+NFE = (5, 10, 20, 35, 50, 100)
+"""Network evaluations an image where no others are asked for."""
+OWN: Mapping[str, Mapping[str, float]] = {"edm_stochastic": {"s_churn": 30.0}}
+"""What a sampler is nothing without, where the cell leaves it 0: without churn (30: EDM table 5,
+CIFAR-10 VP) ``edm_stochastic`` is ``heun``."""
+
+ENVIRONMENT = ("device", "device_type", "threads", "cells_at_once")
+
+
+class Point(BaseModel):
+    """One sampler with one number of steps: quality and cost, or the reason why there are none."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+    sampler: dict[str, Any]
+    """The sampler's settings, resolved."""
+    samples: int
+    asked: list[int]
+    """The network evaluations asked for that these settings are the answer to."""
+    seed: int
+    nfe: float | None = None
+    """Network evaluations an image, counted, all networks."""
+    nfe_by_network: dict[str, float] = Field(default_factory=dict)
+    ms_per_image: Interval | None = None
+    """Over the batches that the samples were drawn in."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    """Of the timing: device, device_type, threads, cells_at_once."""
+    metrics: dict[str, Value] = Field(default_factory=dict)
+    reason: str = ""
+    """Why there is no result; empty if there is."""
+
+    def is_for(self, other: Point) -> bool:
+        """Whether the other point is of the same settings."""
+        return (self.sampler, self.samples) == (other.sampler, other.samples)
+
+
+class Curve(BaseModel):
+    """The file ``nfe-curve.json`` in a cell's folder."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+    format: int = 1
+    key: str
+    """The cell's key when the points were drawn; of another one they are not this cell's."""
+    points: list[Point] = Field(default_factory=list)
+    too_few: dict[str, list[int]] = Field(default_factory=dict)
+    """For each sampler, the evaluations asked for with which it cannot make a single step."""
+
+    def find(self, other: Point) -> Point | None:
+        """The point of the same settings, if there is one."""
+        return next((point for point in self.points if point.is_for(other)), None)
+
+    def put(self, point: Point) -> None:
+        """Add a point in place of an older one of the same settings."""
+        self.points = [kept for kept in self.points if not kept.is_for(point)] + [point]
+
+
+def read(folder: Path, record: Record) -> Curve:
+    """Read a cell's curve; an empty one where there is none or it is of another training.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    path = folder / FILE
+    empty = Curve(key=record.key)
+    if not path.exists():
+        return empty
+    stored = Curve.model_validate_json(path.read_bytes())
+    return stored if stored.key == record.key else empty
+
+
+def save(curve: Curve, folder: Path) -> None:
+    """Write a cell's curve, whole or not at all."""
+    write_text(folder / FILE, curve.model_dump_json(indent=1) + "\n")
+
+
+def sampler_of(method_config: Mapping[str, Any]) -> SamplerSettings | None:
+    """The sampler's settings of a method, or ``None`` if it has no such setting."""
+    try:
+        return SamplerSettings.model_validate(method_config.get("sampler"))
+    except ValidationError:
+        return None
+
+
+def calls_per_evaluation(record: Record, own: SamplerSettings) -> float:
+    """Network evaluations for one of the sampler's, as the cell counted: 2 with a classifier."""
+    return (record.cost.nfe or samplers.nfe(own)) / samplers.nfe(own)
+
+
+def settings_for(
+    name: str, asked: int, own: SamplerSettings, calls: float
+) -> SamplerSettings | None:
+    """The cell's sampler settings with another sampler, at most ``asked`` network evaluations.
+
+    Noise levels and all else stay the cell's own. ``None`` if the sampler cannot do so few.
+    """
+    within = math.floor(asked / calls + 1e-9)
+    steps = samplers.steps_for_nfe(name, within, corrector_steps=own.corrector_steps)
+    if steps is None:
+        return None
+    body = own.model_dump()
+    if name != own.name:
+        body |= {key: value for key, value in OWN.get(name, {}).items() if not body[key]}
+    return SamplerSettings.model_validate(body | {"name": name, "steps": steps})
+
+
+def choose(
+    names: Sequence[str],
+    nfe: Sequence[int],
+    *,
+    samples: int,
+    seed: int,
+    own: SamplerSettings,
+    calls: float,
+) -> list[Point]:
+    """The points that are asked for, each setting once, cheap ones of a sampler first."""
+    return [
+        Point(sampler=sampler, asked=asked, samples=samples, seed=seed)
+        for name in names
+        for sampler, asked in _settings(name, nfe, own, calls)
+    ]
+
+
+def _settings(
+    name: str, nfe: Sequence[int], own: SamplerSettings, calls: float
+) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    found: dict[SamplerSettings, list[int]] = {}
+    for asked in sorted(nfe):
+        settings = settings_for(name, asked, own, calls)
+        if settings is not None:
+            found.setdefault(settings, []).append(asked)
+    for settings, answers in found.items():
+        yield settings.model_dump(mode="json"), answers

@@ -1,0 +1,145 @@
+"""Sampling a finished cell again, in a process of its own: ``python -m bench.resampling REQUEST``.
+
+The cell's final weights are drawn from with other sampler settings, and the samples measured as
+the cell's own were. Each point is kept as soon as it is there; nothing is ever trained. Exit
+codes: 0 done, 1 a point failed (its reason is in the file), 75 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import curve
+from bench.config import one_line
+from bench.cost import Ledger, count_calls, interval
+from bench.curve import Curve, Point
+from bench.environment import describe
+from bench.errors import UserError
+from bench.sampling import timed
+from bench.training import InterruptedTrainingError
+from bench.worker import FAILED, INTERRUPTED, Cell, die_with_parent, open_device
+
+
+class Resampling(Cell):
+    """A finished cell that is sampled again; its record is read and never written."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        super().__init__(folder, cache)
+        self.curve: Curve = curve.read(folder, self.record)
+        self.is_warm = False
+
+    def draw(self, wanted: list[Point], data_sha256: str) -> int:
+        """Draw the points that are wanted, keep each at once, and return how many failed."""
+        try:
+            self._open(data_sha256)
+        except InterruptedTrainingError:
+            raise
+        except Exception as error:
+            for point in wanted:
+                self._fail(point, error)
+            return len(wanted)
+        return sum(self._attempt(point, at / len(wanted)) for at, point in enumerate(wanted))
+
+    def _open(self, data_sha256: str) -> None:
+        """Load data, extractor and the final weights."""
+        settings = self.settings
+        self.device = open_device(settings.device, settings.threads, self.training.precision)
+        self.ledger = Ledger(self.device)
+        self._load()
+        if self.dataset.sha256 != data_sha256:
+            raise UserError(f"the images at {self.dataset.source} are not those it was trained on")
+        state = self._read_checkpoint()
+        stages = len(self.method.stages())
+        if state is None or state["trainer"]["stage_index"] < stages:
+            raise UserError("its checkpoint is not of its finished training; run it again")
+        self.weights = state["trainer"]["networks"]
+
+    def _attempt(self, point: Point, fraction: float) -> bool:
+        """Draw one point; whatever goes wrong is kept as its reason. Return whether it failed."""
+        what = f"{point.sampler['name']}, {point.sampler['steps']} steps"
+        self.progress("sampling", fraction=fraction, stage=what)
+        try:
+            done = self._point(point)
+        except InterruptedTrainingError:
+            raise
+        except Exception as error:
+            self._fail(point, error)
+            return True
+        self.curve.put(done)
+        curve.save(self.curve, self.folder)
+        return False
+
+    def _fail(self, point: Point, error: Exception) -> None:
+        traceback.print_exception(error)
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self.curve.put(point.model_copy(update={"reason": one_line(told)[:300]}))
+        curve.save(self.curve, self.folder)
+
+    def _point(self, point: Point) -> Point:
+        body = self.config.method_config | {"sampler": point.sampler}
+        self.config = self.config.model_copy(update={"method_config": body})
+        self.method = self._build()
+        for name, network in self.method.networks.items():
+            network.load_state_dict(self.weights[name])
+            network.eval().requires_grad_(False)
+        images, labels, calls, times = self._images(point.samples)
+        here = describe(self.device)
+        # Provenance is taken from the record in memory, which is not written back.
+        self.record.cost.nfe = sum(calls.values())
+        return point.model_copy(
+            update={
+                "nfe": self.record.cost.nfe,
+                "nfe_by_network": calls,
+                "ms_per_image": interval(times, batch=self.settings.sampling.batch),
+                "environment": {key: here[key] for key in curve.ENVIRONMENT},
+                "metrics": self._measure(images, labels),
+                "reason": "",
+            }
+        )
+
+    def _images(
+        self, n: int
+    ) -> tuple[NDArray[Any], NDArray[np.int64] | None, dict[str, float], list[float]]:
+        """Draw n samples from the cell's own stream: equal settings give equal samples.
+
+        Returns images, labels asked for, counted evaluations an image and milliseconds an image.
+        """
+        source, size = self._source("samples"), self.settings.sampling.batch
+        if not self.is_warm:
+            source.batch(size, 0)
+            self.is_warm = True
+        images, labels, times = [], [], []
+        with count_calls(self.method.networks) as calls:
+            for index in range(-(-n // size)):
+                seconds, (drawn, asked) = timed(source, size, index)
+                times.append(1000 * seconds / size)
+                images.append(source.on_host(drawn))
+                if asked is not None:
+                    labels.append(asked.cpu().numpy())
+        counted = {name: count / (size * len(times)) for name, count in calls.items()}
+        told = np.concatenate(labels)[:n] if labels else None
+        return np.concatenate(images)[:n], told, counted, times
+
+
+def main(path: Path) -> int:
+    """Draw what the request asks for."""
+    die_with_parent()
+    request = json.loads(path.read_text())
+    wanted = [Point.model_validate(body) for body in request["points"]]
+    try:
+        cell = Resampling(Path(request["cell"]), Path(os.environ["SCOREBENCH_CACHE"]))
+        return FAILED if cell.draw(wanted, request["data_sha256"]) else 0
+    except InterruptedTrainingError:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

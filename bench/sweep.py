@@ -1,0 +1,282 @@
+"""Sampling finished cells again for the curve of quality against network evaluations.
+
+Each cell is sampled in a process of its own (:mod:`bench.resampling`). Points that are there are
+reused, so the command resumes and extends; a cell's record and checkpoint are never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from bench import curve, metrics
+from bench.config import Settings, build, one_line, read_cell
+from bench.curve import Point
+from bench.errors import UserError, unknown
+from bench.progress import Display
+from bench.record import Record, Status
+from bench.report.frame import read
+from bench.source import source_digest
+from bench.study import (
+    Planned,
+    Request,
+    Runner,
+    Running,
+    cell_key,
+    explain_end,
+    kill_group,
+    only_command,
+)
+from bench.tracking import NullTracker
+from bench.worker import CHECKPOINT
+from methods import registry
+from methods.samplers import SamplerSettings
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to sample finished cells with."""
+
+    samplers: Sequence[str] = curve.SAMPLERS
+    nfe: Sequence[int] = curve.NFE
+    samples: int | None = None
+    """Samples a point; ``None``: as many as the cells' own."""
+    cells: Sequence[str] | None = None
+    """Names of cells; ``None``: all finished ones that have a sampler."""
+
+
+@dataclass
+class Task(Planned):
+    """A cell and the points that it lacks."""
+
+    record: Record
+    missing: list[Point] = field(default_factory=list)
+
+
+def request_of(folder: Path, jobs: int | None, timeout: float | None) -> Request:
+    """Rebuild from its folder what a study was asked for, as far as sampling needs it."""
+    stored = yaml.safe_load((folder / "study.yaml").read_text())
+    settings: Settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
+    return Request(
+        name=folder.name,
+        results=folder.parent.resolve(),
+        settings=settings,
+        methods={},
+        seeds=[],
+        jobs=jobs or 1,
+        timeout=timeout,
+    )
+
+
+# -- what is to be drawn ------------------------------------------------------------------------
+
+
+def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
+    """Say why a cell cannot be sampled again and what to do, or return ``None`` if it can."""
+    again = f"run it again: {record.environment.get('command', 'bench run')}"
+    if record.status != Status.FINISHED:
+        return f"it is not finished but {record.status}; {again}"
+    if not (folder / CHECKPOINT).exists():
+        return f"its {CHECKPOINT} is gone; {again}"
+    config = read_cell(folder / "config.yaml")
+    try:
+        source = source_digest(registry.load(config.method).__module__)
+    except (KeyError, registry.BrokenMethodError) as error:
+        return f"its method cannot be loaded ({one_line(error)}); install it again"
+    extractor = metrics.extractors.SHA256.get(config.settings.evaluation.extractor)
+    identity = {
+        "data_sha256": data_sha256,
+        "extractor_sha256": extractor,
+        "protocol": metrics.PROTOCOL,
+    }
+    made, now = (key.split("-") for key in (record.key, cell_key(config, identity, source)))
+    if made[0] != now[0]:
+        return f"its settings, extractor or evaluation protocol have changed since; {again}"
+    if made[1] != now[1]:
+        commit = str(record.environment.get("commit", "unknown"))[:12]
+        return (
+            f"the source of '{config.method}' has changed since it was trained (at commit "
+            f"{commit}), so its weights may mean something else; check that commit out, or {again}"
+        )
+    return None
+
+
+def choose(folder: Path, sweep: Sweep, data_sha256: str) -> tuple[list[Task], list[str]]:
+    """Return the cells to sample, and a line for each that should be but cannot.
+
+    Raises:
+        UserError: a cell that was named is unknown, has no sampler, or cannot be sampled.
+    """
+    cells = {path.name: (path, record) for path, record in read(folder)[0]}
+    for name in sweep.cells or ():
+        if name not in cells:
+            raise unknown(f"cell of study '{folder.name}'", name, cells)
+        path, record = cells[name]
+        reason = refusal(path, record, data_sha256)
+        if reason is None and sampler(path) is None:
+            reason = "its method has no sampler to exchange; its record is its point of the curve"
+        if reason is not None:
+            raise UserError(f"{name}: {reason}")
+    names = sweep.cells or [name for name, cell in cells.items() if is_sampled(*cell)]
+    reasons = {name: refusal(*cells[name], data_sha256) for name in names}
+    tasks = [plan(*cells[name], sweep) for name in names if reasons[name] is None]
+    return tasks, [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+
+
+def is_sampled(folder: Path, record: Record) -> bool:
+    """Whether a cell is sampled where none is named."""
+    return record.status == Status.FINISHED and sampler(folder) is not None
+
+
+def sampler(folder: Path) -> SamplerSettings | None:
+    """The sampler's settings of a cell, or ``None`` if its method has none."""
+    return curve.sampler_of(read_cell(folder / "config.yaml").method_config)
+
+
+def plan(folder: Path, record: Record, sweep: Sweep) -> Task:
+    """Find the points that a cell lacks."""
+    config, own = read_cell(folder / "config.yaml"), sampler(folder)
+    assert own is not None
+    wanted = curve.choose(
+        sweep.samplers,
+        sweep.nfe,
+        samples=sweep.samples or config.settings.evaluation.samples,
+        seed=config.seed,
+        own=own,
+        calls=curve.calls_per_evaluation(record, own),
+    )
+    missing = note(folder, record, wanted, sweep)
+    action = "sample" if missing else "reuse"
+    why = f"{len(missing)} of {len(wanted)} points to draw"
+    return Task(config, folder, record.key, action, why, record, missing)
+
+
+def note(folder: Path, record: Record, wanted: Sequence[Point], sweep: Sweep) -> list[Point]:
+    """Note in a cell's file what is asked for; return the points that have no result yet."""
+    try:
+        stored = curve.read(folder, record)
+    except ValueError as error:
+        path = folder / curve.FILE
+        raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
+    before, missing = stored.model_copy(deep=True), []
+    for point in wanted:
+        found = stored.find(point)
+        if found is None or found.reason:
+            missing.append(point)
+            stored.points = [kept for kept in stored.points if kept is not found]
+        else:
+            found.asked = sorted({*found.asked, *point.asked})
+    for name in sweep.samplers:
+        answered = {n for point in wanted if point.sampler["name"] == name for n in point.asked}
+        if left := {*sweep.nfe} - answered:
+            stored.too_few[name] = sorted({*stored.too_few.get(name, ()), *left})
+    if stored != before:
+        curve.save(stored, folder)
+    return missing
+
+
+# -- drawing it ---------------------------------------------------------------------------------
+
+
+class Resampler(Runner):
+    """Samples cells again, some at a time, and names every point that failed."""
+
+    log: ClassVar[str] = curve.LOG
+
+    def __init__(self, request: Request, data_sha256: str, scratch: Path, display: Display) -> None:
+        super().__init__(request, {"stages": {}}, NullTracker(), display)
+        self.data_sha256, self.scratch = data_sha256, scratch
+        self.failures: list[str] = []
+
+    def lay_out(self, cell: Planned) -> None:
+        """Write what a cell's process is to draw."""
+        assert isinstance(cell, Task)
+        body: dict[str, Any] = {
+            "cell": str(cell.folder.resolve()),
+            "data_sha256": self.data_sha256,
+            "points": [point.model_dump(mode="json") for point in cell.missing],
+        }
+        self.asked(cell).write_text(json.dumps(body))
+
+    def asked(self, cell: Planned) -> Path:
+        """The file that says what a cell's process is to draw."""
+        return self.scratch / f"{cell.folder.name}.json"
+
+    def command(self, cell: Planned) -> list[str]:
+        """The command line of a cell's process."""
+        return [sys.executable, "-m", "bench.resampling", str(self.asked(cell))]
+
+    def close(self, cell: Running, ended: Status | None = None, reason: str = "") -> None:
+        """Give each point without a result its reason, unless the user stopped the command."""
+        kill_group(cell.process)
+        os.close(cell.pipe)
+        self.running.remove(cell)
+        task = cell.planned
+        assert isinstance(task, Task)
+        if ended != Status.INTERRUPTED:
+            settle(task, reason or explain_end(cell.process.returncode, curve.LOG))
+        failed = failures(task)
+        self.failures += failed
+        lost = f", {len(failed)} failed" if failed else ""
+        self.display.close(cell.name, f"{len(task.missing) - len(failed)} points drawn{lost}")
+
+
+def settle(task: Task, reason: str) -> None:
+    """Give the points that their process did not come to its end as their reason."""
+    stored = curve.read(task.folder, task.record)
+    lost = [point for point in task.missing if stored.find(point) is None]
+    for point in lost:
+        stored.put(point.model_copy(update={"reason": reason}))
+    if lost:
+        curve.save(stored, task.folder)
+
+
+def failures(task: Task) -> list[str]:
+    """Return a line for each reason that points of a cell failed for, and where to look."""
+    stored = curve.read(task.folder, task.record)
+    reasons: dict[str, list[str]] = {}
+    for point in task.missing:
+        found = stored.find(point)
+        if found is not None and found.reason:
+            what = f"{found.sampler['name']} with {found.sampler['steps']} steps"
+            reasons.setdefault(found.reason, []).append(what)
+    return [
+        f"{task.folder.name}: {', '.join(what)}: {reason}; see {task.folder / curve.LOG}"
+        for reason, what in reasons.items()
+    ]
+
+
+def execute(request: Request, sweep: Sweep, display: Display) -> list[str]:
+    """Draw what is missing of the cells' curves; return a line for each failure.
+
+    Raises:
+        UserError: nothing can be sampled, or a cell that was named cannot.
+    """
+    stored = yaml.safe_load((request.folder / "study.yaml").read_text())
+    data_sha256 = stored["prepared"]["data_sha256"]
+    with only_command(request.folder), tempfile.TemporaryDirectory() as scratch:
+        tasks, refused = choose(request.folder, sweep, data_sha256)
+        if not tasks:
+            raise UserError(refused[0] if refused else nothing(request.folder))
+        for task in tasks:
+            display.say(f"plan: {task.folder.name}: {task.action} ({task.why})")
+        runner = Resampler(request, data_sha256, Path(scratch), display)
+        with display:
+            runner.run(tasks)
+    return refused + runner.failures
+
+
+def nothing(folder: Path) -> str:
+    """Say that a study has nothing to sample again."""
+    return (
+        f"study '{folder.name}' has no finished cell whose method has a sampler; "
+        "see its table: bench table"
+    )
