@@ -19,12 +19,12 @@ FLOORS = [
     {"cli"},
     {"commands"},
     {"study"},
-    {"progress", "worker"},
+    {"check", "new", "progress", "worker"},
     {"sampling", "stages", "tracking"},
     {"training", "metrics", "report", "source"},
     {"config", "cost", "data", "environment"},
     {"record"},
-    {"errors", "seeds", "__init__"},
+    {"errors", "seeds", "template", "__init__"},
 ]
 """The house from the top floor down; a room may import from lower floors only."""
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -306,6 +306,11 @@ class Subject:
             generator = torch.Generator().manual_seed(seed)
             return method.sample(n, labels=labels, generator=generator)
 
+    @cached_property
+    def drawn(self) -> Tensor:
+        """Samples under the usual seeds, (SAMPLES, C, H, W)."""
+        return self.draw()
+
     def evaluate(self, method: Method, objective: Objective, *, elsewhere: int = 0) -> float:
         """An objective's loss, without dropout, on a batch that is always the same."""
         for network in method.networks.values():
@@ -315,7 +320,7 @@ class Subject:
         return float(objective.loss(batch).detach())
 
 
-# -- small things -----------------------------------------------------------------------------------
+# -- small things ---------------------------------------------------------------------------------
 
 
 def seed_globally(seed: int) -> None:
