@@ -472,7 +472,7 @@ def networks_rule(subject: Subject) -> None:
 def demand_known(strays: Sequence[nn.Module], method: Method, who: str) -> None:
     """Demand that modules called outside of the networks are at least parts of them."""
     known = {part for network in method.networks.values() for part in network.modules()}
-    unknown = [type(stray).__name__ for stray in strays if stray not in known]
+    unknown = sorted({type(stray).__name__ for stray in strays if stray not in known})
     demand(not unknown, f"{who} calls {some(unknown)}, not in networks")
 
 
@@ -513,7 +513,7 @@ def sampling_cost_rule(subject: Subject) -> str:
             raise BrokenRuleError("a network is called with keyword arguments alone") from error
         raise
     parts = {part for network in method.networks.values() for part in network.modules()}
-    around = [type(stray).__name__ for stray in strays if stray in parts]
+    around = sorted({type(stray).__name__ for stray in strays if stray in parts})
     demand(not around, f"parts of a network ({some(around)}) are called around it")
     nfe = sum(calls.values())
     demand(nfe, "no call of a network was counted")

@@ -87,16 +87,36 @@ def look_at_loss(
 ) -> Tensor:
     """Evaluate a loss and note what it is made of."""
     before = batch.x.clone()
-    with watch_calls(networks) as seen.strays:
+    with watch_calls(networks) as seen.strays, watch_gradients(seen):
         seen.loss = loss = objective.loss(batch)
     seen.logs, seen.batch_changed = dict(batch.logs), not torch.equal(before, batch.x)
     if isinstance(loss, Tensor):
-        seen.leaves, seen.second_order = walk(loss)
+        seen.leaves, found = walk(loss)
+        seen.second_order |= found
     return loss
 
 
+@contextmanager
+def watch_gradients(seen: Seen) -> Iterator[None]:
+    """Note whether gradients are taken that can be differentiated again."""
+    grad: Any = torch.autograd.grad
+
+    def noting(*inputs: Any, **settings: Any) -> Any:
+        seen.second_order |= bool(settings.get("create_graph"))
+        return grad(*inputs, **settings)
+
+    torch.autograd.grad = noting
+    try:
+        yield
+    finally:
+        torch.autograd.grad = grad
+
+
 def walk(loss: Tensor) -> tuple[list[nn.Parameter], bool]:
-    """Return the parameters in a loss's graph, and whether gradients are in it as values."""
+    """Return the parameters in a loss's graph, and whether it shows a second derivative.
+
+    Those of convolutions show; those of matrix products do not.
+    """
     leaves, second_order = [], False
     stack: list[Any] = [loss.grad_fn]
     visited: set[Any] = set()
@@ -115,14 +135,14 @@ def walk(loss: Tensor) -> tuple[list[nn.Parameter], bool]:
 
 @contextmanager
 def watch_calls(networks: Mapping[str, nn.Module]) -> Iterator[list[nn.Module]]:
-    """Collect the modules with parameters that are called outside of every network."""
+    """Collect the modules with parameters of their own that are called outside every network."""
     strays: list[nn.Module] = []
     named, depth = set(networks.values()), [0]
 
     def before(module: nn.Module, inputs: object) -> None:
         if module in named:
             depth[0] += 1
-        elif not depth[0] and module not in strays and any(True for _ in module.parameters()):
+        elif not depth[0] and any(True for _ in module.parameters(recurse=False)):
             strays.append(module)
 
     def after(module: nn.Module, inputs: object, output: object) -> None:
