@@ -201,6 +201,36 @@ def ui(
     return 0
 
 
+@app.command
+def new(
+    name: Annotated[str, Parameter(help="Name of the method, and of its module.")],
+    /,
+    *,
+    into: Annotated[Path, Parameter(help="Folder to write the method's own folder into.")] = Path(),
+) -> int:
+    """Write a method of your own to start from: a file that trains, its test, its entry point."""
+    from bench import commands
+
+    return commands.new(name, into)
+
+
+@app.command
+def check(
+    methods: Annotated[
+        str,
+        Parameter(help="Methods or variants, comma-separated; all; or a Python file with one."),
+    ],
+    /,
+    *,
+    dataset: Annotated[str, Parameter(help="Data set whose shape is taken.")] = "digits",
+    preset: Annotated[str, Parameter(help="Preset whose sizes are taken.")] = "smoke",
+) -> int:
+    """Hold methods against the interface, on the CPU; 1 if one breaks a rule."""
+    from bench import commands
+
+    return commands.check(methods, dataset, preset)
+
+
 @app.command(name="methods")
 def list_methods() -> int:
     """List the methods there are, built in and from plug-ins."""

@@ -7,7 +7,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -278,16 +279,18 @@ def load_method(label: str) -> Any:
 def resolve_label(label: str, preset: Preset) -> dict[str, Any]:
     """Resolve the settings of a method or variant; UserError if there is no such variant."""
     method = load_method(label)
+    return resolve_method(method.Config, preset, label, check_variant(label))
+
+
+def check_variant(label: str) -> list[Mapping[str, Any]]:
+    """Return the settings of a label's variants; UserError if there is no such variant."""
     try:
-        variants = registry.variants(label)
+        return registry.variants(label)
     except KeyError as error:
-        if not method.variants:
-            name = registry.base(label)
+        name, known = registry.base(label), registry.load(label).variants
+        if not known:
             raise UserError(f"'{label}': {name} has no variants; write {name}") from error
-        raise unknown(
-            f"variant of {registry.base(label)}", error.args[0], method.variants
-        ) from error
-    return resolve_method(method.Config, preset, label, variants)
+        raise unknown(f"variant of {name}", error.args[0], known) from error
 
 
 def check_common(preset: Preset, overrides: dict[str, Any], methods: Sequence[str]) -> None:
@@ -478,6 +481,55 @@ def sync(results: Path, folders: Sequence[Path]) -> int:
             return 1
         print(f"synced {folder.name}")
     return 0
+
+
+def new(name: str, into: Path) -> int:
+    """Write the project of a new method, and say what to do with it."""
+    from bench.new import new as write
+
+    folder = write(name, into)
+    for path in sorted(folder.iterdir()):
+        print(path)
+    print(f"check    bench check {folder / name}.py")
+    print(f"install  pip install -e {folder}")
+    print(f"run      bench run --methods {name},{registry.names()[0]} --dataset digits")
+    return 0
+
+
+def check(methods: str, dataset: str, preset: str) -> int:
+    """Print what every rule found; 1 if a method breaks one, or is a plug-in that is broken."""
+    choose_preset(dataset, preset, "cpu")
+    is_file = methods.endswith(".py")
+    labels = registry.names() if methods == "all" else [methods] if is_file else None
+    failed = [
+        label
+        for label in (parse_methods(methods) if labels is None else labels)
+        if not check_one(label, dataset, preset)
+    ]
+    if failed:
+        print(f"bench: {', '.join(failed)} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def check_one(label: str, dataset: str, preset: str) -> bool:
+    """Print what every rule found for a method, a variant or a file; whether all hold."""
+    from bench.check import check, load_file
+
+    started = time.perf_counter()
+    try:
+        if label.endswith(".py"):
+            findings = check(load_file(Path(label)), dataset=dataset, preset=preset)
+        else:
+            check_variant(label)
+            findings = check(label, dataset=dataset, preset=preset)
+    except registry.BrokenMethodError as error:
+        print(f"{label}\nFAIL  {one_line(error)}")
+        return False
+    print(label, *findings, sep="\n")
+    counts = Counter(finding.outcome for finding in findings)
+    said = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    print(f"{said}; {time.perf_counter() - started:.0f} s")
+    return not counts["FAIL"]
 
 
 def list_methods() -> int:

@@ -20,12 +20,12 @@ FLOORS = [
     {"commands"},
     {"sweep"},
     {"study", "resampling"},
-    {"progress", "worker"},
+    {"check", "new", "progress", "worker"},
     {"sampling", "stages", "tracking"},
     {"training", "metrics", "report", "source"},
     {"config", "cost", "curve", "data", "environment"},
     {"record"},
-    {"errors", "seeds", "__init__"},
+    {"errors", "seeds", "template", "__init__"},
 ]
 """The house from the top floor down; a room may import from lower floors only."""
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}

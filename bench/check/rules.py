@@ -1,0 +1,573 @@
+"""The rules of the interface, one small function each, in the order in which they are applied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+
+from bench.check.subject import (
+    CPU,
+    SAMPLES,
+    Seen,
+    Subject,
+    differing,
+    global_state,
+    loaded,
+    saved,
+    seed_globally,
+    watch_calls,
+    weights,
+)
+from bench.config import resolve_method
+from bench.sampling import Source, count_sampling
+from bench.seeds import derive
+from bench.training import clone
+from methods import registry
+from methods.base import Method
+
+RANGE, OUTSIDE = 1.5, 0.005
+"""Samples are nominally in [-1, 1]: a larger share than this beyond +-1.5 is worth a note."""
+
+Look = Callable[[Subject], str | None]
+"""Looks at a subject: raises BrokenRuleError, or returns a note or nothing."""
+
+
+class BrokenRuleError(Exception):
+    """A rule is broken; the message says what was found."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the interface."""
+
+    name: str
+    required: str
+    source: str
+    """Where the requirement is written down."""
+    needs: tuple[str, ...]
+    """Rules without which this one says nothing."""
+    look: Look
+
+
+RULES: list[Rule] = []
+
+
+def rule(
+    name: str, required: str, source: str, *, needs: Sequence[str] = ()
+) -> Callable[..., Look]:
+    """Put a function into the list of rules."""
+
+    def register(look: Look) -> Look:
+        RULES.append(Rule(name, required, source, tuple(needs), look))
+        return look
+
+    return register
+
+
+def demand(holds: object, found: str) -> None:
+    """Raise BrokenRuleError with what was found, unless the condition holds."""
+    if not holds:
+        raise BrokenRuleError(found)
+
+
+def describe(value: object) -> str:
+    """A value's type, and a tensor's shape, for a message."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names, and how many there are beside."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# -- settings and construction --------------------------------------------------------------------
+
+
+@rule(
+    "config",
+    "a pydantic model, frozen, that refuses unknown keys and reads back from config.yaml",
+    "methods.base.Settings",
+)
+def config_rule(subject: Subject) -> None:
+    """Settings that cannot change under way and cannot be misspelt; of every variant too."""
+    kind = subject.kind.Config
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    demand(is_model, f"Config is {getattr(kind, '__name__', kind)}")
+    config = subject.config
+    with suppress(ValidationError):
+        kind.model_validate({**config.model_dump(), "no_such_setting": 1})
+        demand(False, "the unknown key 'no_such_setting' was accepted")
+    for name in list(kind.model_fields)[:1]:
+        with suppress(ValidationError):
+            setattr(config.model_copy(), name, getattr(config, name))
+            demand(False, f"'{name}' of a finished Config can be set")
+    again = kind.model_validate(json.loads(json.dumps(config.model_dump(mode="json"))))
+    demand(again == config, "the settings written as YAML read back as others")
+    for variant in subject.kind.variants.values():
+        resolve_method(kind, subject.preset, subject.label.partition(":")[0], [variant])
+
+
+@rule(
+    "building",
+    "built from torch's global generator on the CPU, and on the meta device",
+    "methods.base.Method.__init__",
+    needs=["config"],
+)
+def building_rule(subject: Subject) -> str | None:
+    """The constructor works without memory, and twice alike."""
+    if subject.refusal:
+        return f"refuses {subject}: {subject.refusal}"
+    with torch.device("meta"):
+        list(subject.kind(subject.config, subject.data).stages())
+    first, second = subject.build(), subject.build()
+    networks = first.networks
+    demand(isinstance(networks, dict) and networks, f"networks is {describe(networks)}, or empty")
+    for name, network in networks.items():
+        demand(isinstance(network, nn.Module), f"networks['{name}'] is {describe(network)}")
+    changed = differing(weights(first), weights(second))
+    demand(not changed, f"{some(changed)} start otherwise under the same global seed")
+    lost = sorted(set(first.second_order) - set(networks))
+    demand(not lost, f"second_order names {some(lost)}, which networks has not")
+    return None
+
+
+@rule(
+    "stages",
+    "positive shares; objectives with names of their own, each of one of networks",
+    "methods.base.Stage",
+    needs=["building"],
+)
+def stages_rule(subject: Subject) -> str | None:
+    """What the trainer goes by."""
+    method = subject.build()
+    stages = list(method.stages())
+    demand(stages and all(stage.objectives for stage in stages), "a stage or objective is missing")
+    for stage in stages:
+        demand(stage.share > 0, f"stage '{stage.name}' has the share {stage.share:g}")
+        labels = [objective.label for objective in stage.objectives]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        demand(not twice, f"two objectives of stage '{stage.name}' are called {some(twice)}")
+        for objective in stage.objectives:
+            known = objective.network in method.networks
+            demand(known, f"'{objective.label}' trains '{objective.network}', not in networks")
+            demand(objective.every >= 1, f"'{objective.label}' runs every {objective.every} steps")
+    total = sum(stage.share for stage in stages)
+    return None if abs(total - 1) < 1e-6 else f"shares sum to {total:g}: charged in full"
+
+
+# -- losses and training --------------------------------------------------------------------------
+
+
+@rule(
+    "loss",
+    "a finite scalar that depends on the network's parameters and leaves the batch as it was",
+    "methods.base.Objective.loss",
+    needs=["stages"],
+)
+def loss_rule(subject: Subject) -> None:
+    """Every objective's loss, as the trainer sees it."""
+    run = subject.run
+    if run.error is not None and (not run.seen or run.seen[-1].loss is None):
+        raise run.error
+    for seen in run.seen:
+        loss, name = seen.loss, seen.label
+        scalar = isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()
+        demand(scalar, f"the loss '{name}' is {describe(loss)}")
+        assert loss is not None
+        demand(torch.isfinite(loss), f"the loss '{name}' is {float(loss.detach())}")
+        demand(loss.requires_grad, f"the loss '{name}' depends on no parameter in training")
+        demand(not seen.batch_changed, f"the loss '{name}' changed batch.x in place")
+
+
+@rule("logs", "detached scalars", "methods.base.Batch.log", needs=["loss"])
+def logs_rule(subject: Subject) -> None:
+    """What a loss reports beside itself."""
+    for seen in subject.run.seen:
+        for name, value in seen.logs.items():
+            demand(
+                isinstance(value, Tensor) and value.shape == (),
+                f"'{seen.label}' logs '{name}', {describe(value)}",
+            )
+            demand(not value.requires_grad, f"'{seen.label}' logs '{name}' with its graph")
+
+
+@rule(
+    "gradients",
+    "finite gradients for the named network and no other",
+    "methods.base.Objective.network",
+    needs=["loss"],
+)
+def gradients_rule(subject: Subject) -> str | None:
+    """Whom each loss moves, with the other networks frozen as in training."""
+    moved: dict[str, bool] = {}
+    unused: dict[str, set[str]] = {}
+    for seen in subject.run.seen:
+        if not seen.gradients and subject.run.error is not None:
+            raise subject.run.error
+        for name in seen.gradients.keys() - {seen.network}:
+            reached = len(given(seen, name))
+            demand(not reached, f"the loss '{seen.label}' reaches {reached} parameters of '{name}'")
+        own = given(seen, seen.network)
+        demand_finite(seen, own)
+        moved[seen.label] = moved.get(seen.label, False) or any(g.any() for g in own.values())
+        idle = seen.gradients[seen.network].keys() - own.keys()
+        unused[seen.network] = unused.get(seen.network, idle) & idle
+    for label, some_gradient in moved.items():
+        demand(some_gradient, f"the loss '{label}' gives its network no gradient but zeros")
+    notes = [
+        f"{len(keys)} parameters of '{name}' are unused ({some(sorted(keys), 1)})"
+        for name, keys in unused.items()
+        if keys
+    ]
+    return "; ".join(notes) or None
+
+
+def given(seen: Seen, network: str) -> dict[str, Tensor]:
+    """The gradients that there are, by the parameter's name."""
+    return {key: g for key, g in seen.gradients.get(network, {}).items() if g is not None}
+
+
+def demand_finite(seen: Seen, gradients: Mapping[str, Tensor]) -> None:
+    """Demand finite gradients."""
+    bad = [key for key, g in gradients.items() if not torch.isfinite(g).all()]
+    demand(not bad, f"the loss '{seen.label}' gives {some(bad)} gradients that are not finite")
+
+
+@rule(
+    "second order",
+    "a loss made of gradients names its networks in second_order, for torch.compile",
+    "methods.base.Method.second_order",
+    needs=["loss"],
+)
+def second_order_rule(subject: Subject) -> None:
+    """torch.compile cannot differentiate twice; it is kept from these networks."""
+    declared = bool(subject.run.method.second_order)
+    for seen in subject.run.seen:
+        twice = seen.second_order and not declared
+        demand(not twice, f"the loss '{seen.label}' holds gradients and second_order is empty")
+
+
+@rule(
+    "bf16",
+    "finite losses and gradients under autocast to bfloat16",
+    "bench.config.Training.precision",
+    needs=["gradients"],
+)
+def bf16_rule(subject: Subject) -> None:
+    """Mixed precision, as the presets for accelerators train."""
+    run = subject.bf16_run
+    for seen in run.seen:
+        if seen.loss is not None:
+            demand(torch.isfinite(seen.loss), f"the loss '{seen.label}' is not finite")
+        demand_finite(seen, given(seen, seen.network))
+    if run.error is not None:
+        raise run.error
+
+
+@rule(
+    "noise of losses",
+    "drawn from batch.generator; dropout alone may use a global one",
+    "methods.base.Batch.generator",
+    needs=["loss"],
+)
+def loss_noise_rule(subject: Subject) -> None:
+    """Losses without dropout, under one seed of the batch and two of everything else."""
+    method = subject.trained()
+    for network in method.networks.values():
+        network.requires_grad_(True)
+    for stage in method.stages():
+        for objective in stage.objectives:
+            name = objective.label
+            first = subject.evaluate(method, objective, elsewhere=1)
+            again = subject.evaluate(method, objective, elsewhere=1)
+            demand(first == again, f"'{name}' is {first:.6g} and {again:.6g} under the same seeds")
+            other = subject.evaluate(method, objective, elsewhere=2)
+            demand(first == other, f"the loss '{name}' follows a global generator's seed")
+
+
+@rule(
+    "identity",
+    "equal identities for equal losses alone: such a stage is trained once for both methods",
+    "methods.base.Stage.identity",
+    needs=["noise of losses"],
+)
+def identity_rule(subject: Subject) -> str | None:
+    """A first stage that calls itself another method's is taken over from there."""
+    method = subject.build()
+    stage = next(iter(method.stages()))
+    if stage.identity is None:
+        return None
+    demand("module" in stage.identity, "the identity names no module")
+    demand(find_spec(str(stage.identity["module"])), "the identity's module cannot be imported")
+    json.dumps(dict(stage.identity))
+    shared = []
+    for other in twins(subject, method):
+        theirs = next(iter(other.stages())).objectives[0]
+        name = stage.objectives[0].network
+        other.networks[theirs.network].load_state_dict(method.networks[name].state_dict())
+        mine = subject.evaluate(method, stage.objectives[0])
+        demand(
+            mine == subject.evaluate(other, theirs),
+            f"the first stage has the identity of '{other.name}' and another loss",
+        )
+        shared.append(other.name)
+    return f"first stage shared with {', '.join(shared)}" if shared else None
+
+
+def twins(subject: Subject, method: Method) -> Iterator[Method]:
+    """Methods whose first stage, under the settings in common, is called the same."""
+    stage = next(iter(method.stages()))
+    own = subject.config.model_dump(mode="json")
+    for name in registry.names():
+        with suppress(registry.BrokenMethodError, ValueError):
+            kind = registry.load(name)
+            known = {key: own[key] for key in kind.Config.model_fields if key in own}
+            config = kind.Config.model_validate(known)
+            with torch.device("meta"):
+                theirs = next(iter(kind(config, subject.data).stages()))
+            alike = (theirs.name, theirs.identity) == (stage.name, stage.identity)
+            if alike and kind.__name__ != subject.kind.__name__:
+                torch.manual_seed(derive(0, "networks"))
+                yield kind(config, subject.data)
+
+
+@rule(
+    "training",
+    "stopped and resumed it ends with the same bits; checkpoints hold no pickled code",
+    "bench.training.Trainer",
+    needs=["gradients"],
+)
+def training_rule(subject: Subject) -> None:
+    """A few steps, in one go and in pieces."""
+    run = subject.run
+    if run.error is not None:
+        raise run.error
+    initial, whole = weights(subject.build()), weights(run.method)
+    changed = differing(initial, whole)
+    for name in {seen.network for seen in run.seen}:
+        moved = any(key.startswith(f"{name}.") for key in changed)
+        demand(moved, f"training left '{name}' as it was")
+    pieces = subject.train_in_pieces()
+    changed = differing(whole, weights(pieces.method))
+    demand(not changed, f"after interruptions {len(changed)} weights differ: {some(changed, 1)}")
+    curves = [[(point["step"], point["values"]) for point in r.points] for r in (run, pieces)]
+    demand(curves[0] == curves[1], "after interruptions the loss curve differs")
+
+
+@rule(
+    "cost of training",
+    "FLOPs counted for every objective",
+    "bench.cost.count_flops",
+    needs=["training"],
+)
+def training_cost_rule(subject: Subject) -> None:
+    """Budgets in FLOPs and the comparison at equal compute rest on the count."""
+    counted = subject.run.trainer.train_flops
+    for seen in subject.run.seen:
+        demand(counted.get(seen.label), f"no FLOPs were counted for '{seen.label}'")
+
+
+# -- samples --------------------------------------------------------------------------------------
+
+
+@rule(
+    "samples",
+    "float32 (n, C, H, W) for any n, finite, without a graph",
+    "methods.base.Method.sample",
+    needs=["stages"],
+)
+def samples_rule(subject: Subject) -> str | None:
+    """What is drawn after a few steps of training, several at once and one alone."""
+    for drawn, n in ((subject.drawn, SAMPLES), (subject.draw(n=1), 1)):
+        good = isinstance(drawn, Tensor) and drawn.shape == (n, *subject.data.shape)
+        demand(good and drawn.dtype == torch.float32, f"sample({n}) gave {describe(drawn)}")
+        bad = int((~torch.isfinite(drawn)).sum())
+        demand(not bad, f"{bad} of {drawn.numel()} values are not finite")
+        demand(not drawn.requires_grad, "samples carry a graph")
+    outside = float((subject.drawn.abs() > RANGE).float().mean())
+    return f"{outside:.0%} of values outside [-{RANGE}, {RANGE}]" if outside > OUTSIDE else None
+
+
+@rule("seed", "the seed decides the samples", "methods.base.Method.sample", needs=["samples"])
+def seed_rule(subject: Subject) -> None:
+    """Same seeds, same samples; other seeds, others."""
+    demand(torch.equal(subject.drawn, subject.draw()), "the same seed gave other samples")
+    other = subject.draw(seed=1, elsewhere=1)
+    demand(not torch.equal(subject.drawn, other), "another seed gave the same samples")
+
+
+@rule(
+    "global generators",
+    "all noise from the generator that is given, none from a global one",
+    "methods.base.Method.sample",
+    needs=["seed"],
+)
+def global_rule(subject: Subject) -> None:
+    """Sampling neither follows nor moves the generators of torch, numpy and Python."""
+    method = subject.trained()
+    seed_globally(1)
+    before = global_state()
+    other = subject.draw(method, elsewhere=1)
+    after = global_state()
+    demand(torch.equal(subject.drawn, other), "samples follow a global generator's seed")
+    demand(after == before, "sampling moved a global generator")
+
+
+@rule(
+    "side effects",
+    "sampling leaves weights, modes, gradients and requires_grad alone",
+    "methods.base.Method.sample",
+    needs=["samples"],
+)
+def effects_rule(subject: Subject) -> None:
+    """Snapshots are sampled in the middle of training."""
+    method = subject.trained()
+    for network in method.networks.values():
+        network.requires_grad_(True)
+    kept = clone(weights(method))
+    subject.draw(method)
+    changed = differing(kept, weights(method))
+    demand(not changed, f"sample changed {some(changed)}")
+    for name, network in method.networks.items():
+        demand(not network.training, f"sample put '{name}' into training mode")
+        for parameter in network.parameters():
+            demand(parameter.requires_grad, f"sample froze parameters of '{name}'")
+            demand(parameter.grad is None, f"sample left gradients in '{name}'")
+
+
+@rule(
+    "networks",
+    "all that is trained or called is in networks, each parameter once",
+    "methods.base.Method.networks",
+    needs=["loss", "samples"],
+)
+def networks_rule(subject: Subject) -> None:
+    """What is not there is neither moved to the device, averaged, stored nor counted."""
+    owner: dict[int, str] = {}
+    for name, network in subject.run.method.networks.items():
+        for parameter in network.parameters():
+            other = owner.setdefault(id(parameter), name)
+            demand(other == name, f"'{other}' and '{name}' share a parameter")
+    for seen in subject.run.seen:
+        demand_known(seen.strays, subject.run.method, f"the loss '{seen.label}'")
+        unknown = sum(id(leaf) not in owner for leaf in seen.leaves)
+        demand(not unknown, f"the loss '{seen.label}' moves {unknown} parameters not in networks")
+    drawing = subject.trained()
+    with watch_calls(drawing.networks) as strays:
+        subject.draw(drawing)
+    demand_known(strays, drawing, "sample")
+
+
+def demand_known(strays: Sequence[nn.Module], method: Method, who: str) -> None:
+    """Demand that modules called outside of the networks are at least parts of them."""
+    known = {part for network in method.networks.values() for part in network.modules()}
+    unknown = sorted({type(stray).__name__ for stray in strays if stray not in known})
+    demand(not unknown, f"{who} calls {some(unknown)}, not in networks")
+
+
+@rule(
+    "save and load",
+    "the networks' state decides the samples",
+    "methods.base.Method.networks",
+    needs=["seed", "networks"],
+)
+def saving_rule(subject: Subject) -> None:
+    """All that was learned goes through a file into an instance that began otherwise."""
+    first, second = subject.trained(), subject.trained(seed=1)
+    for name, network in second.networks.items():
+        network.load_state_dict(loaded(saved(first.networks[name].state_dict())))
+    same = torch.equal(subject.drawn, subject.draw(second))
+    demand(same, "an instance with the same weights gives other samples")
+
+
+@rule(
+    "cost of sampling",
+    "every network is called as network(x, ...), where hooks count it; FLOPs are counted",
+    "bench.sampling.count_sampling",
+    needs=["samples"],
+)
+def sampling_cost_rule(subject: Subject) -> str:
+    """NFE and FLOPs are measured; a network called around its hooks goes uncounted."""
+    method = subject.trained()
+    classes = subject.data.classes
+    frequencies = np.full(classes, 1 / classes) if classes else None
+    source = Source(
+        method, device=CPU, precision="fp32", seed=0, stream="check", frequencies=frequencies
+    )
+    try:
+        with watch_calls(method.networks) as strays:
+            calls, flops = count_sampling(source, SAMPLES)
+    except (StopIteration, RuntimeError) as error:
+        if isinstance(error, StopIteration) or isinstance(error.__cause__, StopIteration):
+            raise BrokenRuleError("a network is called with keyword arguments alone") from error
+        raise
+    parts = {part for network in method.networks.values() for part in network.modules()}
+    around = sorted({type(stray).__name__ for stray in strays if stray in parts})
+    demand(not around, f"parts of a network ({some(around)}) are called around it")
+    nfe = sum(calls.values())
+    demand(nfe, "no call of a network was counted")
+    demand(flops, "no FLOPs were counted")
+    return f"NFE {nfe:g}, {flops / 1e6:.3g} MFLOP an image"
+
+
+@rule(
+    "labels",
+    "classes are taken where needed, and their lack is a ValueError",
+    "methods.base.Method.needs_labels",
+    needs=["samples"],
+)
+def labels_rule(subject: Subject) -> str | None:
+    """A method that is told the classes."""
+    method = subject.trained()
+    if not method.needs_labels:
+        return None
+    same = torch.equal(subject.drawn, subject.draw(shift=1))
+    try:
+        with torch.no_grad():
+            method.sample(SAMPLES, labels=None, generator=torch.Generator().manual_seed(0))
+    except ValueError as error:
+        demand(str(error), "samples without labels end in a ValueError without a word")
+    except Exception as error:
+        found = f"samples without labels end in {type(error).__name__}: {error}"
+        raise BrokenRuleError(found) from error
+    else:
+        demand(same, "samples without labels are of classes that nobody asked for")
+    return "other classes gave the same samples" if same else None
+
+
+@rule(
+    "denoiser",
+    "denoiser_for gives None, or D(x, sigma) shaped as x for sigma a scalar or (B,)",
+    "methods.base.Method.denoiser_for",
+    needs=["stages"],
+)
+def denoiser_rule(subject: Subject) -> str | None:
+    """What diagnostics call, without classes and with them."""
+    method = subject.trained()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((SAMPLES, *subject.data.shape), generator=generator)
+    classes = subject.data.classes
+    found = False
+    for labels in [None, torch.arange(SAMPLES) % classes] if classes else [None]:
+        D = method.denoiser_for(labels)
+        if D is None:
+            continue
+        found = True
+        with torch.no_grad():
+            one, each = D(x, torch.tensor(0.5)), D(x, torch.full((SAMPLES,), 0.5))
+        demand(one.shape == x.shape, f"D(x, sigma) is {describe(one)} for x {tuple(x.shape)}")
+        demand(torch.isfinite(one).all(), "D(x, sigma) is not finite")
+        close = each.shape == one.shape and torch.allclose(one, each, atol=1e-5)
+        demand(close, "a scalar sigma and the same sigma for each image give different D(x, sigma)")
+    return None if found else "none, so no score error and no martingale violation"

@@ -1,0 +1,152 @@
+"""Applies the rules to a method."""
+
+from __future__ import annotations
+
+import random
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import bench
+import methods
+from bench.check.rules import RULES, BrokenRuleError, Rule
+from bench.check.subject import Subject
+from bench.config import choose_preset, one_line
+from bench.data.catalogue import KNOWN
+from bench.errors import UserError
+from methods import registry
+from methods.base import DataSpec, Method
+
+OTHER_SHAPE = DataSpec(channels=3, size=16, classes=3)
+"""Data beside the preset's: in colour, of another size, and without labels if none are needed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one rule: ``pass``, ``note``, ``FAIL`` or ``skip``, and why."""
+
+    rule: Rule
+    outcome: str
+    text: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the rule is broken."""
+        return self.outcome == "FAIL"
+
+    def __str__(self) -> str:
+        return f"{self.outcome:<4}  {self.rule.name:<17}  {self.text}".rstrip()
+
+
+def check(
+    method: str | type[Method], *, dataset: str = "digits", preset: str = "smoke"
+) -> list[Finding]:
+    """Hold a method against every rule: a class, or a label such as ``sde`` or ``cdm:semi``.
+
+    Raises UserError for a data set or preset that there is not, and what
+    :func:`methods.registry.load` and :func:`methods.registry.variants` raise.
+    """
+    subjects = make_subjects(method, dataset, preset)
+    findings: list[Finding] = []
+    with undisturbed():
+        for rule in RULES:
+            broken = {each.rule.name for each in findings if each.outcome in {"FAIL", "skip"}}
+            findings.append(apply(rule, subjects, broken))
+    return findings
+
+
+def make_subjects(method: str | type[Method], dataset: str, preset: str) -> list[Subject]:
+    """Prepare the method for the preset's data and for those of another shape."""
+    _, chosen = choose_preset(dataset, preset, "cpu")
+    known = KNOWN[dataset]
+    data = DataSpec(channels=known.channels, size=known.size, classes=len(known.classes))
+    if isinstance(method, str):
+        kind, label, variants = registry.load(method), method, registry.variants(method)
+    else:
+        kind, label, variants = method, getattr(method, "name", method.__name__), []
+    first = Subject(kind, label, variants, chosen, data)
+    other = OTHER_SHAPE
+    with undisturbed(), suppress(Exception):  # A rule says what is wrong with the constructor.
+        if not first.build().needs_labels:
+            other = replace(OTHER_SHAPE, classes=0)
+    return [first, replace(first, data=other, may_refuse=True)]
+
+
+def apply(rule: Rule, subjects: Sequence[Subject], broken: set[str]) -> Finding:
+    """Apply one rule to every subject, unless it needs one that is broken."""
+    missing = [name for name in rule.needs if name in broken]
+    if missing:
+        return Finding(rule, "skip", f"needs '{missing[0]}'")
+    notes: list[str] = []
+    for subject in subjects:
+        if rule.name not in {"config", "building"} and subject.refusal:
+            continue
+        try:
+            note = rule.look(subject)
+        except Exception as error:
+            found = str(error) if isinstance(error, BrokenRuleError) else f"it raises {told(error)}"
+            text = f"{found}; required: {rule.required} ({rule.source}) [{subject}]"
+            return Finding(rule, "FAIL", one_line(text))
+        if note and note not in notes:
+            notes.append(note)
+    return Finding(rule, "note" if notes else "pass", "; ".join(notes))
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line, with the last line of the method's own code that it came from."""
+    ours = [Path(bench.__file__).parent, Path(methods.__file__).parent, Path(torch.__file__).parent]
+    places = [
+        f" at {path.name}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if (path := Path(frame.filename)) and not any(folder in path.parents for folder in ours)
+    ]
+    return one_line(f"{type(error).__name__}: {error}")[:300] + (places[-1] if places else "")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """One thread, and global generators that are afterwards as they were."""
+    threads, numpy_state, state = torch.get_num_threads(), np.random.get_state(), random.getstate()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        np.random.set_state(numpy_state)
+        random.setstate(state)
+
+
+def load_file(path: Path) -> type[Method]:
+    """Import a file that is not installed, and return the one method that is written in it.
+
+    UserError if it cannot be imported or holds none or several.
+    """
+    spec = spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"'{path}' is no Python file; give one, or a method's name")
+    module = module_from_spec(spec)
+    sys.modules[path.stem] = module  # Annotations of settings are looked up there.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise registry.BrokenMethodError(f"'{path}': {told(error)}") from error
+    finally:
+        sys.path.pop(0)
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == path.stem
+    ]
+    if len(found) != 1:
+        names = ", ".join(kind.__name__ for kind in found) or "none"
+        raise UserError(f"'{path}' must hold one subclass of methods.base.Method; found: {names}")
+    return found[0]

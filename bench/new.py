@@ -1,0 +1,73 @@
+"""Writes the project of a new method: a file that trains, its test, and its entry point.
+
+The template is an ordinary method under ``template/``, kept by the same linters and tests as the
+rest, in which the names are replaced.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.config import SECTIONS
+from bench.errors import UserError
+from methods import registry
+
+TEMPLATE = Path(__file__).parent / "template"
+FILES = ("my_method.py", "test_my_method.py", "pyproject.toml")
+NAME, CLASS = "my_method", "MyMethod"
+"""How the template calls itself."""
+RESERVED = {*SECTIONS, "common", "all"}
+"""Words that ``--set`` and ``bench check`` read in another way."""
+
+
+def new(name: str, into: Path) -> Path:
+    """Write the project of a method into the folder ``into/name``, and return that folder.
+
+    UserError for a name that cannot be one or is taken; nothing that exists is written over.
+    """
+    folder = into / name
+    if folder.exists():
+        raise UserError(f"'{folder}' exists already; give another name, or another --into")
+    check_name(name)
+    files = render(name)
+    folder.mkdir(parents=True)
+    for path, text in files.items():
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+def check_name(name: str) -> None:
+    """UserError unless a module, a method and a distribution can be called this."""
+    if not re.fullmatch(r"[a-z]([a-z0-9_]*[a-z0-9])?", name) or keyword.iskeyword(name):
+        raise UserError(
+            f"'{name}' cannot name a method: use lower-case letters, digits and '_', "
+            "beginning with a letter, such as my_flow"
+        )
+    if name in registry.names():
+        raise UserError(f"there is a method '{name}' already, {registry.source(name)}")
+    if name in RESERVED:
+        raise UserError(f"'{name}' means something else on the command line; give another name")
+    found = find_spec(name)
+    if found is not None and found.loader is not None and found.origin is not None:
+        raise UserError(f"there is a Python module '{name}' already, which this would hide")
+
+
+def render(name: str) -> Mapping[str, str]:
+    """Return the files of the project with its own names, by their paths."""
+    texts = {file: (TEMPLATE / file).read_text(encoding="utf-8") for file in FILES}
+    own = class_name(name, texts.values())
+    return {
+        file.replace(NAME, name): text.replace(CLASS, own).replace(NAME, name)
+        for file, text in texts.items()
+    }
+
+
+def class_name(name: str, texts: Iterable[str]) -> str:
+    """Return the class's name: ``MyFlow`` for ``my_flow``, told from words of the template."""
+    own = "".join(part.capitalize() for part in name.split("_"))
+    taken = set(re.findall(r"\w+", " ".join(texts)))
+    return f"{own}Method" if {own, f"{own}Config"} & taken else own
