@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.metrics import classification_score, extractors, statistics
-from bench.metrics.classification_score import RESNET, build, cas, logits, real_samples
+from bench.metrics.classification_score import (
+    RESNET,
+    build,
+    cas,
+    fit,
+    logits,
+    real_samples,
+    tensors,
+)
 
 Labels = np.ndarray
 
@@ -246,7 +257,9 @@ def test_damaged_features_are_made_again(
     expected = [np.array(part) for part in first.classes]
     (path,) = (tmp_path / "references").glob("*-features.npy")
     whole = path.read_bytes()
-    for content in (b"", whole[:200], whole[:-64], None):
+    other = io.BytesIO()
+    np.save(other, np.concatenate(expected)[:-1])
+    for content in (b"", whole[:200], whole[:-64], other.getvalue(), None):
         path.unlink()
         if content is not None:
             path.write_bytes(content)
@@ -278,16 +291,28 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classification_score, "RESNET", few)
 
 
+SHORT = dataclasses.replace(RESNET, steps=80, epochs=0)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train for a third of the steps, enough to tell what is learnt."""
+    monkeypatch.setattr(classification_score, "RESNET", SHORT)
+
+
 @pytest.fixture(scope="module")
 def real_score(digits: Dataset, real: Split) -> float:
     assert real.labels is not None
-    return score(real.images, real.labels, digits)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(classification_score, "RESNET", SHORT)
+        return score(real.images, real.labels, digits)
 
 
 def test_a_classifier_learns_from_real_images(real_score: float) -> None:
     assert real_score > 0.93
 
 
+@pytest.mark.usefixtures("short")
 def test_exchanged_labels_teach_nothing(digits: Dataset, real: Split) -> None:
     assert real.labels is not None
     shuffled = np.random.default_rng(0).permutation(real.labels)
@@ -295,6 +320,7 @@ def test_exchanged_labels_teach_nothing(digits: Dataset, real: Split) -> None:
     assert score(real.images, shuffled, digits) < 0.2
 
 
+@pytest.mark.usefixtures("short")
 def test_samples_all_alike_score_less(digits: Dataset, real: Split, real_score: float) -> None:
     """One image for each class has the right classes, which accuracy counts, and no variety."""
     assert real.labels is not None
@@ -322,21 +348,80 @@ def test_seed_makes_the_weights_and_the_order(
     digits: Dataset, real: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert real.labels is not None
-    ended: list[torch.Tensor] = []
-    fit = classification_score.fit
+    began: list[torch.Tensor] = []
 
-    def watched(model: torch.nn.Module, *given: Any) -> None:
-        ended.append(torch.cat([value.flatten() for value in model.parameters()]).detach())
+    def watched(model: nn.Module, *given: Any) -> None:
+        began.append(weights(model))
         fit(model, *given)
-        ended.append(torch.cat([value.flatten() for value in model.parameters()]).detach())
 
     monkeypatch.setattr(classification_score, "fit", watched)
     for seed in (0, 0, 1):
         score(real.images, real.labels, digits, seed=seed)
-    assert torch.equal(ended[0], ended[2])
-    assert torch.equal(ended[1], ended[3])
-    assert not torch.equal(ended[0], ended[4])
-    assert not torch.equal(ended[0], ended[1])
+    assert torch.equal(began[0], began[1])
+    assert not torch.equal(began[0], began[2])
+
+
+def test_seed_orders_the_samples(digits: Dataset, real: Split) -> None:
+    model, given = build(digits), tensors(real, torch.device("cpu"))
+    short = dataclasses.replace(RESNET, steps=5, epochs=0)
+    ended = []
+    for seed in (0, 0, 1):
+        copied = copy.deepcopy(model)
+        fit(copied, *given, short, seed)
+        ended.append(weights(copied))
+    assert torch.equal(ended[0], ended[1])
+    assert not torch.equal(ended[0], ended[2])
+
+
+def test_every_sample_is_seen_equally_often(
+    monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
+    """Passes end within a batch, and none is cut short."""
+    seen: list[Tensor] = []
+    model = build(digits)
+    monkeypatch.setattr(
+        classification_score,
+        "logits",
+        lambda model, inputs: (seen.append(inputs[:, 0, 0, 0]), logits(model, inputs))[1],
+    )
+    inputs = torch.arange(10.0)[:, None, None, None].expand(-1, 1, 8, 8)
+    recipe = dataclasses.replace(RESNET, steps=0, epochs=3, batch=4)
+    fit(model, inputs, torch.zeros(10, dtype=torch.int64), recipe, 0)
+    assert len(seen) == 7  # 30 samples, of which two fill no batch
+    counts = torch.bincount(torch.cat(seen).long())
+    assert counts.min() >= 2
+    assert counts.max() <= 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_classifier_is_tested_as_it_is_used(
+    digits: Dataset, real: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert real.labels is not None
+    modes = []
+    measured = classification_score._accuracy
+    monkeypatch.setattr(
+        classification_score,
+        "_accuracy",
+        lambda model, *given: (modes.append(model.training), measured(model, *given))[1],
+    )
+    score(real.images, real.labels, digits)
+    # Batch norm would otherwise tell each test image by those beside it.
+    assert modes == [False]
+
+
+def test_classifier_sees_images_from_minus_one_to_one(digits: Dataset) -> None:
+    inputs, labels = tensors(digits.train, torch.device("cpu"))
+    assert (float(inputs.min()), float(inputs.max())) == (-1, 1)
+    assert labels.dtype == torch.int64
+    coordinates = np.full((3, 2, 1, 1), 0.3, np.float32)
+    given, _ = tensors(Split(coordinates, np.zeros(3, np.int64)), torch.device("cpu"))
+    assert (given.numpy() == coordinates).all()
+
+
+def weights(model: nn.Module) -> Tensor:
+    """All parameters in one row."""
+    return torch.cat([value.detach().flatten() for value in model.parameters()])
 
 
 @pytest.mark.usefixtures("quick")

@@ -21,7 +21,7 @@ from bench.metrics.evaluation import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
 from bench.report.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
 from bench.report.plots import write_plots
-from methods.mixtures import ring
+from methods.mixtures import GaussianMixture, ring
 from tests.fake_study import write_study
 
 SHA256 = {
@@ -234,6 +234,28 @@ def test_points_far_from_a_mode_do_not_find_it() -> None:
         assert modes_found(x, truth) == expected
 
 
+def test_points_count_for_the_component_they_came_from() -> None:
+    """A narrow Gaussian in a wide one, of half the weight each, at one place."""
+    eye = torch.eye(2, dtype=torch.float64)
+    half, zero = torch.tensor([0.5, 0.5]).double(), torch.zeros(2, 2, dtype=torch.float64)
+    truth = GaussianMixture(half, zero, torch.stack([eye, 0.01 * eye]), torch.tensor([0, 1]))
+    x = np.random.default_rng(0).normal(size=(2, 500, 2))
+    assert modes_found(np.concatenate([x[0], 0.1 * x[1]]), truth) == 1
+    assert modes_found(0.1 * x[1], truth) == 0.5
+    assert modes_found(x[0], truth) == 0.5
+
+
+def test_heavy_components_take_their_share() -> None:
+    """Two alike at one place, 49 to 1, share what lies there so; 20 % there is enough for both."""
+    eye = 0.01 * torch.eye(2, dtype=torch.float64).repeat(3, 1, 1)
+    means = torch.tensor([[0.0, 0.0], [0.0, 0.0], [5.0, 0.0]]).double()
+    truth = GaussianMixture(
+        torch.tensor([0.49, 0.01, 0.5]).double(), means, eye, torch.tensor([0, 0, 1])
+    )
+    x = means.numpy()[np.repeat([0, 2], [20, 80])]
+    assert modes_found(x, truth) == 1
+
+
 # Evaluation
 
 
@@ -328,9 +350,11 @@ def test_classes_have_colours() -> None:
 
 
 def test_points_outside_the_picture_are_counted() -> None:
-    inside, both = one_point(0.5, 0.5), np.concatenate([one_point(0.5, 0.5), one_point(3, 0)])
+    inside, both = one_point(0.5, 0.5), np.concatenate([one_point(3, 0), one_point(0.5, 0.5)])
     assert (scatter_image(both) != scatter_image(inside)).any()
     assert (scatter_image(both)[40:] == scatter_image(inside)[40:]).all()
+    labelled = scatter_image(both, np.array([0, 2]))
+    assert (labelled[40:] == scatter_image(inside, np.array([2]))[40:]).all()
 
 
 @pytest.mark.parametrize(
