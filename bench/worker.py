@@ -137,7 +137,10 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
         "data_variant": dataset.variant,
         "data_sha256": dataset.sha256,
         "data_source": dataset.source,
-        "notes": [*dataset.notes, *missing_anchor(dataset, evaluation.samples)],
+        "notes": [
+            *dataset.notes,
+            *metrics.anchor_notes(dataset, evaluation.samples, limit=evaluation.reference_images),
+        ],
         "extractor_sha256": metrics.extractors.SHA256[evaluation.extractor],
         "protocol": metrics.PROTOCOL,
         "stages": stages,
@@ -153,21 +156,14 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def missing_anchor(dataset: Dataset, n: int) -> list[str]:
-    """Say so where there are too few held-out images for the anchor of real ones."""
-    held_out = 0 if dataset.test is None else len(dataset.test)
-    if held_out >= n:
-        return []
-    return [f"no anchor of held-out images: {n} are needed and there are {held_out}"]
-
-
 def are_current(path: Path, answer: dict[str, Any]) -> bool:
     """Whether the stored anchors are of the same data, extractor and protocol."""
     if not path.exists():
         return False
     rows = Anchors.model_validate_json(path.read_bytes()).rows
     return all(
-        value.provenance[key] == answer[key]
+        # A metric that needs no extractor (CAS) names none.
+        value.provenance.get(key, answer[key]) == answer[key]
         for row in rows.values()
         for value in row.values()
         for key in ("data_sha256", "extractor_sha256", "protocol")
@@ -460,7 +456,8 @@ class Cell:
             if drawn.labels is not None:
                 arrays["labels"] = drawn.labels
             write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, **arrays))
-            write_grid(self.folder / "grid.png", drawn.images[:GRID_IMAGES])
+            shown = len(drawn.images) if self.dataset.is_points else GRID_IMAGES
+            write_grid(self.folder / "grid.png", drawn.images[:shown], labels=drawn.labels)
         return drawn
 
     def _evaluate(self, drawn: Drawn) -> None:

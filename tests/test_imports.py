@@ -25,14 +25,15 @@ FLOORS = [
     {"training", "metrics", "report", "source"},
     {"config", "cost", "curve", "data", "environment"},
     {"record"},
-    {"errors", "seeds", "template", "__init__"},
+    {"errors", "seeds", "__init__"},
 ]
 """The house from the top floor down; a room may import from lower floors only."""
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def rooms() -> list[Path]:
-    return sorted(BENCH.rglob("*.py"))
+    # The template is what `bench new` writes for others, no part of the house.
+    return sorted(path for path in BENCH.rglob("*.py") if "template" not in path.parts)
 
 
 def room_of(path: Path) -> str:

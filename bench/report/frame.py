@@ -25,7 +25,7 @@ LONGEST = 24
 """Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
 Kept = TypeVar("Kept", bound=BaseModel)
 
-LOWER_IS_BETTER = ("fid", "fd", "kid", "kd", "sw2", "fidc", "fdc", "score", "violation")
+LOWER_IS_BETTER = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score", "violation")
 HIGHER_IS_BETTER = ("is", "accuracy", "cas", "modes", "precision", "recall", "density", "coverage")
 COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
 """Beginnings of the provenance keys that, with ``n``, two values must share to be compared."""
