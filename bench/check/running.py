@@ -20,7 +20,7 @@ from bench.check.rules import RULES, BrokenRuleError, Rule
 from bench.check.subject import Subject
 from bench.config import choose_preset, one_line
 from bench.data.catalogue import KNOWN
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from methods import registry
 from methods.base import DataSpec, Method
 
@@ -65,6 +65,8 @@ def check(
 def make_subjects(method: str | type[Method], dataset: str, preset: str) -> list[Subject]:
     """Prepare the method for the preset's data and for those of another shape."""
     _, chosen = choose_preset(dataset, preset, "cpu")
+    if dataset not in KNOWN:
+        raise unknown("data set of a known shape", dataset, KNOWN)
     known = KNOWN[dataset]
     data = DataSpec(channels=known.channels, size=known.size, classes=len(known.classes))
     if isinstance(method, str):
