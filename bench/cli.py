@@ -31,7 +31,8 @@ def run(
     methods: Annotated[
         str | None,
         Parameter(
-            help="Methods, comma-separated; see `bench methods`. Default: all built-in ones."
+            help="Methods and variants (cdm:semi), comma-separated; see `bench methods`. "
+            "Default: all built-in methods."
         ),
     ] = None,
     dataset: Annotated[str, Parameter(help="Data set; see `bench datasets`.")] = "digits",

@@ -51,6 +51,9 @@ def test_every_variant_changes_what_it_says_and_runs(label: str) -> None:
     same = {"cdm:one_step", "dlsm:total", "sde:ancestral", "smm:simple"}
     assert (plain != changed) or label in same
     method = make(label)
+    if label in {"sde:ve", "sde:vp"}:  # A thousand steps as published; few tell as much here.
+        few = method.config.sampler.model_copy(update={"steps": 5})
+        method.config = method.config.model_copy(update={"sampler": few})
     for stage in method.stages():
         for objective in stage.objectives:
             loss = objective.loss(make_batch())
