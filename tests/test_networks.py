@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.cost import count_flops, parameters
 from methods.base import DataSpec, Settings
@@ -18,6 +19,7 @@ from methods.networks.classifier import ClassifierSettings
 from methods.networks.generator import GeneratorSettings
 from methods.networks.mlp import MLPClassifierSettings, MLPGeneratorSettings, MLPSettings
 from methods.networks.stylegan2 import (
+    Layer,
     Linear,
     ModulatedConv,
     StyleGAN2,
@@ -186,6 +188,13 @@ def test_ncsnpp_is_the_ddpmpp_network_with_wider_features_and_the_image_s_convol
     network = on_meta(UNetSettings(**NCSNPP), CIFAR)
     convolutions = (9 * 3 * 256 + 256) + (9 * 256 * 256 + 256)
     assert parameters(network) == 55_732_739 + 128 * 512 + convolutions == 56_395_523
+    # Multiply-adds: the convolutions with the border that their filter needs, and the filters of
+    # 16 taps on 256 channels: of the image, and twice in each block that resamples.
+    convolutions = 9 * 3 * 256 * 34**2 + 9 * 256 * 256 * 18**2
+    filters = 16 * 256 * ((16**2 + 8**2) + 2 * (16**2 + 8**2) + 2 * (16**2 + 8**2))
+    plain, _ = count_per_image(on_meta(UNetSettings(), CIFAR), CIFAR)
+    forward, _ = count_per_image(network, CIFAR)
+    assert forward - plain == 2 * (128 * 512 + convolutions + filters)
 
 
 def test_smm_s_score_network() -> None:
@@ -322,6 +331,34 @@ def test_a_classifier_starts_without_an_opinion(name: str) -> None:
     assert torch.equal(logits, torch.zeros(4, 3))
 
 
+class Operations(TorchDispatchMode):
+    """Collects the names of what is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.name().removeprefix("aten::").split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_has_nothing_that_dlsm_cannot_bear(name: str) -> None:
+    """Kinks, dropout, batch norm, and anything in place."""
+    settings, data = CLASSIFIERS[name]
+    classifier = settings.build(data)
+    with Operations() as seen:
+        classifier(torch.randn(4, *data.shape), torch.ones(4))
+    assert "silu" in seen.names
+    assert not seen.names & {"relu", "leaky_relu", "threshold", "native_dropout", "bernoulli"}
+    assert not any("batch_norm" in found or found.endswith("_") for found in seen.names)
+    if name == "mlp":
+        assert not any("norm" in found for found in seen.names)
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_s_gradient_has_a_derivative(name: str) -> None:
     """The second derivative by autograd is the first one's finite difference."""
@@ -454,7 +491,7 @@ def test_demodulation_undoes_a_style_s_scale() -> None:
 
 @pytest.mark.parametrize("lr", [1.0, 0.01])
 def test_equalised_layers_differ_in_speed_alone(lr: float) -> None:
-    """Outputs keep the variance; a step of one in every stored weight moves it by lr / sqrt n."""
+    """Outputs keep the variance; a step of one in a stored number moves them by lr, scaled."""
     torch.manual_seed(0)
     layer = Linear(400, 300, lr=lr)
     x = torch.randn(100, 400)
@@ -462,7 +499,8 @@ def test_equalised_layers_differ_in_speed_alone(lr: float) -> None:
     assert before.std().item() == pytest.approx(1, rel=0.03)
     with torch.no_grad():
         layer.weight += 1
-    change = x.sum(1, keepdim=True) * lr / 20
+        layer.bias += 2
+    change = x.sum(1, keepdim=True) * lr / 20 + 2 * lr
     torch.testing.assert_close(layer(x) - before, change.expand(-1, 300), rtol=1e-3, atol=1e-4)
 
 
@@ -488,6 +526,17 @@ def test_noise_inputs_act_and_every_parameter_learns() -> None:
     assert (generator(z) - images).abs().max() > 0.1
 
 
+def test_every_layer_has_noise_of_its_own() -> None:
+    generator, seen = small_stylegan2(), []
+    for module in generator.modules():
+        if isinstance(module, Layer):
+            module.register_forward_hook(lambda _, inputs, __: seen.append(inputs[2]))
+    generator(torch.randn(6, 8))
+    assert [noise.shape[-1] for noise in seen] == [4, 8, 8, 16, 16]
+    numbers = torch.cat([noise.flatten() for noise in seen])
+    assert len(numbers.unique()) > 0.999 * len(numbers)
+
+
 def test_noise_from_latents_is_standard_normal_and_independent() -> None:
     z = torch.randn(1000, 8)
     noise = normals_from(z, 500)
@@ -500,6 +549,44 @@ def test_noise_from_latents_is_standard_normal_and_independent() -> None:
     nudged[:, 3] = torch.nextafter(nudged[:, 3], torch.tensor(9.0))
     for other in (nudged, exchanged):
         assert abs(float((normals_from(other, 500) * noise).mean())) < 0.01
+
+
+GENERATORS: dict[str, Any] = {
+    "dcgan": GeneratorSettings(channels=8, z=8),
+    "stylegan2": StyleGAN2Settings(channels_max=8, z=8),
+    "mlp": MLPGeneratorSettings(z=8),
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_in_mixed_precision(name: str) -> None:
+    """float32 images near those of full precision, and finite gradients."""
+    torch.manual_seed(0)
+    generator, z = GENERATORS[name].build(DataSpec(channels=1, size=8)), torch.randn(4, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        images = generator(z)
+    assert images.dtype == torch.float32
+    full = generator(z)
+    assert (images - full).abs().mean() < 0.05 * full.abs().mean()
+    images.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in generator.parameters())
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_score_networks_compile_whole(name: str) -> None:
+    """No branch on a value, which would wait for the device."""
+    network, x, noise = build_score(name, classes=3, augment=9)
+    inputs = (x, noise, torch.tensor([0, 1, 2, 0]), torch.zeros(4, 9))
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*inputs), network(*inputs))
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generators_compile_whole(name: str) -> None:
+    generator = GENERATORS[name].build(DataSpec(channels=1, size=8))
+    z = torch.randn(4, 8)
+    compiled = torch.compile(generator, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(z), generator(z))
 
 
 # -- FLOPs ----------------------------------------------------------------------------------------
