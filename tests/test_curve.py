@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -204,6 +205,27 @@ def test_other_numbers_of_samples_are_other_metrics(study: Path) -> None:
     few = [p for p in stored(study / "sde-seed0").points if p.samples == 40]
     assert [set(p.metrics) for p in few] == [{"fd_digits_40", "is_digits_40"}]
     assert "fd_digits_40 ↓" in (study / "nfe-curve.md").read_text()
+
+
+def test_a_stopped_command_keeps_what_it_has(study: Path, run_bench: Bench) -> None:
+    """Ctrl-C leaves no failures behind, and the same command goes on."""
+    asked = ["sample", "--cells", "sde-seed0", "--samplers", "euler", "--nfe", "5,800"]
+    asked += ["--results", str(study.parent), "--no-tracking"]
+    command = [sys.executable, "-m", "bench", *asked]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "euler, 800 steps" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130, rest
+    assert point(study / "sde-seed0", "euler", 5).metrics
+    assert not any(found.reason for found in stored(study / "sde-seed0").points)
+    asked[asked.index("5,800")] = "5,20"
+    done = run_bench(*asked)
+    assert done.returncode == 0, done.stderr
+    assert "sample (1 of 2 points to draw)" in done.stderr
 
 
 def test_one_option_of_run_draws_the_default_curve(tmp_path: Path, run_bench: Bench) -> None:
