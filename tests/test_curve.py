@@ -126,13 +126,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("cell", ["sde-seed0", "dlsm-seed0"])
 def test_equal_settings_give_the_cells_own_values(study: Path, cell: str) -> None:
     own, again = load(study / cell), point(study / cell, "ancestral", 6)
-    assert {name: value.value for name, value in again.metrics.items()} == {
-        name: value.value for name, value in own.metrics.items()
-    }
+    assert {"fd_digits_100", "is_digits_100"} <= again.metrics.keys() <= own.metrics.keys()
+    assert ("accuracy_digits_100" in again.metrics) == (cell == "dlsm-seed0")
     assert again.nfe == own.cost.nfe
     assert again.nfe_by_network == own.cost.nfe_by_network
     for name, value in again.metrics.items():
-        assert value.provenance == own.metrics[name].provenance
+        assert value == own.metrics[name], name
 
 
 def test_every_point_is_counted_and_measured(study: Path) -> None:

@@ -227,7 +227,8 @@ def notes(content: Content) -> list[str]:
         f"{AS_RUN}: the cell's own record, with its own sampler; a method without one has no other "
         "point.",
         f"Seeds: {told}{spread}.",
-        "Nothing was trained again. Noise levels and all else are the cell's own; "
+        "Nothing was trained again, so metrics that train a network or look at the denoiser are "
+        "left out. Noise levels and all else are the cell's own; "
         f"edm_stochastic has s_churn {churn:g} where the cell leaves it 0.",
         "ms/image: median over the batches drawn, after one batch of warm-up; over seeds, the "
         f"median. Device: {'; '.join(devices) or 'unknown'}.",
