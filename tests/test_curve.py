@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -212,13 +213,13 @@ def test_a_stopped_command_keeps_what_it_has(study: Path, run_bench: Bench) -> N
     asked += ["--results", str(study.parent), "--no-tracking"]
     command = [sys.executable, "-m", "bench", *asked]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "euler, 800 steps" in line:
-                break
+        deadline = time.monotonic() + 120
+        while stored(study / "sde-seed0").points[-1].sampler["name"] != "euler":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(60) == 130, rest
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 130, rest
     assert point(study / "sde-seed0", "euler", 5).metrics
     assert not any(found.reason for found in stored(study / "sde-seed0").points)
     asked[asked.index("5,800")] = "5,20"
