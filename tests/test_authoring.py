@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bench import record
 from bench.check import Finding, check, load_file
+from bench.cli import main
 from bench.errors import UserError
 from bench.new import check_name, new
 from methods import registry
@@ -456,26 +458,49 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line(tmp_path: Path, run_bench: Bench, case: str) -> None:
+def test_bad_input_gets_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+) -> None:
     arguments, expected = BAD[case]
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "full").mkdir()
-    done = run_bench(*arguments)
-    assert done.returncode == 2
-    assert expected in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert list((tmp_path / "full").iterdir()) == []
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert expected in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert {path.name for path in tmp_path.rglob("*")} == {"empty.py", "full"}
 
 
 # -- bench new ------------------------------------------------------------------------------------
 
 
 def install(project: Path, target: Path) -> None:
-    """Install a project offline, as pip does it, into a folder for PYTHONPATH."""
-    pytest.importorskip("hatchling")
+    """Install a project offline into a folder for PYTHONPATH: by pip, or by hand as pip would."""
+    if find_spec("hatchling") is None:
+        install_by_hand(project, target)
+        return
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation"]
     command += ["--no-deps", "--no-index", "--target", str(target), str(project)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+
+
+def install_by_hand(project: Path, target: Path) -> None:
+    """Copy the module and write what an installer writes of the entry points."""
+    stated = tomllib.loads((project / "pyproject.toml").read_text())
+    name, wheel = stated["project"]["name"], stated["tool"]["hatch"]["build"]["targets"]["wheel"]
+    info = target / f"{name}-0.1.dist-info"
+    info.mkdir(parents=True)
+    for file in wheel["only-include"]:
+        (target / file).write_text((project / file).read_text())
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+    points = stated["project"]["entry-points"]["bench.methods"].items()
+    lines = ["[bench.methods]", *(f"{name} = {value}" for name, value in points)]
+    (info / "entry_points.txt").write_text("\n".join([*lines, ""]))
 
 
 @pytest.fixture(scope="module")
@@ -590,14 +615,14 @@ def block(language: str) -> str:
 def readme_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The README's method, installed as its entry point says."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "flow.py").write_text(block("python"))
-    info = folder / "flow-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: flow\nVersion: 0.1\n")
-    points = tomllib.loads(block("toml"))["project"]["entry-points"]["bench.methods"]
-    lines = [f"{name} = {value}" for name, value in points.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[bench.methods]", *lines, ""]))
-    return folder
+    project = new("flow", folder)
+    (project / "flow.py").write_text(block("python"))
+    text = (project / "pyproject.toml").read_text()
+    points = text.partition("[project.entry-points")[2].partition("\n\n")[0]
+    # The README shows the very section that `bench new` writes.
+    assert block("toml") == f"[project.entry-points{points}\n"
+    install(project, folder / "site")
+    return folder / "site"
 
 
 @pytest.fixture

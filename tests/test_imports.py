@@ -19,7 +19,7 @@ FLOORS = [
     {"cli"},
     {"commands"},
     {"sweep"},
-    {"study", "resampling"},
+    {"study", "resampling", "template"},
     {"check", "new", "progress", "worker"},
     {"sampling", "stages", "tracking"},
     {"training", "metrics", "report", "source"},
