@@ -33,9 +33,10 @@ from bench.config import (
 from bench.config import datasets as preset_names
 from bench.curve import sampler_of
 from bench.data import describe
-from bench.errors import UserError, unknown
+from bench.errors import MissingDataError, UserError, unknown
 from bench.progress import Display
 from bench.record import Status, load
+from bench.report.frame import flatten
 from bench.tracking import NullTracker, Tracker
 from methods import registry
 from methods.samplers import SAMPLERS
@@ -187,8 +188,8 @@ def dry_run(asked: Asked) -> int:
     print(f"# study {request.name} in {request.folder}, {request.jobs} cell(s) at a time")
     try:
         planned = study.dry_run(request)
-    except UserError as error:
-        if asked.data is not None or request.settings.device != "cpu":
+    except MissingDataError as error:
+        if asked.data is not None:
             raise
         print(f"# no plan before the data are there: {error}")
         return 0
@@ -213,9 +214,14 @@ def resolve(asked: Asked) -> study.Request:
         raise UserError(
             f"--set names '{left_out[0]}', which --methods leaves out; add it or drop it"
         )
+    for label in methods:
+        check_reach(label, overrides)
     preset = apply_overrides(preset, overrides, methods)
     check_common(preset, overrides, methods)
     settings = resolve_settings(asked, preset_name, preset, device)
+    for name in settings.training.per_method:
+        if name not in registry.names():
+            raise unknown("method in training.per_method", name, registry.names())
     return study.Request(
         name=study_name(asked, preset_name),
         results=asked.results.resolve(),
@@ -274,6 +280,20 @@ def load_method(label: str) -> Any:
         return registry.load(label)
     except registry.BrokenMethodError as error:
         raise UserError(one_line(error)) from error
+
+
+def check_reach(label: str, overrides: dict[str, Any]) -> None:
+    """Refuse a ``--set METHOD.KEY`` that a variant of the method would undo without a word."""
+    given = flatten("", overrides.get(registry.base(label), {}))
+    for settings in check_variant(label):
+        for own in flatten("", settings):
+            block = own.removesuffix("kind") if own.endswith(".kind") else None
+            for key in given:
+                if key == own or (block and key.startswith(block)):
+                    raise UserError(
+                        f"'{label}' sets {own} itself, which --set {registry.base(label)}.{key} "
+                        f"does not change; write --set {label}.{key}=... to change it all the same"
+                    )
 
 
 def resolve_label(label: str, preset: Preset) -> dict[str, Any]:

@@ -29,7 +29,7 @@ SAMPLERS = (
     "predictor_corrector",
 )
 """Drawn where no others are asked for: each kind once."""
-NFE = (5, 10, 20, 35, 50, 100)
+NFE = (5, 10, 20, 35, 50, 100, 250)
 """Network evaluations an image where no others are asked for."""
 OWN: Mapping[str, Mapping[str, float]] = {"edm_stochastic": {"s_churn": 30.0}}
 """What a sampler is nothing without, where the cell leaves it 0: without churn (30: EDM table 5,

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class MissingDataError(UserError):
+    """The data are nowhere to be found; whatever else was asked for may be right."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest allowed name, or an empty string."""
     match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)

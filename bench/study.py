@@ -22,13 +22,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from bench.config import CellConfig, Settings, digest, one_line, to_yaml
-from bench.errors import UserError
+from bench.errors import MissingDataError, UserError
 from bench.progress import Display
 from bench.record import Record, Status, save, write_text
 from bench.record import load as load_record
 from bench.report.frame import flatten
 from bench.source import source_digest
-from bench.worker import BAD_INPUT, CHECKPOINT, now
+from bench.worker import BAD_INPUT, CHECKPOINT, NO_DATA, now
 from methods import registry
 
 POLL_SECONDS = 0.1
@@ -184,8 +184,9 @@ class Preparation:
         except BaseException:
             end(self.process)
             raise
-        if self.process.returncode == BAD_INPUT:
-            raise UserError(one_line(errors.strip().splitlines()[-1]))
+        if self.process.returncode in {BAD_INPUT, NO_DATA}:
+            kind = MissingDataError if self.process.returncode == NO_DATA else UserError
+            raise kind(one_line(errors.strip().splitlines()[-1]))
         if self.process.returncode != 0:
             print(errors, file=sys.stderr)
             raise UserError("preparing the study failed for the reason above")

@@ -3,7 +3,8 @@
 ``python -m bench.worker prepare REQUEST.json`` loads and checks everything a study needs before
 any training; ``python -m bench.worker cell FOLDER`` builds, trains, samples, evaluates and records
 one cell whose ``config.yaml`` and pending ``record.json`` are in the folder. Exit codes: 0 done,
-1 failed (the record says why), 2 bad input (one line on standard error), 75 interrupted.
+1 failed (the record says why), 2 bad input (one line on standard error), 3 bad input for want of
+data, 75 interrupted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from bench.config import CellConfig, Settings, build, one_line, read_cell
 from bench.cost import Ledger, parameters, peak_memory
 from bench.data import Dataset, load
 from bench.environment import describe
-from bench.errors import UserError
+from bench.errors import MissingDataError, UserError, unknown
 from bench.record import (
     ANCHORS,
     CURVES,
@@ -50,7 +51,7 @@ from methods import registry
 from methods.base import DataSpec, Method, Stage
 
 CHECKPOINT = "checkpoint.pt"
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 75
+FAILED, BAD_INPUT, NO_DATA, INTERRUPTED = 1, 2, 3, 75
 PROGRESS_SECONDS = 0.3
 GRID_IMAGES = 64
 
@@ -127,6 +128,8 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     cache = Path(request["cache"])
     device = open_device(settings.device, settings.threads, settings.training.precision)
     check_only = request["check_only"]
+    if evaluation.extractor not in metrics.extractors.SHA256:
+        raise unknown("feature extractor", evaluation.extractor, metrics.extractors.SHA256)
     dataset = load(settings.dataset, path=settings.data, cache=cache, download=not check_only)
     stages = {}
     for label, config in request["methods"].items():
@@ -576,7 +579,7 @@ def main(arguments: list[str]) -> int:
         answer = prepare(request)
     except UserError as error:
         print(one_line(error), file=sys.stderr)
-        return BAD_INPUT
+        return NO_DATA if isinstance(error, MissingDataError) else BAD_INPUT
     write_text(Path(request["answer"]), json.dumps(answer))
     return 0
 

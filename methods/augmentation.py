@@ -55,6 +55,8 @@ SYM6 = (
 """Low-pass filter of Daubechies' least asymmetric wavelet of 6 vanishing moments (symlet)."""
 DELAY = sum(tap * value for tap, value in enumerate(SYM6)) / math.sqrt(2)
 """The filter's delay at low frequencies, in samples: 5.10."""
+SMALLEST = 8
+"""Pixels a side of the smallest images that it takes."""
 BORDER = 6
 """Pixels padded on each side: three that an image filtered again needs, and three for the filter
 at their edge."""
@@ -168,8 +170,10 @@ def filter_matrix(samples: int, pixels: int, like: Tensor) -> Tensor:
 def resample(x: Tensor, transform: Transform) -> Tensor:
     """Apply all but the mirrorings to images (B, C, side, side); ValueError if not square."""
     side = x.shape[-1]
-    if x.shape[-2] != side or side < 8:
-        raise ValueError(f"augmentation takes square images of 8 pixels or more, not {x.shape}")
+    if x.shape[-2] != side or side < SMALLEST:
+        raise ValueError(
+            f"augmentation takes square images of {SMALLEST} pixels or more, not {x.shape}"
+        )
     padded = F.pad(x, (BORDER,) * 4, mode="reflect")
     pixels, samples = side + 2 * BORDER, 2 * side + len(SYM6) - 2
     up = filter_matrix(2 * pixels + len(SYM6) - 2, pixels, x)

@@ -41,7 +41,7 @@ from torch import Tensor
 from methods import samplers
 from methods.base import Batch, DenoiserFn, Settings
 from methods.noise import image_sum, per_image, weighted_error
-from methods.sde import SDE, DenoiserConfig, Noised
+from methods.sde import SAMPLER_VARIANTS, SDE, DenoiserConfig, Noised
 
 STEPS = {
     "euler_maruyama": samplers.euler_maruyama_step,
@@ -127,6 +127,7 @@ class CDM(SDE):
         "semi": ONE_STEP | {"estimator": "semi", "consistency_weight": 1.0},
         "relative": PUBLISHED | {"gap": "relative"},
         "conditional": {"conditional": True},
+        **SAMPLER_VARIANTS,
     }
 
     config: CDMConfig

@@ -10,15 +10,17 @@ noise-conditional classifier, which is trained to *be* the true likelihood score
 
 averaged over pixels. The factor sigma on the residual is the authors' balancing power 1.
 
-Variants, as the paper compares them: ``ce`` (cross entropy alone), ``ce_scaled`` (the same, its
-gradient times 10), ``dlsm_alone`` (no cross entropy), ``total`` (both). ``on_sde`` spends the whole
+Variants, as the paper compares them: ``ce`` (cross entropy alone), ``ce_scaled`` (the same with
+alpha = 10), ``dlsm_alone`` (no cross entropy), ``total`` (both). ``on_sde`` spends the whole
 budget on the score stage, which it then shares with the ``sde`` cell of the same settings and
 seed, and half as much again on the classifier: dearer than its neighbours, and charged so.
 
 Where we differ from the authors' code, and why:
 
-- EDM's noise levels and preconditioning in place of the VE SDE's, so that the score stage is the
-  very objective of ``sde`` and the rows differ in the guidance alone.
+- EDM's noise levels, preconditioning and samplers in place of the VE SDE's with predictor and
+  corrector, so that the score stage is the very objective of ``sde`` and the rows differ in the
+  guidance alone; batch and length are the study's (theirs for the classifier: 150 images, 60,000
+  iterations, gradients clipped at norm 1, no averaging).
 - log p comes from a log-softmax; log(softmax + 1e-8) flattens the gradient of sure predictions.
 - GroupNorm and SiLU in the classifier (see :mod:`methods.networks.classifier`).
 """
@@ -37,7 +39,7 @@ from methods.base import EMA, Adam, Batch, DataSpec, DenoiserFn, Objective, Sett
 from methods.networks.choice import ClassifierNetwork
 from methods.networks.classifier import ClassifierSettings
 from methods.noise import per_image
-from methods.sde import SCORE_STAGE, SDE, DenoiserConfig
+from methods.sde import SAMPLER_VARIANTS, SCORE_STAGE, SDE, DenoiserConfig
 
 
 class DLSMConfig(DenoiserConfig):
@@ -47,7 +49,7 @@ class DLSMConfig(DenoiserConfig):
     classifier_optimizer: Adam = Adam(lr=2e-4)
     """Adam at 2e-4, the authors' setting for both networks."""
     classifier_ema: EMA = EMA(halflife_kimg=500, rampup_ratio=0.05)
-    """As for the score network; the authors average both."""
+    """As for the score network (ours: the authors do not average the classifier)."""
     dlsm_weight: float = Field(1.0, ge=0)
     """Weight of the DLSM loss (paper: 1); at 0 it is not computed and the score not needed."""
     ce_weight: float = Field(1.0, ge=0)
@@ -67,6 +69,8 @@ class DLSMConfig(DenoiserConfig):
             raise ValueError("dlsm_weight and ce_weight are both 0; one must be positive")
         if self.score_share == 1 and self.classifier_share is None:
             raise ValueError("score_share 1 leaves no classifier_share; give one")
+        if self.classifier_share is not None and self.score_share + self.classifier_share < 1:
+            raise ValueError("score_share and classifier_share leave part of the budget unused")
         return self
 
 
@@ -94,6 +98,7 @@ class DLSM(SDE):
         "dlsm_alone": {"dlsm_weight": 1.0, "ce_weight": 0.0},
         "total": {"dlsm_weight": 1.0, "ce_weight": 1.0},
         "on_sde": {"score_share": 1.0, "classifier_share": 0.5},
+        **SAMPLER_VARIANTS,
     }
     needs_labels = True
     second_order = frozenset({"classifier"})

@@ -47,8 +47,8 @@ def variants(label: str) -> list[Mapping[str, Any]]:
     ``sde:conditional+heun`` is ``conditional`` and then ``heun``. Raises KeyError with the part
     that is no variant of the method, and what :func:`load` raises.
     """
-    _, _, rest = label.partition(":")
-    return [load(label).variants[part] for part in rest.split("+")] if rest else []
+    _, colon, rest = label.partition(":")
+    return [load(label).variants[part] for part in rest.split("+")] if colon else []
 
 
 def source(name: str) -> str:

@@ -12,7 +12,7 @@ augmentation, ``conditional`` a network that is told the class.
 Where we differ from the authors' code: the default sampler is stochastic (the posterior kernel on
 EDM's levels), because this row stands for the multi-step SDE sampler; ``sde:heun`` and the other
 samplers are variants, which share one training. ``sde:ve`` and ``sde:vp`` are Song et al.'s SDEs
-with their predictor-corrector sampler, 2000 evaluations an image.
+with 1000 levels each, on the preset's network (theirs for VE is NCSN++, a setting too).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from methods import samplers
-from methods.augmentation import LABELS, augment
+from methods.augmentation import LABELS, SMALLEST, augment
 from methods.base import EMA, Adam, Batch, DataSpec, DenoiserFn, Method, Objective, Settings, Stage
 from methods.networks.choice import ScoreNetwork
 from methods.networks.unet import UNetSettings
@@ -52,8 +52,21 @@ SCORE_STAGE = frozenset(DenoiserConfig.model_fields) - {"sampler"}
 """The settings that decide what denoising score matching learns."""
 
 
-PC = {"name": "predictor_corrector", "steps": 1000, "snr": 0.16, "corrector_steps": 1}
-"""Song et al. 2021, CIFAR-10: 2000 evaluations an image."""
+SAMPLER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"sampler": {"name": name}} for name in samplers.SAMPLERS},
+    # Without churn it is Heun's; 30: EDM table 5, CIFAR-10 VP.
+    "edm_stochastic": {"sampler": {"name": "edm_stochastic", "s_churn": 30.0}},
+}
+"""One variant a sampler; they differ in sampling alone and share one training."""
+PC = {"name": "predictor_corrector", "steps": 1000, "snr": 0.16}
+VE = {
+    "noise": {"kind": "ve", "sigma_min": 0.01, "sigma_max": 50.0},
+    "sampler": PC | {"schedule": "geometric", "corrector_steps": 1},
+}
+"""The VE SDE with its sampler (Song et al. 2021, CIFAR-10): 2000 evaluations an image."""
+VP = {"noise": {"kind": "vp"}, "sampler": PC | {"schedule": "vp", "corrector_steps": 0}}
+"""The VP SDE with 1000 steps of its predictor alone, as its authors sample it; theirs is
+Euler-Maruyama's, ours reverse diffusion's, which their table finds as good."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +87,9 @@ class SDE(Method):
     Config: ClassVar[type[Settings]] = DenoiserConfig
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "conditional": {"conditional": True},
-        **{name: {"sampler": {"name": name}} for name in samplers.SAMPLERS},
-        "ve": {"noise": {"kind": "ve"}, "sampler": PC | {"schedule": "geometric"}},
-        "vp": {"noise": {"kind": "vp"}, "sampler": PC | {"schedule": "vp"}},
+        **SAMPLER_VARIANTS,
+        "ve": VE,
+        "vp": VP,
     }
 
     config: DenoiserConfig
@@ -86,6 +99,10 @@ class SDE(Method):
         self.needs_labels = self.needs_labels or config.conditional
         if self.needs_labels and not data.classes:
             raise ValueError("class labels are needed and the data have none")
+        if config.augment and data.size < SMALLEST:
+            raise ValueError(
+                f"augment needs images of {SMALLEST} pixels, not {data.size}; set it to 0"
+            )
         network = config.network.build(
             data,
             classes=data.classes if config.conditional else 0,
@@ -109,7 +126,11 @@ class SDE(Method):
         loss = type(self).loss
         settings = self.config.model_dump(mode="json", include=set(decisive))
         identity = {"module": loss.__module__, "loss": loss.__qualname__, **settings}
-        return Stage(name="score", objectives=[objective], share=share, identity=identity)
+        # A subclass from elsewhere may change more than its loss: it shares nothing.
+        ours = type(self).__module__.startswith("methods.")
+        return Stage(
+            name="score", objectives=[objective], share=share, identity=identity if ours else None
+        )
 
     def noised(self, batch: Batch) -> Noised:
         """Augment the batch if that is asked for, and add noise of drawn levels."""

@@ -14,7 +14,7 @@ two terms of L(S), ``rho = 3 (L_f - 1) / (1 - L_r)`` tends to 1 as fakes match (
 
 Variants: ``main`` and ``simple``, the training settings of the authors' two code bases (network
 sizes stay the preset's); ``two_time_scales``, a score network three times as fast as the
-generator; ``gan``, the control: the same networks, noise levels and steps, but the score network's
+generator, and ``equal_rates``; ``gan``, the control: the same networks, noise levels and steps, but the score network's
 mean output is a critic's logit under the non-saturating logistic loss (Goodfellow et al. 2014);
 ``no_mismatch``, the control that must collapse.
 
@@ -78,6 +78,7 @@ class SMMConfig(Settings):
 _MAIN_ADAM = {"lr": 2.5e-3, "betas": [0.0, 0.99], "warmup_kimg": 0.0, "decay": "constant"}
 _SIMPLE_ADAM = {"lr": 2e-4, "betas": [0.5, 0.999], "warmup_kimg": 0.0, "decay": "constant"}
 MAIN = {
+    "score_lr_ratio": None,
     "levels": 10,
     "order": "generator_first",
     "generator_noises": 2,
@@ -87,6 +88,7 @@ MAIN = {
 }
 """How the authors' main code base (CIFAR-10) trains; its R1 is negligible and left out."""
 SIMPLE = {
+    "score_lr_ratio": None,
     "levels": 20,
     "order": "score_first",
     "generator_noises": 1,
@@ -106,6 +108,7 @@ class SMM(Method):
         "main": MAIN,
         "simple": SIMPLE,
         "two_time_scales": {"score_lr_ratio": 3.0},
+        "equal_rates": {"score_lr_ratio": 1.0},
         "gan": {"game": "gan"},
         "no_mismatch": {"mismatch_weight": 0.0},
     }

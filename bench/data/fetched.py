@@ -19,7 +19,7 @@ from typing import Any
 from bench.data import idx
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split, fingerprint
-from bench.errors import UserError
+from bench.errors import MissingDataError, UserError
 
 _CLASSES = {
     "mnist": "MNIST",
@@ -46,7 +46,7 @@ def load_fetched(name: str, *, path: Path | None, cache: Path, download: bool) -
             return _read(name, folder)
     looked = ", ".join(str(place) for place in places)
     if path is not None or not download:
-        raise UserError(f"no {name} data found (looked in: {looked}); {_advice(name)}")
+        raise MissingDataError(f"no {name} data found (looked in: {looked}); {_advice(name)}")
     return _read(name, _download(name, cache / "downloads", looked))
 
 
@@ -144,7 +144,7 @@ def _fetch(name: str, folder: Path, looked: str) -> None:
     try:
         _torchvision_class(name)(root=folder, train=True, download=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
+        raise MissingDataError(
             f"no {name} data found (looked in: {looked}) and torchvision's download failed: "
             f"{_one_line(error)}; {_advice(name)}"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.data.catalogue import KNOWN
-from bench.errors import UserError, unknown
+from bench.errors import MissingDataError, UserError, unknown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,9 @@ def load(name: str, *, path: Path | None = None, cache: Path, download: bool = T
     if path is not None and path.is_file():
         return _load_file(name, path, cache)
     if name not in KNOWN:
-        raise UserError(f"{unknown('data set', name, KNOWN)}; or give images with --data FILE.zip")
+        raise MissingDataError(
+            f"{unknown('data set', name, KNOWN)}; or give images with --data FILE.zip"
+        )
     if name == "digits":
         return _load_digits(path)
     from bench.data.fetched import load_fetched

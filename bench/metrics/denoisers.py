@@ -43,7 +43,9 @@ def diagnose(
         "data_sha256": dataset.sha256,
         "levels": list(LEVELS),
     }
-    settings = getattr(getattr(method, "config", None), "sampler", None) or SamplerSettings()
+    settings = getattr(getattr(method, "config", None), "sampler", None)
+    if not isinstance(settings, SamplerSettings):  # A plug-in may call anything else a sampler.
+        settings = SamplerSettings()
     found = martingale_violation(D, (n, *data.shape), settings, generator)
     details = {"standard_error": found.standard_error, "by_level": rounded(found.by_level)}
     values = {"violation": Value(value=found.value, provenance=shared | details)}

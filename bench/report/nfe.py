@@ -347,6 +347,8 @@ def _singles(axes: Axes, content: Content, drawn: Sequence[str], column: str) ->
     others = content.points[~content.points["method"].isin(drawn)]
     for place, (method, points) in enumerate(others.groupby("method")):
         x, y, bars = _means(points, column)
+        if not x:
+            continue
         axes.errorbar(
             x, y, yerr=bars, fmt=("*", "p", "h")[place % 3], label=str(method), color="#777777",
             markersize=10, elinewidth=0.8, capsize=2, linestyle="none",
