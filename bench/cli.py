@@ -118,7 +118,7 @@ def sample(
     ] = None,
     samplers: Annotated[
         str | None,
-        Parameter(help="Samplers, comma-separated. Default: one of each kind."),
+        Parameter(help="Samplers, as heun,dpmpp_3m. Default: one of each kind, seven."),
     ] = None,
     nfe: Annotated[
         str | None,
