@@ -127,10 +127,8 @@ class SDE(Method):
         settings = self.config.model_dump(mode="json", include=set(decisive))
         identity = {"module": loss.__module__, "loss": loss.__qualname__, **settings}
         # A subclass from elsewhere may change more than its loss: it shares nothing.
-        ours = type(self).__module__.startswith("methods.")
-        return Stage(
-            name="score", objectives=[objective], share=share, identity=identity if ours else None
-        )
+        known = identity if type(self).__module__.startswith("methods.") else None
+        return Stage(name="score", objectives=[objective], share=share, identity=known)
 
     def noised(self, batch: Batch) -> Noised:
         """Augment the batch if that is asked for, and add noise of drawn levels."""

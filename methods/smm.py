@@ -14,9 +14,9 @@ two terms of L(S), ``rho = 3 (L_f - 1) / (1 - L_r)`` tends to 1 as fakes match (
 
 Variants: ``main`` and ``simple``, the training settings of the authors' two code bases (network
 sizes stay the preset's); ``two_time_scales``, a score network three times as fast as the
-generator, and ``equal_rates``; ``gan``, the control: the same networks, noise levels and steps, but the score network's
-mean output is a critic's logit under the non-saturating logistic loss (Goodfellow et al. 2014);
-``no_mismatch``, the control that must collapse.
+generator, and ``equal_rates``; ``gan``, the control: the same networks, noise levels and steps, but
+the score network's mean output is a critic's logit under the non-saturating logistic loss
+(Goodfellow et al. 2014); ``no_mismatch``, the control that must collapse.
 
 Where we differ from the authors' code, and why:
 

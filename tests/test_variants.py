@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bench import record
-from bench.commands import resolve_label
-from bench.config import Preset, choose_preset, merge
+from bench.commands import check_reach, resolve_label
+from bench.config import Preset, choose_preset, datasets, merge, presets
 from bench.cost import count_calls, count_flops
 from bench.errors import UserError
 from bench.stages import stage_key
@@ -251,6 +251,54 @@ def test_the_first_stage_is_the_same_for_whom_it_should_be() -> None:
     assert key("sde") != key("sde", ema={"halflife_kimg": 1})
     assert key("cdm") != key("sde")
     assert key("smm") is None
+
+
+def test_a_subclass_from_elsewhere_shares_nothing() -> None:
+    class Mine(registry.load("sde")):  # type: ignore[misc]
+        pass
+
+    torch.manual_seed(0)
+    mine = Mine(Mine.Config.model_validate(resolved("sde")), GREY)
+    assert mine.stages()[0].identity is None
+
+
+def test_churn_makes_the_stochastic_sampler_another() -> None:
+    """Without churn it is Heun's; the variant has some in every preset."""
+    assert not torch.equal(draw(make("sde:edm_stochastic")), draw(make("sde:heun")))
+
+
+@pytest.mark.parametrize("label", ["smm:main", "smm:simple"])
+def test_published_rates_are_not_scaled_by_the_preset(label: str) -> None:
+    method = make(label, score_lr_ratio=7.0)
+    rates = {o.network: o.optimizer.lr for o in method.stages()[0].objectives}
+    assert rates["score"] == rates["generator"]
+
+
+@pytest.mark.parametrize(
+    ("label", "overrides", "key"),
+    [
+        ("cdm:semi", {"cdm": {"branch_steps": 3}}, "branch_steps"),
+        ("sde:ve", {"sde": {"noise": {"sigma_data": 0.9}}}, "noise.kind"),
+        ("sde:heun", {"sde": {"sampler": {"name": "euler"}}}, "sampler.name"),
+    ],
+)
+def test_a_value_that_a_variant_would_undo_is_refused(
+    label: str, overrides: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(UserError, match=rf"'{label}' sets {key} itself.*--set {label}\."):
+        check_reach(label, overrides)
+    check_reach(label, {label: {"anything": 1}})
+    check_reach(label, {registry.base(label): {"ema": {"halflife_kimg": 1}}})
+
+
+@pytest.mark.parametrize("dataset", datasets())
+def test_blocks_of_a_choice_name_their_kind_in_every_preset(dataset: str) -> None:
+    """A block without one cannot be told from a block of another kind when they are merged."""
+    choices = {"network", "noise", "score_network", "generator", "classifier"}
+    for name, preset in presets(dataset).items():
+        for block in [preset.common, *preset.methods.values()]:
+            for key in choices & block.keys():
+                assert "kind" in block[key], f"{dataset} {name} {key}"
 
 
 def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, run_bench: Bench) -> None:
