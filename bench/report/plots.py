@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "8", "d")
+LINES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (6, 1)), (0, (1, 2.5)))
+LEGEND_ROW = 0.19
+"""Inches that a row of the legend takes."""
+NEAR = 1.04
+"""Points whose costs differ by less than this factor are drawn a little apart."""
 ANCHOR_STYLES = ("--", ":", "-.")
 PARTS = ("compile", "train", "sample", "evaluate", "log", "checkpoint", "other")
 PART_COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#DDDDDD")
@@ -59,6 +64,7 @@ class Study:
     """One row per cell, name and logged point: method, seed, images, seconds, name, value."""
     colours: dict[str, str]
     markers: dict[str, str]
+    lines: dict[str, Any]
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -98,12 +104,22 @@ def load_study(study: Path) -> Study:
     """Read the study's frame and curves and give each method its colour and marker."""
     frame = load_frame(study)
     methods = sorted(frame.loc[frame["kind"] == "cell", "method"].unique())
-    return Study(
-        frame,
-        load_curves(frame),
-        {method: PALETTE[place % len(PALETTE)] for place, method in enumerate(methods)},
-        {method: MARKERS[place % len(MARKERS)] for place, method in enumerate(methods)},
-    )
+    return Study(frame, load_curves(frame), *appearances(methods))
+
+
+def appearances(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+    """Give each method a colour, a marker and a line; variants share their method's colour."""
+    families: dict[str, list[str]] = {}
+    for method in methods:
+        families.setdefault(method.split(":")[0], []).append(method)
+    apart = len(families) == len(methods)
+    colours, markers, lines = {}, {}, {}
+    for place, family in enumerate(families.values()):
+        for index, method in enumerate(family):
+            colours[method] = PALETTE[place % len(PALETTE)]
+            markers[method] = MARKERS[(place if apart else index) % len(MARKERS)]
+            lines[method] = LINES[index % len(LINES)]
+    return colours, markers, lines
 
 
 def load_curves(frame: pd.DataFrame) -> pd.DataFrame:
@@ -190,7 +206,7 @@ def quality(content: Study, metric: str, cost: CostAxis) -> Figure:
     if not points:
         raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
     figure, (axes,) = new_figure(5.2, 3.7)
-    for method, x, y, x_error, y_error in points:
+    for method, x, y, x_error, y_error in sorted(spread(points), key=lambda point: point[0]):
         colour = content.colours[method]
         axes.errorbar(
             [x], [y], xerr=x_error, yerr=y_error, fmt="none", ecolor=colour, elinewidth=1.2,
@@ -201,8 +217,42 @@ def quality(content: Study, metric: str, cost: CostAxis) -> Figure:
             markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
     _quality_axes(axes, content, metric, cost, points)
-    figure.legend(loc="outside upper center", ncols=min(5, len(points)))
+    legend_above(figure, *axes.get_legend_handles_labels(), most=5)
     return figure
+
+
+def legend_above(
+    figure: Figure, handles: Sequence[Any], names: Sequence[str], *, most: int
+) -> None:
+    """Put a legend above the figure, no wider than it, and make room for its rows."""
+    wide = figure.get_figwidth() / (0.55 + 0.072 * max(map(len, names)))
+    columns = max(1, min(most, len(names), int(wide)))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns)
+
+
+def spread(points: Sequence[Point]) -> list[Point]:
+    """Move points of nearly equal cost a little apart, so that each can be seen."""
+    placed: list[Point] = []
+    cluster: list[Point] = []
+    for point in sorted(points, key=lambda point: point[1]):
+        if cluster and point[1] > cluster[-1][1] * NEAR:
+            placed, cluster = placed + fanned(cluster), []
+        cluster.append(point)
+    return placed + fanned(cluster)
+
+
+def crowded(points: Sequence[Point]) -> bool:
+    """Whether some points are moved to be seen."""
+    return spread(points) != sorted(points, key=lambda point: point[1])
+
+
+def fanned(cluster: Sequence[Point]) -> list[Point]:
+    """Fan points out around their common cost, in the order of their names."""
+    middle = (len(cluster) - 1) / 2
+    named = sorted(cluster, key=lambda point: point[0])
+    return [(m, x * NEAR ** (i - middle), y, dx, dy) for i, (m, x, y, dx, dy) in enumerate(named)]
 
 
 Point = tuple[str, float, float, Any, Any]
@@ -242,7 +292,9 @@ def _quality_axes(
     axes.set_xlabel(cost.label)
     axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
     if content.finished.groupby("method")["seed"].nunique().max() > 1:
-        axes.set_title("mean and 95 % t interval over seeds", fontsize=8, color="#444444")
+        told = "mean and 95 % t interval over seeds"
+        told += "; points of equal cost stand a little apart" if crowded(points) else ""
+        axes.set_title(told, fontsize=8, color="#444444")
     anchors = anchor_levels(content.frame, metric)
     levels = [y for _, _, y, _, _ in points] + list(anchors.values())
     log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
@@ -307,7 +359,8 @@ def losses(content: Study) -> Figure:
     figure, panels = new_figure(3.3 * columns + 0.4, 2.6 * rows + 0.7, columns, rows)
     for name, axes in zip(names, panels, strict=False):
         for method, seed, line in _lines(curves, name):
-            _loss_line(axes, line, content.colours[method], method, first=seed)
+            look = {"color": content.colours[method], "linestyle": content.lines[method]}
+            _loss_line(axes, line, look, method, first=seed)
         _image_axis(axes, name.removeprefix("loss/"))
         _log_if_wide(axes, curves.loc[curves["name"] == name, "value"])
     for axes in panels[: len(names) : columns]:
@@ -333,12 +386,14 @@ def _lines(curves: pd.DataFrame, name: str) -> Iterator[tuple[str, bool, pd.Data
             seen.add(str(method))
 
 
-def _loss_line(axes: Axes, line: pd.DataFrame, colour: str, method: str, first: bool) -> None:
-    axes.plot(line["images"], line["value"], color=colour, linewidth=0.6, alpha=0.25)
+def _loss_line(
+    axes: Axes, line: pd.DataFrame, look: dict[str, Any], method: str, first: bool
+) -> None:
+    axes.plot(line["images"], line["value"], color=look["color"], linewidth=0.6, alpha=0.25)
     window = max(3, round(WINDOW * len(line)))
     smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
     label = method if first else None
-    axes.plot(line["images"], smooth, color=colour, linewidth=1.3, alpha=0.9, label=label)
+    axes.plot(line["images"], smooth, linewidth=1.3, alpha=0.9, label=label, **look)
 
 
 def _image_axis(axes: Axes, title: str) -> None:
@@ -366,12 +421,7 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
             if label not in handles
         }
     names = sorted(handles)
-    figure.legend(
-        [handles[name] for name in names],
-        names,
-        loc="outside upper center",
-        ncols=min(6, len(names)),
-    )
+    legend_above(figure, [handles[name] for name in names], names, most=6)
 
 
 def metric_curve(content: Study, metric: str) -> Figure:
@@ -384,7 +434,8 @@ def metric_curve(content: Study, metric: str) -> Figure:
         for method, first, line in _lines(curves, metric):
             axes.plot(
                 line[column], line["value"], color=content.colours[method], markersize=3.5,
-                marker=content.markers[method], linewidth=1.2, alpha=0.85,
+                marker=content.markers[method], linestyle=content.lines[method], linewidth=1.2,
+                alpha=0.85,
                 label=method if first else None,
             )  # fmt: skip
         _log_if_wide(axes, curves["value"])
