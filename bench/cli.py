@@ -122,7 +122,7 @@ def sample(
     ] = None,
     nfe: Annotated[
         str | None,
-        Parameter(help="Network evaluations an image, at most. Default: 5,10,20,35,50,100."),
+        Parameter(help="Network evaluations an image, at most. Default: 5,10,20,35,50,100,250."),
     ] = None,
     samples: Annotated[
         int | None, Parameter(help="Samples a point. Default: as many as the cell's own.")
