@@ -67,12 +67,16 @@ def test_metrics_carry_their_provenance(finished: tuple[Path, str]) -> None:
     study, _ = finished
     for row in records(study).values():
         assert {"fd_digits_100", "is_digits_100"} <= row.metrics.keys()
-        for value in row.metrics.values():
+        for name, value in row.metrics.items():
             assert np.isfinite(value.value)
-            assert value.provenance["n"] == 100
-            assert len(value.provenance["extractor_sha256"]) == 64
+            assert value.provenance["n"] == (8 if name == "violation" else 100)
             assert len(value.provenance["data_sha256"]) == 64
-    assert "accuracy_digits_100" in records(study)["dlsm-seed0"].metrics
+            if name not in {"violation", "cas_digits_100"}:  # These need no extractor.
+                assert len(value.provenance["extractor_sha256"]) == 64
+        assert ("violation" in row.metrics) == (row.method != "smm")
+    labelled = {"accuracy_digits_100", "fdc_digits_100", "cas_digits_100"}
+    assert labelled <= records(study)["dlsm-seed0"].metrics.keys()
+    assert not labelled & records(study)["sde-seed0"].metrics.keys()
 
 
 def test_costs_are_measured(finished: tuple[Path, str]) -> None:
