@@ -31,6 +31,8 @@ LEGEND_ROW = 0.19
 """Inches that a row of the legend takes."""
 NEAR = 1.04
 """Points whose costs differ by less than this factor are drawn a little apart."""
+FAN = 1.25
+"""The factor between the first and the last of such points, at most."""
 ANCHOR_STYLES = ("--", ":", "-.")
 PARTS = ("compile", "train", "sample", "evaluate", "log", "checkpoint", "other")
 PART_COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#DDDDDD")
@@ -251,8 +253,9 @@ def crowded(points: Sequence[Point]) -> bool:
 def fanned(cluster: Sequence[Point]) -> list[Point]:
     """Fan points out around their common cost, in the order of their names."""
     middle = (len(cluster) - 1) / 2
+    step = min(NEAR, FAN ** (1 / max(1, len(cluster) - 1)))
     named = sorted(cluster, key=lambda point: point[0])
-    return [(m, x * NEAR ** (i - middle), y, dx, dy) for i, (m, x, y, dx, dy) in enumerate(named)]
+    return [(m, x * step ** (i - middle), y, dx, dy) for i, (m, x, y, dx, dy) in enumerate(named)]
 
 
 Point = tuple[str, float, float, Any, Any]
