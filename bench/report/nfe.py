@@ -93,7 +93,13 @@ def load(study: Path) -> Content | None:
         rows += [_own(folder, record), *(_row(folder, record, p) for p in stored.points)]
         for sampler, asked in stored.too_few.items():
             too_few.setdefault((record.method, sampler), set()).update(asked)
-    return Content(pd.DataFrame(rows), too_few, load_frame(study)) if sampled else None
+    return Content(pd.DataFrame(told(rows)), too_few, load_frame(study)) if sampled else None
+
+
+def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the methods that have a sampler to exchange and were not sampled again."""
+    again = {row["method"] for row in rows if not row["own"]}
+    return [row for row in rows if row["method"] in again or row["sampler"] == NOTHING]
 
 
 def _stored(folder: Path, record: Record) -> curve.Curve:
@@ -349,9 +355,10 @@ def _singles(axes: Axes, content: Content, drawn: Sequence[str], column: str) ->
         x, y, bars = _means(points, column)
         if not x:
             continue
+        marker = plots.MARKERS[place % len(plots.MARKERS)]
         axes.errorbar(
-            x, y, yerr=bars, fmt=("*", "p", "h")[place % 3], label=str(method), color="#777777",
-            markersize=10, elinewidth=0.8, capsize=2, linestyle="none",
+            x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
+            markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
         )  # fmt: skip
 
 
