@@ -283,16 +283,17 @@ def load_method(label: str) -> Any:
 
 
 def check_reach(label: str, overrides: dict[str, Any]) -> None:
-    """Refuse a ``--set METHOD.KEY`` that a variant of the method would undo without a word."""
-    given = flatten("", overrides.get(registry.base(label), {}))
-    for settings in check_variant(label):
-        for own in flatten("", settings):
-            block = own.removesuffix("kind") if own.endswith(".kind") else None
-            for key in given:
-                if key == own or (block and key.startswith(block)):
+    """Refuse a ``--set METHOD.KEY`` or ``common.KEY`` that a variant would undo without a word."""
+    said = flatten("", overrides.get(label, {}))
+    own = [key for settings in check_variant(label) for key in flatten("", settings)]
+    for head in ("common", registry.base(label)) if own else ():
+        for key in flatten("", overrides.get(head, {})).keys() - said.keys():
+            for mine in own:
+                kind = mine.endswith(".kind") and key.startswith(mine.removesuffix("kind"))
+                if key == mine or kind:
                     raise UserError(
-                        f"'{label}' sets {own} itself, which --set {registry.base(label)}.{key} "
-                        f"does not change; write --set {label}.{key}=... to change it all the same"
+                        f"'{label}' sets {mine} itself, which --set {head}.{key} does not "
+                        f"change; write --set {label}.{key}=... as well to say what it shall be"
                     )
 
 

@@ -31,10 +31,6 @@ SAMPLERS = (
 """Drawn where no others are asked for: each kind once."""
 NFE = (5, 10, 20, 35, 50, 100, 250)
 """Network evaluations an image where no others are asked for."""
-OWN: Mapping[str, Mapping[str, float]] = {"edm_stochastic": {"s_churn": 30.0}}
-"""What a sampler is nothing without, where the cell leaves it 0: without churn (30: EDM table 5,
-CIFAR-10 VP) ``edm_stochastic`` is ``heun``."""
-
 ENVIRONMENT = ("device", "device_type", "threads", "cells_at_once")
 
 
@@ -129,10 +125,7 @@ def settings_for(
     steps = samplers.steps_for_nfe(name, within, corrector_steps=own.corrector_steps)
     if steps is None:
         return None
-    body = own.model_dump()
-    if name != own.name:
-        body |= {key: value for key, value in OWN.get(name, {}).items() if not body[key]}
-    return SamplerSettings.model_validate(body | {"name": name, "steps": steps})
+    return SamplerSettings.model_validate(own.model_dump() | {"name": name, "steps": steps})
 
 
 def choose(

@@ -23,7 +23,7 @@ from bench.cost import Ledger, count_calls, interval
 from bench.curve import Curve, Point
 from bench.environment import describe
 from bench.errors import UserError
-from bench.sampling import timed
+from bench.sampling import draw_batches
 from bench.training import InterruptedTrainingError
 from bench.worker import FAILED, INTERRUPTED, Cell, die_with_parent, open_device
 
@@ -116,17 +116,10 @@ class Resampling(Cell):
         if not self.is_warm:
             source.batch(size, 0)
             self.is_warm = True
-        images, labels, times = [], [], []
         with count_calls(self.method.networks) as calls:
-            for index in range(-(-n // size)):
-                seconds, (drawn, asked) = timed(source, size, index)
-                times.append(1000 * seconds / size)
-                images.append(source.on_host(drawn))
-                if asked is not None:
-                    labels.append(asked.cpu().numpy())
+            images, labels, times = draw_batches(source, n, size)
         counted = {name: count / (size * len(times)) for name, count in calls.items()}
-        told = np.concatenate(labels)[:n] if labels else None
-        return np.concatenate(images)[:n], told, counted, times
+        return images, labels, counted, times
 
 
 def main(path: Path) -> int:

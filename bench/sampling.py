@@ -102,9 +102,34 @@ def draw_and_time(
     size = settings.batch
     calls, flops = count_sampling(source, size)
     warm_up(source, size)
+    images, labels, times = draw_batches(
+        source, n, size, at_least=settings.timed_batches, progress=progress
+    )
+    return Drawn(
+        images=images,
+        labels=labels,
+        ms_per_image=interval(times, batch=size),
+        latency_ms=latency(source, settings.latency_repeats),
+        nfe_by_network=calls,
+        flops_per_image=flops,
+    )
+
+
+def draw_batches(
+    source: Source,
+    n: int,
+    size: int,
+    *,
+    at_least: int = 1,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[NDArray[Any], NDArray[np.int64] | None, list[float]]:
+    """Draw ``n`` images, the classes asked for, and milliseconds an image of every batch.
+
+    ``at_least`` so many batches are drawn and timed, all of the same ``size``.
+    """
     images, labels, times = [], [], []
     needed = -(-n // size)
-    batches = max(needed, settings.timed_batches)
+    batches = max(needed, at_least)
     for index in range(batches):
         seconds, (drawn, asked) = timed(source, size, index)
         times.append(1000 * seconds / size)
@@ -113,14 +138,8 @@ def draw_and_time(
             if asked is not None:
                 labels.append(asked.cpu().numpy())
         progress((index + 1) / batches)
-    return Drawn(
-        images=np.concatenate(images)[:n],
-        labels=np.concatenate(labels)[:n] if labels else None,
-        ms_per_image=interval(times, batch=size),
-        latency_ms=latency(source, settings.latency_repeats),
-        nfe_by_network=calls,
-        flops_per_image=flops,
-    )
+    told = np.concatenate(labels)[:n] if labels else None
+    return np.concatenate(images)[:n], told, times
 
 
 def count_sampling(source: Source, size: int) -> tuple[dict[str, float], float]:

@@ -50,10 +50,11 @@ class StagePlace:
         stage: str,
         record: Record,
         folder: Path,
-        check: Callable[[], None],
+        wait: Callable[[], None],
+        peak: Callable[[], int],
     ) -> None:
         self.path, self.stage, self.record, self.folder = path, stage, record, folder
-        self.check = check
+        self.wait, self.peak = wait, peak
         path.parent.mkdir(exist_ok=True)
         self.lock = FileLock(f"{path}.lock")
 
@@ -62,7 +63,7 @@ class StagePlace:
             try:
                 self.lock.acquire(timeout=0)
             except Timeout:
-                self.check()
+                self.wait()
                 time.sleep(WAIT_SECONDS)
             else:
                 return self
@@ -95,7 +96,7 @@ class StagePlace:
             "cell": self.record.cell,
             "result": result,
             "curves": json.dumps(list(self._losses())),
-            "peak_memory_bytes": self.record.cost.peak_memory_bytes or 0,
+            "peak_memory_bytes": self.peak(),
         }
         write_atomically(self.path, lambda file: torch.save(content, file))
 

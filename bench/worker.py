@@ -364,16 +364,17 @@ class Cell:
         """Where the result of a stage lies that other cells of the study have too."""
         label, seed = self.config.method, self.config.seed
         key = stage_key(stage, label, self.settings, self.dataset.sha256, seed)
-        self.progress("waiting", fraction=0.0)
         return StagePlace(
             self.folder.parent / "stages" / f"{key}.pt",
             stage=stage.name,
             record=self.record,
             folder=self.folder,
-            check=self._heed_stop,
+            wait=self._wait,
+            peak=self._note_peak_memory,
         )
 
-    def _heed_stop(self) -> None:
+    def _wait(self) -> None:
+        self.progress("waiting", fraction=0.0)
         if self.stop.requested:
             raise InterruptedTrainingError("stopped while another cell trained its first stage")
 
@@ -524,11 +525,12 @@ class Cell:
         cost.parameters = sum(cost.parameters_by_network.values())
         self.close(Status.FINISHED, "")
 
-    def _note_peak_memory(self) -> None:
-        """Keep the peak of training and sampling; the extractor's own must not count."""
+    def _note_peak_memory(self) -> int:
+        """Keep and return the peak of training and sampling; the extractor's must not count."""
         cost = self.record.cost
         peak, cost.peak_memory_kind = peak_memory(self.device)
         cost.peak_memory_bytes = max(peak, cost.peak_memory_bytes or 0)
+        return cost.peak_memory_bytes
 
     def close(self, status: Status, reason: str) -> None:
         """Write the record's end."""

@@ -76,8 +76,8 @@ class SamplerSettings(Settings):
     """``vp``: ``beta(1) - beta(0)`` (Song et al. 2021, appendix C: beta from 0.1 to 20)."""
     vp_end: float = Field(1e-3, gt=0, lt=1)
     """``vp``: the time of the smallest level (Song et al. 2021, appendix C, sampling)."""
-    s_churn: float = Field(0.0, ge=0)
-    """``edm_stochastic``: amount of noise added a step; 30 for EDM's CIFAR-10 VP (table 5)."""
+    s_churn: float = Field(30.0, ge=0)
+    """``edm_stochastic``: amount of noise added a step (EDM table 5, CIFAR-10 VP); 0 is Heun's."""
     s_min: float = Field(0.01, ge=0)
     """``edm_stochastic``: churn from this level (EDM table 5, CIFAR-10 VP)."""
     s_max: float = Field(1.0, gt=0)

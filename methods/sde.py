@@ -53,9 +53,7 @@ SCORE_STAGE = frozenset(DenoiserConfig.model_fields) - {"sampler"}
 
 
 SAMPLER_VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    **{name: {"sampler": {"name": name}} for name in samplers.SAMPLERS},
-    # Without churn it is Heun's; 30: EDM table 5, CIFAR-10 VP.
-    "edm_stochastic": {"sampler": {"name": "edm_stochastic", "s_churn": 30.0}},
+    name: {"sampler": {"name": name}} for name in samplers.SAMPLERS
 }
 """One variant a sampler; they differ in sampling alone and share one training."""
 PC = {"name": "predictor_corrector", "steps": 1000, "snr": 0.16}

@@ -279,6 +279,7 @@ def test_published_rates_are_not_scaled_by_the_preset(label: str) -> None:
         ("cdm:semi", {"cdm": {"branch_steps": 3}}, "branch_steps"),
         ("sde:ve", {"sde": {"noise": {"sigma_data": 0.9}}}, "noise.kind"),
         ("sde:heun", {"sde": {"sampler": {"name": "euler"}}}, "sampler.name"),
+        ("sde:heun", {"common": {"sampler": {"name": "euler"}}}, "sampler.name"),
     ],
 )
 def test_a_value_that_a_variant_would_undo_is_refused(
@@ -287,6 +288,7 @@ def test_a_value_that_a_variant_would_undo_is_refused(
     with pytest.raises(UserError, match=rf"'{label}' sets {key} itself.*--set {label}\."):
         check_reach(label, overrides)
     check_reach(label, {label: {"anything": 1}})
+    check_reach(label, {**overrides, label: next(iter(overrides.values()))})
     check_reach(label, {registry.base(label): {"ema": {"halflife_kimg": 1}}})
 
 

@@ -226,7 +226,6 @@ def notes(content: Content) -> list[str]:
     spread = "; ± is the half-width of the 95 % t interval over seeds" if seeds.max() > 1 else ""
     told = ", ".join(f"{method} {count}" for method, count in seeds.items())
     devices = sorted({str(name) for name in content.drawn["device"].dropna()})
-    churn = curve.OWN["edm_stochastic"]["s_churn"]
     return [
         "Columns: at most so many network evaluations an image, those of all networks counted "
         f"together. The exact counts are in {TABLES[1]}; '{TOO_FEW}': not enough for one step.",
@@ -234,8 +233,7 @@ def notes(content: Content) -> list[str]:
         "point.",
         f"Seeds: {told}{spread}.",
         "Nothing was trained again, so metrics that train a network or look at the denoiser are "
-        "left out. Noise levels and all else are the cell's own; "
-        f"edm_stochastic has s_churn {churn:g} where the cell leaves it 0.",
+        "left out. Noise levels and all else are the cell's own.",
         "ms/image: median over the batches drawn, after one batch of warm-up; over seeds, the "
         f"median. Device: {'; '.join(devices) or 'unknown'}.",
         "The best of many samplers on one set of samples looks better than it is: compare it again "
