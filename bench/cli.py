@@ -24,6 +24,20 @@ StudyName = Annotated[
     str | None, Parameter(help="Name of a study under the results folder; default: the latest.")
 ]
 
+Weights = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="File of an extractor's weights: FILE for the preset's, NAME=FILE for another or for "
+        "a TorchScript or torch.export file of your own, which is then called NAME. May be "
+        "repeated.",
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    Parameter(help="Reference statistics made elsewhere (.npz with mu and sigma) for FID."),
+]
+
 
 @app.command
 def run(
@@ -66,9 +80,8 @@ def run(
     timeout: Annotated[
         float | None, Parameter(help="Seconds that a cell may run before it is stopped.")
     ] = None,
-    weights: Annotated[
-        Path | None, Parameter(help="File of the feature extractor's weights.")
-    ] = None,
+    weights: Weights = None,
+    reference: Reference = None,
     study: Annotated[
         str | None, Parameter(help="Name of the study. Default: made of data set and preset.")
     ] = None,
@@ -96,7 +109,8 @@ def run(
         device=device,
         jobs=jobs,
         timeout=timeout,
-        weights=weights,
+        weights=weights or [],
+        reference=reference,
         study=study,
         results=results,
     )

@@ -61,7 +61,8 @@ class Asked:
     device: str | None
     jobs: int | None
     timeout: float | None
-    weights: Path | None
+    weights: Sequence[str]
+    reference: Path | None
     study: str | None
     results: Path
 
@@ -247,7 +248,8 @@ def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Se
         "dataset": asked.dataset,
         "preset": name,
         "data": None if asked.data is None else asked.data.resolve(),
-        "weights": None if asked.weights is None else asked.weights.resolve(),
+        "weights": parse_weights(asked.weights, preset.evaluation),
+        "reference": None if asked.reference is None else asked.reference.resolve(),
         "device": device,
         "threads": preset.threads,
         "budget": asked.budget or preset.budget,
@@ -256,6 +258,21 @@ def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Se
         "evaluation": preset.evaluation,
     }
     return cast("Settings", build(Settings, values, f"preset {name} of {asked.dataset}"))
+
+
+def parse_weights(texts: Sequence[str], evaluation: Mapping[str, Any]) -> dict[str, Path]:
+    """Parse ``FILE``, for the extractor that leads, or ``NAME=FILE``; UserError if neither is."""
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if not equals or Path(text).exists():
+            name, file = str(evaluation.get("extractor")), text
+        if name in files:
+            raise UserError(f"--weights names a file for '{name}' twice; give each one file")
+        if not Path(file).exists():
+            raise UserError(f"--weights {text}: no such file; write NAME=FILE or FILE")
+        files[name] = Path(file).resolve()
+    return files
 
 
 def parse_methods(text: str | None) -> list[str]:
@@ -350,7 +367,10 @@ def study_name(asked: Asked, preset: str) -> str:
         "budget": asked.budget,
         "set": sorted(asked.overrides),
         "device": asked.device,
-        "weights": asked.weights and str(asked.weights.resolve()),
+        "weights": [
+            text if "=" in text else str(Path(text).resolve()) for text in sorted(asked.weights)
+        ],
+        "reference": asked.reference and str(asked.reference.resolve()),
     }
     suffix = f"-{digest(given)[:6]}" if any(given.values()) else ""
     return f"{asked.dataset}-{preset}{suffix}"

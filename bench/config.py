@@ -102,6 +102,8 @@ class Evaluation(Section):
 
     extractor: str
     """Name of the feature extractor; see ``bench datasets``."""
+    also: tuple[str, ...] = ()
+    """Further extractors of the final samples, each with values under its own name."""
     samples: int = Field(50_000, ge=2)
     """Samples a method draws; part of the metrics' names."""
     reference_images: int | None = Field(None, ge=2)
@@ -114,6 +116,18 @@ class Evaluation(Section):
     """Paths on which a denoiser's martingale violation is measured, and draws of its score error;
     some 250 network evaluations each."""
 
+    @property
+    def extractors(self) -> tuple[str, ...]:
+        """All extractors, the one that leads the tables and curves first."""
+        return (self.extractor, *self.also)
+
+    @model_validator(mode="after")
+    def _extractors_differ(self) -> Evaluation:
+        for name in self.also:
+            if self.extractors.count(name) > 1:
+                raise ValueError(f"extractor '{name}' stands twice; name each once")
+        return self
+
 
 class Settings(Section):
     """One fully resolved preset: what every cell of a study shares."""
@@ -122,8 +136,10 @@ class Settings(Section):
     preset: str
     data: Path | None = None
     """A file or folder given by the user; ``null``: the default place."""
-    weights: Path | None = None
-    """The extractor's weights, given by the user; ``null``: the default place."""
+    weights: Annotated[dict[str, Path], BeforeValidator(lambda given: given or {})] = {}
+    """Files of extractors' weights, given by the user; others lie where they belong."""
+    reference: Path | None = None
+    """Statistics (.npz) made elsewhere, in place of the training split's own."""
     device: str
     threads: int | None = Field(None, ge=1)
     """CPU threads a cell; ``null``: as many as torch takes."""

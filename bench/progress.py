@@ -80,6 +80,13 @@ class Display:
         """Print one line, above the bars if there are any."""
         self.console.print(line, soft_wrap=True, markup=False)
 
+    def preparing(self, told: Mapping[str, Any]) -> None:
+        """The preparation told of a long pass; a short one is over before the first line."""
+        moment = time.monotonic()
+        if moment - self.printed.setdefault("preparing", moment) > PLAIN_SECONDS:
+            self.printed["preparing"] = moment
+            self.say(f"preparing: {told['fraction']:4.0%}  {told['phase']}")
+
     def plan(self, planned: Sequence[Planned], prepared: Mapping[str, Any]) -> None:
         """Say what the study is made of and what will be done with each cell."""
         self.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import curve
+from bench import curve, metrics
 from bench.config import one_line
 from bench.cost import Ledger, count_calls, interval
 from bench.curve import Curve, Point
@@ -26,6 +26,9 @@ from bench.errors import UserError
 from bench.sampling import draw_batches
 from bench.training import InterruptedTrainingError
 from bench.worker import FAILED, INTERRUPTED, Cell, die_with_parent, open_device
+
+WITHOUT_TRAINING = tuple(family for family in metrics.FAMILIES if family != "cas")
+"""What is measured at each point: all but the score that takes a training of its own."""
 
 
 class Resampling(Cell):
@@ -100,7 +103,7 @@ class Resampling(Cell):
                 "nfe_by_network": calls,
                 "ms_per_image": interval(times, batch=self.settings.sampling.batch),
                 "environment": {key: here[key] for key in curve.ENVIRONMENT},
-                "metrics": self._measure(images, labels),
+                "metrics": self._measure(images, labels, families=WITHOUT_TRAINING),
                 "reason": "",
             }
         )

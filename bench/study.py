@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import psutil
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from bench.config import CellConfig, Settings, digest, one_line, to_yaml
 from bench.errors import MissingDataError, UserError
@@ -35,6 +36,8 @@ POLL_SECONDS = 0.1
 SYNC_SECONDS = 10.0
 GRACE_SECONDS = 10.0
 """Time between asking a cell to stop and ending it."""
+IDENTITY = ("data_sha256", "extractors", "reference_sha256", "protocol")
+"""What of a preparation identifies results, beside the configuration."""
 RESUMABLE = {Status.RUNNING, Status.INTERRUPTED, Status.TIMEOUT, Status.KILLED}
 """States that go on from their checkpoint; other unfinished ones start afresh."""
 
@@ -84,9 +87,11 @@ def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> st
     body = config.model_dump(mode="json")
     # Where data and weights lie does not matter; their hashes do.
     body["settings"] = {
-        key: value for key, value in body["settings"].items() if key not in {"data", "weights"}
+        key: value
+        for key, value in body["settings"].items()
+        if key not in {"data", "weights", "reference"}
     }
-    identity = [prepared[name] for name in ("data_sha256", "extractor_sha256", "protocol")]
+    identity = [prepared[name] for name in IDENTITY]
     return f"{digest([body, identity])[:20]}-{source[:20]}"
 
 
@@ -95,7 +100,7 @@ def check_study(request: Request) -> None:
     path = request.folder / "study.yaml"
     if not path.exists():
         return
-    stored = flatten("", yaml.safe_load(path.read_text())["settings"])
+    stored = flatten("", stored_settings(path))
     asked = flatten("", request.settings.model_dump(mode="json"))
     for key in sorted(stored.keys() | asked.keys()):
         if stored.get(key) != asked.get(key):
@@ -103,6 +108,15 @@ def check_study(request: Request) -> None:
                 f"study '{request.name}' was run with {key} = {stored.get(key)}, not "
                 f"{asked.get(key)}; give another --study name (its results stay as they are)"
             )
+
+
+def stored_settings(path: Path) -> dict[str, Any]:
+    """Read a study's settings; what an older version did not know takes its default."""
+    body: dict[str, Any] = yaml.safe_load(path.read_text())["settings"]
+    try:
+        return Settings.model_validate(body).model_dump(mode="json")
+    except ValidationError:
+        return body
 
 
 def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
@@ -154,15 +168,20 @@ def start_prepare(request: Request, folder: Path, *, check_only: bool) -> Prepar
         "answer": str(answer),
     }
     asked.write_text(json.dumps(body))
-    process = subprocess.Popen(
-        worker_command("prepare", asked),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=worker_environment(request),
-        start_new_session=True,
-    )
-    return Preparation(process, answer)
+    reading, writing = os.pipe()
+    errors = folder / "errors.txt"
+    environment = worker_environment(request) | {"SCOREBENCH_PROGRESS": str(writing)}
+    with errors.open("wb") as log:
+        process = subprocess.Popen(
+            worker_command("prepare", asked),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+    os.close(writing)
+    return Preparation(process, answer, errors, reading)
 
 
 def cache_for_check(request: Request, folder: Path) -> Path:
@@ -174,16 +193,24 @@ def cache_for_check(request: Request, folder: Path) -> Path:
 class Preparation:
     """A preparation under way."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     answer: Path
+    errors: Path
+    pipe: int
 
-    def wait(self) -> dict[str, Any]:
+    def wait(self, display: Display | None = None) -> dict[str, Any]:
         """Return what was found; UserError with the one line that says what is wrong."""
         try:
-            _, errors = self.process.communicate()
+            # Ends when the process does, which alone holds the other end.
+            with os.fdopen(self.pipe) as told:
+                for line in told:
+                    if display is not None:
+                        display.preparing(json.loads(line))
+            self.process.wait()
         except BaseException:
             end(self.process)
             raise
+        errors = self.errors.read_text(errors="replace")
         if self.process.returncode in {BAD_INPUT, NO_DATA}:
             kind = MissingDataError if self.process.returncode == NO_DATA else UserError
             raise kind(one_line(errors.strip().splitlines()[-1]))
@@ -475,7 +502,7 @@ def _execute(request: Request, tracker_factory: Any, display: Display) -> list[P
         preparation = start_prepare(request, Path(scratch), check_only=False)
         # MLflow's store takes seconds to create; the data load meanwhile.
         tracker = tracker_factory()
-        prepared = preparation.wait()
+        prepared = preparation.wait(display)
     study = {
         "name": request.name,
         "settings": request.settings.model_dump(mode="json"),

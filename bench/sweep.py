@@ -89,14 +89,9 @@ def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
     config = read_cell(folder / "config.yaml")
     try:
         source = source_digest(registry.load(config.method).__module__)
-    except (KeyError, registry.BrokenMethodError) as error:
-        return f"its method cannot be loaded ({one_line(error)}); install it again"
-    extractor = metrics.extractors.SHA256.get(config.settings.evaluation.extractor)
-    identity = {
-        "data_sha256": data_sha256,
-        "extractor_sha256": extractor,
-        "protocol": metrics.PROTOCOL,
-    }
+        identity = metrics.identity(config.settings) | {"data_sha256": data_sha256}
+    except (KeyError, registry.BrokenMethodError, UserError) as error:
+        return f"its method or extractor cannot be loaded ({one_line(error)}); install it again"
     made, now = (key.split("-") for key in (record.key, cell_key(config, identity, source)))
     if made[0] != now[0]:
         return f"its settings, extractor or evaluation protocol have changed since; {again}"

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from bench.config import CellConfig, Settings, build, one_line, read_cell
 from bench.cost import Ledger, parameters, peak_memory
 from bench.data import Dataset, load
 from bench.environment import describe
-from bench.errors import MissingDataError, UserError, unknown
+from bench.errors import MissingDataError, UserError
 from bench.record import (
     ANCHORS,
     CURVES,
@@ -128,8 +129,7 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     cache = Path(request["cache"])
     device = open_device(settings.device, settings.threads, settings.training.precision)
     check_only = request["check_only"]
-    if evaluation.extractor not in metrics.extractors.SHA256:
-        raise unknown("feature extractor", evaluation.extractor, metrics.extractors.SHA256)
+    identity = metrics.identity(settings)
     dataset = load(settings.dataset, path=settings.data, cache=cache, download=not check_only)
     stages = {}
     for label, config in request["methods"].items():
@@ -144,51 +144,46 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
             *dataset.notes,
             *metrics.anchor_notes(dataset, evaluation.samples, limit=evaluation.reference_images),
         ],
-        "extractor_sha256": metrics.extractors.SHA256[evaluation.extractor],
-        "protocol": metrics.PROTOCOL,
+        **identity,
         "stages": stages,
     }
     if not check_only:
         metrics.self_test()
-        extractor = metrics.extractors.load(
-            evaluation.extractor, device=device, weights=settings.weights, cache=cache
+        evaluator = metrics.Evaluator.open(
+            settings, dataset, device=device, cache=cache, progress=telling("reference statistics")
         )
         path = Path(request["study"]) / ANCHORS
-        if not are_current(path, answer):
-            write_text(path, compute_anchors(settings, dataset, extractor, cache).model_dump_json())
+        if not are_current(path, answer, evaluator):
+            rows = evaluator.anchors(evaluation.samples, progress=telling("anchors"))
+            write_text(path, Anchors(rows=rows).model_dump_json())
     return answer
 
 
-def are_current(path: Path, answer: dict[str, Any]) -> bool:
-    """Whether the stored anchors are of the same data, extractor and protocol."""
+def telling(phase: str) -> Callable[[float], None]:
+    """Return what tells the parent process of a long pass."""
+    progress = Progress()
+    return lambda fraction: progress(phase, fraction=fraction)
+
+
+def are_current(path: Path, answer: dict[str, Any], evaluator: metrics.Evaluator) -> bool:
+    """Whether the stored anchors are of the same data, extractors, reference and protocol."""
     if not path.exists():
         return False
     rows = Anchors.model_validate_json(path.read_bytes()).rows
-    return all(
-        # A metric that needs no extractor (CAS) names none.
-        value.provenance.get(key, answer[key]) == answer[key]
-        for row in rows.values()
-        for value in row.values()
-        for key in ("data_sha256", "extractor_sha256", "protocol")
+    values = [value for row in rows.values() for value in row.values()]
+    found = {value.provenance.get("extractor"): value.provenance for value in values}
+    # A metric that needs no extractor (CAS) names none.
+    found.pop(None, None)
+    return found.keys() == answer["extractors"].keys() and all(
+        found[extractor.name].get(key) == expected
+        for extractor, reference in evaluator.pairs
+        for key, expected in {
+            "extractor_sha256": extractor.sha256,
+            "data_sha256": answer["data_sha256"],
+            "protocol": answer["protocol"],
+            "reference_sha256": reference.imported.get("reference_sha256"),
+        }.items()
     )
-
-
-def compute_anchors(
-    settings: Settings, dataset: Dataset, extractor: metrics.extractors.Extractor, cache: Path
-) -> Anchors:
-    """Evaluate noise and the held-out split as samples are evaluated."""
-    evaluation = settings.evaluation
-    reference = metrics.reference(
-        dataset,
-        extractor,
-        cache=cache,
-        limit=evaluation.reference_images,
-        batch=evaluation.batch,
-    )
-    rows = metrics.anchors(
-        dataset, extractor, reference, evaluation.samples, batch=evaluation.batch
-    )
-    return Anchors(rows=rows)
 
 
 # -- running a cell -------------------------------------------------------------------------
@@ -294,18 +289,8 @@ class Cell:
         settings = self.settings
         self.dataset = load(settings.dataset, path=settings.data, cache=self.cache)
         with self.ledger.part("evaluate"):
-            self.extractor = metrics.extractors.load(
-                self.evaluation.extractor,
-                device=self.device,
-                weights=settings.weights,
-                cache=self.cache,
-            )
-            self.reference = metrics.reference(
-                self.dataset,
-                self.extractor,
-                cache=self.cache,
-                limit=self.evaluation.reference_images,
-                batch=self.evaluation.batch,
+            self.evaluator = metrics.Evaluator.open(
+                settings, self.dataset, device=self.device, cache=self.cache
             )
         self.method = self._build()
 
@@ -421,7 +406,7 @@ class Cell:
             images = draw_images(source, wanted, min(wanted, self.settings.sampling.batch))
         self._note_peak_memory()
         with self.ledger.part("evaluate"):
-            values = self._measure(images, None)
+            values = self._measure_for_curve(images)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.curves.append({**place, "values": {name: v.value for name, v in values.items()}})
@@ -465,52 +450,60 @@ class Cell:
         return drawn
 
     def _evaluate(self, drawn: Drawn) -> None:
-        self.progress("evaluating", fraction=0.0)
         with self.ledger.part("evaluate"):
-            self.record.metrics = self._measure(drawn.images, drawn.labels, keep=True)
-            self.record.metrics |= self._measure_beyond_features(drawn)
+            self.record.metrics = self._measure(drawn.images, drawn.labels, folder=self.folder)
+            self.record.metrics |= self._diagnose()
             # The curves' last point, of as many samples as the points before it.
             few = self.evaluation.snapshot_samples
-            last = self._measure(drawn.images[:few], None) if few < len(drawn.images) else {}
+            last = self._measure_for_curve(drawn.images[:few]) if few < len(drawn.images) else {}
         place = {"images": self.trainer.images, "step": self.trainer.steps}
         seconds = round(self.ledger.elapsed("train"), 3)
         measured = last | self.record.metrics
         values = {name: value.value for name, value in measured.items()}
         self.curves.append({**place, "seconds": seconds, "stage": "final", "values": values})
 
-    def _measure(self, images: Any, labels: Any, *, keep: bool = False) -> dict[str, Value]:
-        features = metrics.extract(self.extractor, images, batch=self.evaluation.batch)
-        if keep:
-            write_atomically(
-                self.folder / "features.npz",
-                lambda file: np.savez(
-                    file, features=features.features, probabilities=features.probabilities
-                ),
-            )
-        provenance = {
+    def _measure(
+        self,
+        images: Any,
+        labels: Any,
+        *,
+        families: Collection[str] = tuple(metrics.FAMILIES),
+        folder: Path | None = None,
+    ) -> dict[str, Value]:
+        """Measure final samples by all extractors; features are kept in ``folder``."""
+        return self.evaluator.measure(
+            images,
+            labels,
+            families=families,
+            folder=folder,
+            provenance=self._provenance(),
+            progress=lambda fraction: self.progress("evaluating", fraction=fraction),
+        )
+
+    def _measure_for_curve(self, images: Any) -> dict[str, Value]:
+        return self.evaluator.lead.measure(images, families=metrics.CURVE)
+
+    def _provenance(self) -> dict[str, Any]:
+        """How the samples were drawn, to be kept with each value."""
+        averages = {
+            objective.network: objective.ema.model_dump() if objective.ema else None
+            for stage in self.method.stages()
+            for objective in stage.objectives
+        }
+        return {
             "sampling_seed": self.config.seed,
             "nfe": self.record.cost.nfe,
             "sampler": self.config.method_config.get("sampler"),
+            "ema": averages,
             "precision": self.training.precision,
         }
-        return metrics.evaluate(
-            features,
-            self.reference,
-            extractor=self.extractor,
-            n=len(images),
-            labels=labels,
-            extra_provenance=provenance,
-        )
 
-    def _measure_beyond_features(self, drawn: Drawn) -> dict[str, Value]:
-        """What takes a training of its own, or the denoiser itself."""
-        values: dict[str, Value] = {}
-        if drawn.labels is not None:
-            values |= metrics.cas(drawn.images, drawn.labels, self.dataset, device=self.device)
+    def _diagnose(self) -> dict[str, Value]:
+        """Measure the denoiser itself, where there is one."""
         n = self.evaluation.diagnostic_samples
         source = self._source("diagnostics")
         generator = torch.Generator(self.device)
-        return values | metrics.diagnose(
+        return metrics.diagnose(
             self.method,
             self.dataset,
             data_spec(self.dataset),

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -515,7 +516,9 @@ def test_reference_is_computed_once(
     calls = []
     original = references._compute
     monkeypatch.setattr(
-        references, "_compute", lambda *given: (calls.append(given), original(*given))[1]
+        references,
+        "_compute",
+        lambda *given, **more: (calls.append(given), original(*given, **more))[1],
     )
 
     def get(dataset: Dataset, limit: int | None = None, **changed: Any) -> metrics.Reference:
@@ -572,7 +575,8 @@ def test_values_carry_their_provenance(
     values = metrics.evaluate(
         samples, reference, extractor=extractor, n=100, extra_provenance={"sampler": "heun"}
     )
-    assert set(values) == {"fd_digits_100", "is_digits_100"}
+    of_all = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
+    assert set(values) == {f"{family}_digits_100" for family in of_all}
     provenance = values["fd_digits_100"].provenance
     assert provenance == {
         "protocol": metrics.PROTOCOL,
@@ -585,6 +589,7 @@ def test_values_carry_their_provenance(
         "extractor_sha256": extractors.SHA256["digits"],
         "resize": "none",
         "quantisation": protocol.QUANTISATION,
+        "libraries": {name: metadata.version(name) for name in protocol.LIBRARIES},
         "sampler": "heun",
     }
     score = values["is_digits_100"]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset, Split
-from bench.metrics import classification_score, points
-from bench.metrics.extractors import Extractor
-from bench.metrics.features import BATCH, Features, extract
+from bench.errors import UserError
+from bench.metrics import classification_score, manifold, points
+from bench.metrics.extractors import Extractor, sha256_of
+from bench.metrics.features import BATCH, Features, Progress, extract, unheard
+from bench.metrics.kernel import kernel_distance
 from bench.metrics.protocol import (
+    FAMILIES,
     PROTOCOL,
     QUANTISATION,
     UNQUANTISED,
     Say,
+    libraries,
     metric_names,
     to_stderr,
 )
-from bench.metrics.references import Reference, selected
+from bench.metrics.references import KERNEL, Reference, read_statistics, selected_rows
 from bench.metrics.statistics import (
     SPLITS,
     accuracy,
@@ -31,6 +37,7 @@ from bench.metrics.statistics import (
 from bench.record import Value
 
 if TYPE_CHECKING:
+    from bench.config import Settings
     from bench.data.dataset import Pixels
 
 NOISE = "noise"
@@ -39,6 +46,21 @@ LEAST_OF_A_CLASS = 2
 """Samples without which a class has no covariance; fewer than features are enough."""
 
 _NOISE_SEED = 20_190_712
+_NOISE_BLOCK = 1000
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """Return what identifies values beside settings and data: hashes of all that is measured by.
+
+    Raises:
+        UserError: an extractor or a file of statistics that is not there.
+    """
+    names, file = settings.evaluation.extractors, settings.reference
+    return {
+        "extractors": {name: sha256_of(name, settings.weights) for name in names},
+        "reference_sha256": None if file is None else read_statistics(file).file_sha256,
+        "protocol": PROTOCOL,
+    }
 
 
 def evaluate(
@@ -48,14 +70,16 @@ def evaluate(
     extractor: Extractor,
     n: int,
     labels: NDArray[np.integer] | None = None,
+    families: Collection[str] | None = None,
     extra_provenance: dict[str, Any] | None = None,
     say: Say = to_stderr,
 ) -> dict[str, Value]:
-    """Return Fréchet distance, Inception Score and what else these samples allow.
+    """Return what stored features and class probabilities tell of samples, by full names.
 
-    Labelled samples have an accuracy, where the extractor tells this data set's classes, and a
-    class-wise Fréchet distance; points of a known density have their distance to it (``sw2``) and
-    the share of its components that they found (``modes``).
+    Fréchet and kernel distance, Inception Score, precision, recall, density and coverage. Labelled
+    samples have an accuracy, where the extractor tells this data set's classes, and a class-wise
+    Fréchet distance; points of a known density have their distance to it (``sw2``) and the share of
+    its components that they found (``modes``).
 
     Args:
         samples: features of exactly ``n`` samples, by the reference's extractor.
@@ -63,59 +87,151 @@ def evaluate(
         extractor: the network that both came from.
         n: number of samples, part of the metrics' names.
         labels: the classes that were asked for, (n,).
+        families: what is wanted, of ``FAMILIES``; ``None``: all.
         extra_provenance: further facts to keep with each value.
         say: is told of a metric that could not be had, and why.
+
+    Raises:
+        UserError: the reference was imported and has another number of features.
     """
+    _check(samples, reference, extractor, n)
+    context = Context(samples, reference, extractor, metric_names(extractor.name, n), labels, say)
+    wanted = FAMILIES if families is None else families
+    values: dict[str, Value] = {}
+    for answers, measure in _MEASURES:
+        asked = [family for family in answers if family in wanted]
+        if asked:
+            found = measure(context)
+            values |= {context.names[key]: found[key] for key in asked if key in found}
+    provenance = _provenance(reference, extractor, n) | (extra_provenance or {})
+    return {name: _with(value, provenance) for name, value in values.items()}
+
+
+def _check(samples: Features, reference: Reference, extractor: Extractor, n: int) -> None:
     if len(samples) != n:
         raise ValueError(f"{len(samples)} samples given, {n} named")
     if reference.extractor_sha256 != extractor.sha256:
         raise ValueError("samples and reference come from different extractors")
-    names = metric_names(extractor.name, n)
-    provenance = _provenance(reference, extractor, n) | (extra_provenance or {})
-    distance = frechet_to_features(samples.features, reference.mu, reference.sigma)
-    values = {names["fd"]: Value(value=distance, provenance=provenance)}
-    splits = min(SPLITS, n)
-    score, spread = inception_score(samples.probabilities, splits)
-    values[names["is"]] = Value(
-        value=score, spread=spread, provenance=provenance | {"splits": splits}
-    )
-    own = extractor.classifies == reference.dataset
-    if labels is not None and own:
-        right = accuracy(samples.probabilities, labels)
-        values[names["accuracy"]] = Value(value=right, provenance=provenance)
-    if labels is not None:
-        found = _classwise(samples, labels, reference, name=names["fdc"], say=say)
-        values |= {name: _with(value, provenance) for name, value in found.items()}
-    if extractor.truth is not None and own:
-        found = points.evaluate(samples.features, extractor.truth, names)
-        values |= {name: _with(value, provenance) for name, value in found.items()}
-    return values
+    if len(reference.mu) != samples.features.shape[1]:
+        raise UserError(
+            f"the reference's statistics have {len(reference.mu)} features and extractor "
+            f"'{extractor.name}' {samples.features.shape[1]}; give those of the same extractor"
+        )
 
 
-def _classwise(
-    samples: Features,
-    labels: NDArray[np.integer],
-    reference: Reference,
-    *,
-    name: str,
-    say: Say,
-) -> dict[str, Value]:
-    """Return the mean over classes of the distance to the reference's images of that class."""
-    if reference.classes is None:
-        say(f"no {name}: the reference's images have no labels")
+@dataclass(frozen=True)
+class Context:
+    """What a measure looks at; ``names`` are the metrics' full ones, to speak of them."""
+
+    samples: Features
+    reference: Reference
+    extractor: Extractor
+    names: dict[str, str]
+    labels: NDArray[np.integer] | None
+    say: Say
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the extractor tells this very data set's classes."""
+        return self.extractor.classifies == self.reference.dataset
+
+    def without(self, family: str, why: str) -> dict[str, Value]:
+        """Say that a metric cannot be had, and return nothing."""
+        self.say(f"no {self.names[family]}: {why}")
         return {}
-    counts = count_classes(labels, len(samples), len(reference.classes))
-    known = np.array([len(features) for features in reference.classes])
+
+
+def _frechet(context: Context) -> dict[str, Value]:
+    reference = context.reference
+    return {
+        "fd": Value(
+            value=frechet_to_features(context.samples.features, reference.mu, reference.sigma)
+        )
+    }
+
+
+def _inception_score(context: Context) -> dict[str, Value]:
+    probabilities = context.samples.probabilities
+    if probabilities.shape[1] == 0:
+        return context.without("is", f"extractor '{context.extractor.name}' tells no classes")
+    splits = min(SPLITS, len(probabilities))
+    score, spread = inception_score(probabilities, splits)
+    return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
+
+
+def _kernel(context: Context) -> dict[str, Value]:
+    samples, reference = context.samples.features, context.reference
+    if reference.features is None:
+        return context.without("kd", "imported statistics hold no features")
+    real = reference.features[:KERNEL]
+    if min(len(real), len(samples)) < 2:
+        return context.without("kd", "it needs two images or more on either side")
+    distance = kernel_distance(
+        samples, real, own_mean=reference.kernel_mean, device=context.extractor.device
+    )
+    facts = {"reference_n": len(real), "estimator": "unbiased, all pairs"}
+    return {"kd": Value(value=distance, provenance=facts)}
+
+
+def _overlap(context: Context) -> dict[str, Value]:
+    samples, reference = context.samples.features, context.reference
+    if reference.features is None:
+        return context.without("precision", "imported statistics hold no features")
+    # As many of each: a manifold grows with the features that span it.
+    real = reference.features[: len(samples)]
+    if min(len(real), len(samples)) < manifold.least():
+        why = f"neighbours need {manifold.least()} images or more on either side"
+        return context.without("precision", why)
+    found = manifold.overlap(real, samples, device=context.extractor.device)
+    facts = {"reference_n": len(real)}
+    return {family: Value(value=value, provenance=facts) for family, value in vars(found).items()}
+
+
+def _accuracy(context: Context) -> dict[str, Value]:
+    if context.labels is None or not context.knows_classes:
+        return {}
+    right = accuracy(context.samples.probabilities, context.labels)
+    return {"accuracy": Value(value=right)}
+
+
+def _classwise(context: Context) -> dict[str, Value]:
+    """The mean over classes of the distance to the reference's images of that class."""
+    labels, samples, reference = context.labels, context.samples, context.reference
+    if labels is None:
+        return {}
+    if reference.features is None:
+        return context.without("fdc", "imported statistics hold no features")
+    if reference.labels is None:
+        return context.without("fdc", "the reference's images have no labels")
+    counts = count_classes(labels, len(samples), reference.classes)
+    known = np.bincount(reference.labels, minlength=reference.classes)
     gap = gap_of(counts, "samples") or gap_of(known, "reference images")
     if gap:
-        say(f"no {name}: {gap}")
-        return {}
+        return context.without("fdc", gap)
     distances = [
-        frechet_between(samples.features[labels == label], features)
-        for label, features in enumerate(reference.classes)
+        frechet_between(samples.features[labels == label], reference.of_class(label))
+        for label in range(reference.classes)
     ]
     facts = {"classes": len(counts), "fewest_of_a_class": int(counts.min())}
-    return {name: Value(value=float(np.mean(distances)), provenance=facts)}
+    return {"fdc": Value(value=float(np.mean(distances)), provenance=facts)}
+
+
+def _of_points(context: Context) -> dict[str, Value]:
+    if context.extractor.truth is None or not context.knows_classes:
+        return {}
+    return points.evaluate(context.samples.features, context.extractor.truth)
+
+
+_MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], dict[str, Value]]]] = (
+    (("fd",), _frechet),
+    (("kd",), _kernel),
+    (("is",), _inception_score),
+    (("precision", "recall", "density", "coverage"), _overlap),
+    (("accuracy",), _accuracy),
+    (("fdc",), _classwise),
+    (("sw2", "modes"), _of_points),
+)
+"""Which families each measure answers."""
 
 
 def _with(value: Value, provenance: dict[str, Any]) -> Value:
@@ -152,6 +268,8 @@ def anchors(
     *,
     batch: int = BATCH,
     with_cas: bool = True,
+    families: Collection[str] | None = None,
+    progress: Progress = unheard,
 ) -> dict[str, dict[str, Value]]:
     """Return the metrics of two yardsticks, computed as those of samples are.
 
@@ -159,18 +277,25 @@ def anchors(
     N(0, I), which are neither; ``real (held-out)`` is the first n images of a fixed random order
     of the held-out split. Its classification accuracy score is of a classifier trained on n real
     training images, and left out with ``with_cas=False``, since it takes a training. What a data
-    set is too small for is left out; ``anchor_notes`` says what and why.
+    set is too small for is left out; ``anchor_notes`` says what and why. ``families`` as in
+    ``evaluate``.
     """
-    noise = extract(extractor, noise_like(dataset, n), batch=batch)
-    rows = {NOISE: evaluate(noise, reference, extractor=extractor, n=n)}
-    real: dict[str, Value] = {}
-    chosen = _held_out(dataset, n)
-    if chosen is not None:
-        seen = extract(extractor, chosen.images, batch=batch)
-        real |= evaluate(
-            seen, reference, extractor=extractor, n=n, labels=chosen.labels, say=_already_noted
+
+    def measure(images: Pixels, labels: NDArray[np.int64] | None) -> dict[str, Value]:
+        return evaluate(
+            extract(extractor, images, batch=batch, progress=progress),
+            reference,
+            extractor=extractor,
+            n=n,
+            labels=labels,
+            families=families,
+            say=_already_noted,
         )
-    if with_cas:
+
+    rows = {NOISE: measure(noise_like(dataset, n), None)}
+    chosen = _held_out(dataset, n)
+    real = {} if chosen is None else measure(chosen.images, chosen.labels)
+    if with_cas and (families is None or "cas" in families):
         real |= _real_cas(dataset, extractor, n)
     return rows | ({HELD_OUT: real} if real else {})
 
@@ -185,8 +310,9 @@ def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[
     if held_out < n:
         notes.append(f"no anchor of held-out images: {n} are needed and there are {held_out}")
     chosen = _held_out(dataset, n)
-    known = selected(dataset, limit).labels
-    if chosen is not None and chosen.labels is not None and known is not None:
+    labels = dataset.train.labels
+    if chosen is not None and chosen.labels is not None and labels is not None:
+        known = labels[selected_rows(len(labels), limit)]
         gap = gap_of(class_counts(chosen.labels, dataset), "held-out images") or gap_of(
             class_counts(known, dataset), "reference images"
         )
@@ -233,10 +359,15 @@ def noise_like(dataset: Dataset, n: int) -> Pixels:
 
     from bench.data.dataset import to_uint8
 
-    noise = np.random.RandomState(_NOISE_SEED).standard_normal((n, *dataset.shape))
-    if dataset.is_points:
-        return noise.astype(np.float32)
-    return cast("NDArray[np.uint8]", to_uint8(torch.from_numpy(noise)).numpy())
+    random = np.random.RandomState(_NOISE_SEED)
+    made: Pixels = np.empty((n, *dataset.shape), np.float32 if dataset.is_points else np.uint8)
+    for start in range(0, n, _NOISE_BLOCK):
+        # The stream of numbers does not depend on the blocks, and float64 images take no memory.
+        noise = random.standard_normal(made[start : start + _NOISE_BLOCK].shape)
+        if not dataset.is_points:
+            noise = to_uint8(torch.from_numpy(noise)).numpy()
+        made[start : start + _NOISE_BLOCK] = noise
+    return made
 
 
 def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str, Any]:
@@ -245,10 +376,12 @@ def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str,
         "n": n,
         "reference_split": reference.split,
         "reference_n": reference.n,
+        **reference.imported,
         "data": reference.variant,
         "data_sha256": reference.data_sha256,
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
         "quantisation": QUANTISATION if extractor.truth is None else UNQUANTISED,
+        "libraries": dict(libraries()),
     }

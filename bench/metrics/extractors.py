@@ -10,7 +10,7 @@ had nothing else is put in their place.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,19 @@ def names() -> tuple[str, ...]:
     return tuple(_LOADERS)
 
 
+def sha256_of(name: str, weights: Mapping[str, Path] = {}) -> str:
+    """Return the hash of an extractor's weights."""
+    if name not in SHA256:
+        raise unknown("feature extractor", name, SHA256)
+    return SHA256[name]
+
+
 def load(
-    name: str, *, device: str | torch.device, weights: Path | None = None, cache: Path
+    name: str,
+    *,
+    device: str | torch.device,
+    weights: Mapping[str, Path] = {},
+    cache: Path,
 ) -> Extractor:
     """Load an extractor onto a device, its weights checked before they are read.
 
@@ -112,7 +123,7 @@ def load(
 
     if name not in _LOADERS:
         raise unknown("feature extractor", name, _LOADERS)
-    return _LOADERS[name](name, torch.device(device), weights, cache)
+    return _LOADERS[name](name, torch.device(device), weights.get(name), cache)
 
 
 def checked(path: Path, name: str) -> bytes:

@@ -1,15 +1,19 @@
-"""From images or points to what an extractor says of them."""
+"""From images or points to what an extractor says of them, and those answers on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.metrics.extractors import Extractor
+from bench.record import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,11 +21,23 @@ if TYPE_CHECKING:
     Images = NDArray[np.uint8 | np.float32] | Tensor
 
 BATCH = 128
+_HASHED = 4096
+"""Images that are hashed at a time."""
+
+Progress = Callable[[float], object]
+"""Is told the fraction that is done, 0 to 1."""
+
+
+def unheard(fraction: float) -> None:
+    """Take what is told of a progress, and do nothing."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor says of images: features (N, d), probabilities (N, K), float32."""
+    """What an extractor says of images: features (N, d), probabilities (N, K), float32.
+
+    K is 0 of an extractor that tells no classes.
+    """
 
     features: NDArray[np.float32]
     probabilities: NDArray[np.float32]
@@ -31,18 +47,29 @@ class Features:
         return len(self.features)
 
 
-def extract(extractor: Extractor, images: Images, *, batch: int = BATCH) -> Features:
+def extract(
+    extractor: Extractor, images: Images, *, batch: int = BATCH, progress: Progress = unheard
+) -> Features:
     """Run an extractor over images, an array or a tensor, in batches.
 
-    Images are uint8 (N, C, H, W), or float32 points (N, 2, 1, 1) for an extractor of points.
+    Images are uint8 (N, C, H, W), or float32 points (N, 2, 1, 1) for an extractor of points. Beside
+    the answer no more than a batch is held in memory.
     """
-    parts = list(_batches(extractor, images, batch))
-    if not parts:
+    answer: Features | None = None
+    done = 0
+    for features, probabilities in _batches(extractor, images, batch):
+        if answer is None:
+            answer = Features(
+                np.empty((len(images), features.shape[1]), np.float32),
+                np.empty((len(images), probabilities.shape[1]), np.float32),
+            )
+        rows = slice(done, done + len(features))
+        answer.features[rows], answer.probabilities[rows] = features, probabilities
+        done = rows.stop
+        progress(done / len(images))
+    if answer is None:
         raise ValueError("no images to extract features from")
-    return Features(
-        np.concatenate([features for features, _ in parts]),
-        np.concatenate([probabilities for _, probabilities in parts]),
-    )
+    return answer
 
 
 def _batches(
@@ -57,3 +84,47 @@ def _batches(
             chosen = torch.from_numpy(np.array(chosen))
         features, probabilities = extractor(chosen)
         yield features.cpu().numpy(), probabilities.cpu().numpy()
+
+
+def features_file(folder: Path, extractor: str) -> Path:
+    """Return where a cell keeps what an extractor said of its samples."""
+    return folder / f"features-{extractor}.npz"
+
+
+def hash_of(images: NDArray[Any]) -> str:
+    """Hash images, whatever array they lie in: 64 hex digits."""
+    digest = hashlib.sha256(f"{images.dtype.str} {images.shape}".encode())
+    for start in range(0, len(images), _HASHED):
+        part = np.ascontiguousarray(images[start : start + _HASHED])
+        digest.update(part.data.cast("B"))
+    return digest.hexdigest()
+
+
+def store(
+    path: Path, features: Features, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
+) -> None:
+    """Write features with the hashes of the extractor and the images that they are of."""
+    content: dict[str, Any] = {
+        "features": features.features,
+        "probabilities": features.probabilities,
+        "extractor_sha256": np.array(extractor.sha256),
+        "resize": np.array(extractor.resize),
+        "images_sha256": np.array(hash_of(images)),
+    }
+    write_atomically(path, lambda file: np.savez(file, **content))
+
+
+def stored(
+    path: Path, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
+) -> Features | None:
+    """Read the features of these images; None where there are none by this very extractor."""
+    expected = (extractor.sha256, extractor.resize, hash_of(images))
+    keys = ("extractor_sha256", "resize", "images_sha256")
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            if tuple(str(content[key]) for key in keys) != expected:
+                return None
+            found = Features(content["features"], content["probabilities"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    return found if len(found) == len(found.probabilities) == len(images) else None

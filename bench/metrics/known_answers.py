@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from bench.metrics.kernel import kernel_distance
+from bench.metrics.manifold import overlap
 from bench.metrics.statistics import (
     accuracy,
     frechet_between,
@@ -23,7 +25,7 @@ def self_test() -> list[tuple[str, float, float]]:
     Raises:
         RuntimeError: where an answer is wrong, as with a broken linear algebra library.
     """
-    answers = [*_frechet_answers(), *_score_answers()]
+    answers = [*_frechet_answers(), *_score_answers(), *_pair_answers()]
     for what, got, expected in answers:
         if not math.isclose(got, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
             raise RuntimeError(f"self-test failed: {what} is {got}, should be {expected}")
@@ -73,4 +75,22 @@ def _score_answers() -> list[tuple[str, float, float]]:
         ("IS of K equal classes", whole, float(classes)),
         ("accuracy of right answers", accuracy(uniform, labels), 1.0),
         ("accuracy of wrong answers", accuracy(uniform, (labels + 1) % classes), 0.0),
+    ]
+
+
+def _pair_answers() -> list[tuple[str, float, float]]:
+    """Answers of what looks at all pairs: points on a line, a unit apart, and the same far away."""
+    near = np.arange(12.0)[:, None]
+    same, apart = overlap(near, near), overlap(near, near + 100)
+    # (x y + 1)^3 of x = 0, 1 with each other is 1; of either with y = 2, 3: 1, 1, 27 and 64.
+    kernel = kernel_distance(np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]]))
+    return [
+        ("KID of {0, 1} and {2, 3}", kernel, 1.0 + 7.0**3 - 2 * (1 + 1 + 27 + 64) / 4),
+        ("precision of the same points", same.precision, 1.0),
+        ("recall of the same points", same.recall, 1.0),
+        ("coverage of the same points", same.coverage, 1.0),
+        ("precision of points far away", apart.precision, 0.0),
+        ("recall of points far away", apart.recall, 0.0),
+        ("density of points far away", apart.density, 0.0),
+        ("coverage of points far away", apart.coverage, 0.0),
     ]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 
 PROTOCOL = "1"
 """Version of all that a value depends on beside its provenance; raised when any of it changes."""
 QUANTISATION = "uint8: x * 127.5 + 128, clipped, fraction dropped"
 UNQUANTISED = "none: float32 points"
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow", "clean-fid")
 
 Say = Callable[[str], object]
 
@@ -17,23 +21,48 @@ _FULL = 50_000
 """The number of samples that needs no mention in a metric's name."""
 
 
+@cache
+def libraries() -> tuple[tuple[str, str], ...]:
+    """Return the versions of the libraries that compute a value, name by name."""
+    return tuple((name, metadata.version(name)) for name in LIBRARIES)
+
+
 def to_stderr(line: str) -> None:
     """Print a note where a cell's log takes it up."""
     print(line, file=sys.stderr)
 
 
+FAMILIES = {
+    "fd": "Fréchet distance",
+    "kd": "kernel distance",
+    "is": "Inception Score",
+    "precision": "precision, k = 3",
+    "recall": "recall, k = 3",
+    "density": "density, k = 5",
+    "coverage": "coverage, k = 5",
+    "accuracy": "share of samples seen as the class asked for",
+    "fdc": "Fréchet distance of each class, averaged",
+    "cas": "classification accuracy score",
+    "sw2": "sliced Wasserstein distance, of points",
+    "modes": "share of the components found, of points",
+}
+"""What can be measured of samples, by the word that ``--metrics`` takes."""
+
+_INCEPTION_SAYS = {"fd": "fid", "kd": "kid", "fdc": "fidc"}
+"""The names that the 2015 Inception alone may bear."""
+
+
 def metric_names(extractor: str, n: int) -> dict[str, str]:
     """Return the full names of what is measured by an extractor, which tell extractor and n.
 
-    ``fd``, ``is``, ``accuracy``, ``fdc`` (class-wise) and, for points, ``sw2`` and ``modes``.
-    Inception alone may be called ``fid``, ``fidc`` and ``is``; 50,000 samples add no suffix.
+    Inception alone may be called ``fid``, ``kid``, ``fidc`` and ``is``; 50,000 samples add no
+    suffix.
     """
     # The two modes of the 2015 Inception: the clean resize needs no word, the graph's own does.
     own = {"inception": "", "inception-legacy": "_legacy"}.get(extractor, f"_{extractor}")
-    distance = "fid" if extractor.startswith("inception") else "fd"
-    names = {"fd": distance, "is": "is", "accuracy": "accuracy", "fdc": f"{distance}c"}
-    names |= {"sw2": "sw2", "modes": "modes"}
-    return {key: f"{name}{own}{suffix(n)}" for key, name in names.items()}
+    said = _INCEPTION_SAYS if extractor.startswith("inception") else {}
+    names = {family: f"{said.get(family, family)}{own}" for family in FAMILIES}
+    return {family: f"{name}{suffix(n)}" for family, name in names.items() if family != "cas"}
 
 
 def cas_name(dataset: str, n: int) -> str:

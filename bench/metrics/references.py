@@ -1,23 +1,39 @@
-"""What samples are compared with: a training split's statistics, computed once and then kept."""
+"""What samples are compared with: a training split's statistics, computed once and then kept.
+
+Statistics made elsewhere, a ``.npz`` file with ``mu`` and ``sigma`` as EDM and clean-fid write
+them, can stand in their place where the user asks for it by ``--reference``; what takes the
+reference's own features (kernel distance, precision, class-wise distance) is then left out.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset
+from bench.errors import UserError
 from bench.metrics.extractors import Extractor
-from bench.metrics.features import BATCH, extract
+from bench.metrics.features import BATCH, Progress, extract, unheard
+from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
 from bench.metrics.statistics import Moments, permutation
 from bench.record import write_atomically
 
+KEPT = 50_000
+"""Images whose features are kept; mean and covariance are of all."""
+KERNEL = 10_000
+"""Images that the kernel distance is taken to, at most."""
 _BLOCK = 4096
 """Images that are extracted between two updates of the moments."""
 
@@ -26,31 +42,40 @@ _BLOCK = 4096
 class Reference:
     """Mean and covariance, float64, of an extractor's features on a data set's images.
 
-    ``classes`` holds the features themselves by class, float32 (N_c, d) each, where there are
-    labels: as many numbers as there are images times features, however many classes share them,
-    and read from disk only when a class-wise distance is asked for.
+    ``features`` (K, d) float32 are those of ``KEPT`` images at most, in a random order that is
+    always the same, so that any first part of them is a fair sample; ``labels`` (K,) are their
+    classes, where there are any. They are mapped from a file, and read only by what needs them.
+    ``kernel_mean`` is the mean kernel within the first ``KERNEL`` of them. Imported statistics
+    have none of these, and in ``imported`` the file's name and hash.
     """
 
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
-    n: int
+    n: int | None
     split: str
     dataset: str
     variant: str
     data_sha256: str
     extractor_sha256: str
-    classes: tuple[NDArray[np.float32], ...] | None = None
+    features: NDArray[np.float32] | None = None
+    labels: NDArray[np.int64] | None = None
+    classes: int = 0
+    kernel_mean: float | None = None
+    imported: dict[str, str] = field(default_factory=dict)
+
+    def of_class(self, label: int) -> NDArray[np.float32]:
+        """Return the kept features of one class, (N_c, d)."""
+        assert self.features is not None
+        return np.asarray(self.features[self.labels == label])
 
 
 class _Stored(NamedTuple):
-    """What one extraction gives; ``features`` are sorted by class, ``counts`` says how many each.
-
-    Both are empty without labels.
-    """
+    """What one extraction gives; ``labels`` is empty where there are none."""
 
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    kernel_mean: NDArray[np.float64]
     features: NDArray[np.float32]
 
 
@@ -61,85 +86,120 @@ def reference(
     cache: Path,
     limit: int | None = None,
     batch: int = BATCH,
+    file: Path | None = None,
+    progress: Progress = unheard,
 ) -> Reference:
     """Return the training split's statistics, computed once and then kept under ``cache``.
 
     ``limit`` takes that many images of a fixed random order instead of all. The files' name holds
     the hashes of data and extractor, so that they serve only what they were made from; a file that
-    cannot be read is made again.
+    cannot be read is made again. Of several processes one computes and the others wait.
+    ``file`` are statistics made elsewhere, which are taken instead.
+
+    Raises:
+        UserError: ``file`` holds no statistics.
     """
+    if file is not None:
+        return _imported(file, dataset, extractor)
     from filelock import FileLock
 
-    images = selected(dataset, limit)
-    count = len(images)
-    key = f"reference {PROTOCOL} {dataset.sha256} {extractor.name} {extractor.sha256} {count}"
+    rows = selected_rows(len(dataset.train), limit)
+    key = f"reference 2 {PROTOCOL} {dataset.sha256} {extractor.name} {extractor.sha256} {len(rows)}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
     path = cache / "references" / f"{dataset.variant}-{extractor.name}-{digest}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         stored = _read(path)
         if stored is None:
-            _write(path, _compute(images, len(dataset.classes), extractor, batch))
+            _compute(path, dataset, rows, extractor, batch=batch, progress=progress)
             stored = _read(path)
     assert stored is not None, f"{path} was just written"
+    labelled = dataset.train.labels is not None
     return Reference(
         stored.mu,
         stored.sigma,
-        n=count,
+        n=len(rows),
         split="train",
         dataset=dataset.name,
         variant=dataset.variant,
         data_sha256=dataset.sha256,
         extractor_sha256=extractor.sha256,
-        classes=_by_class(stored),
+        features=stored.features,
+        labels=stored.labels if labelled else None,
+        classes=len(dataset.classes) if labelled else 0,
+        kernel_mean=float(stored.kernel_mean),
     )
 
 
-def _by_class(stored: _Stored) -> tuple[NDArray[np.float32], ...] | None:
-    if len(stored.counts) == 0:
-        return None
-    return tuple(np.split(stored.features, np.cumsum(stored.counts)[:-1]))
+def selected_rows(count: int, limit: int | None) -> NDArray[np.int64]:
+    """Return which of ``count`` images make a reference, in order: all, or ``limit`` by chance."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(permutation(count)[:limit])
 
 
-def selected(dataset: Dataset, limit: int | None) -> Split:
-    """Return the training images that make a reference: all, or ``limit`` of a fixed order."""
-    train = dataset.train
-    if limit is None or limit >= len(train):
-        return train
-    chosen = np.sort(permutation(len(train))[:limit])
-    return Split(train.images[chosen], None if train.labels is None else train.labels[chosen])
-
-
-def _compute(split: Split, classes: int, extractor: Extractor, batch: int) -> _Stored:
-    labels = split.labels
-    total: Moments | None = None
-    kept: list[NDArray[np.float32]] = []
-    for start in range(0, len(split), _BLOCK):
-        features = extract(extractor, split.images[start : start + _BLOCK], batch=batch).features
-        total = total or Moments(features.shape[1])
-        total.update(features)
-        if labels is not None:
-            kept.append(features)
-    if total is None:
+def _compute(
+    path: Path,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    extractor: Extractor,
+    *,
+    batch: int,
+    progress: Progress,
+) -> None:
+    """Extract the images a block at a time; features go to their file as they come."""
+    images, labels = dataset.train.images, dataset.train.labels
+    if len(rows) == 0:
         raise ValueError("no images to compute a reference from")
-    if labels is None:
-        nothing = np.zeros((0, len(total.mean)), np.float32)
-        return _Stored(total.mean, total.covariance, np.zeros(0, np.int64), nothing)
-    counts = np.bincount(labels, minlength=classes).astype(np.int64)
-    ordered = np.concatenate(kept)[np.argsort(labels, kind="stable")]
-    return _Stored(total.mean, total.covariance, counts, ordered)
+    order = permutation(len(rows))[:KEPT]
+    place = np.full(len(rows), -1)
+    place[order] = np.arange(len(order))
+    total: Moments | None = None
+    with _new_file(_features_path(path)) as temporary:
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            features = extract(extractor, images[rows[block]], batch=batch).features
+            if total is None:
+                shape = (len(order), features.shape[1])
+                kept = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=shape)
+                total = Moments(shape[1])
+            total.update(features)
+            wanted = place[block] >= 0
+            kept[place[block][wanted]] = features[wanted]
+            progress(min(1.0, block.stop / len(rows)))
+        kept.flush()
+    assert total is not None
+    mean = mean_within(kept[:KERNEL], device=extractor.device) if len(order) > 1 else np.nan
+    content: dict[str, Any] = {
+        "mu": total.mean,
+        "sigma": total.covariance,
+        "labels": np.zeros(0, np.int64) if labels is None else labels[rows[order]],
+        "kernel_mean": np.array(mean),
+        "kept": np.array(len(order)),
+    }
+    # The moments last: where they are, the features are whole.
+    write_atomically(path, lambda file: np.savez(file, **content))
+
+
+@contextmanager
+def _new_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target``, and move it there when all went well."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _features_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-features.npy")
-
-
-def _write(path: Path, made: _Stored) -> None:
-    # The moments last: where they are, the features are whole.
-    write_atomically(_features_path(path), lambda file: np.save(file, made.features))
-    write_atomically(
-        path, lambda file: np.savez(file, mu=made.mu, sigma=made.sigma, counts=made.counts)
-    )
 
 
 def _read(path: Path) -> _Stored | None:
@@ -147,8 +207,91 @@ def _read(path: Path) -> _Stored | None:
     try:
         # Opened here, since numpy leaves a file that it cannot read open.
         with path.open("rb") as file, np.load(file) as stored:
-            mu, sigma, counts = stored["mu"], stored["sigma"], stored["counts"]
-        features = np.load(_features_path(path), mmap_mode="r" if counts.sum() else None)
+            found = {key: stored[key] for key in ("mu", "sigma", "labels", "kernel_mean")}
+            kept = int(stored["kept"])
+        features = np.load(_features_path(path), mmap_mode="r")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    return _Stored(mu, sigma, counts, features) if len(features) == counts.sum() else None
+    whole = features.shape == (kept, len(found["mu"]))
+    return _Stored(**found, features=features) if whole else None
+
+
+# Statistics made elsewhere -----------------------------------------------------------------------
+
+
+class Statistics(NamedTuple):
+    """The content of a file of statistics; what it does not tell is ``None``."""
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    n: int | None
+    extractor_sha256: str | None
+    file_sha256: str
+
+
+def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
+    found = read_statistics(path)
+    if found.extractor_sha256 not in {None, extractor.sha256}:
+        raise UserError(
+            f"--reference {path}: made by an extractor of sha256 {found.extractor_sha256}, and "
+            f"'{extractor.name}' has {extractor.sha256}; give the file of the same extractor"
+        )
+    return Reference(
+        found.mu,
+        found.sigma,
+        n=found.n,
+        split="imported",
+        dataset=dataset.name,
+        variant=dataset.variant,
+        data_sha256=dataset.sha256,
+        extractor_sha256=extractor.sha256,
+        imported={"reference_file": path.name, "reference_sha256": found.file_sha256},
+    )
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Read ``mu`` (d,) and ``sigma`` (d, d) of a ``.npz`` file, as EDM and clean-fid write them.
+
+    Raises:
+        UserError: not such a file; names what is wrong.
+    """
+    try:
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content)) as stored:
+            mu, sigma = (np.asarray(stored[key], np.float64) for key in ("mu", "sigma"))
+            n = int(stored["n"]) if "n" in stored else None
+            extractor = str(stored["extractor_sha256"]) if "extractor_sha256" in stored else None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--reference {path}: no statistics ({' '.join(str(error).split())[:120]}); give a "
+            ".npz file with 'mu' and 'sigma', as EDM's and clean-fid's"
+        ) from error
+    _check_statistics(path, mu, sigma)
+    return Statistics(mu, sigma, n, extractor, hashlib.sha256(content).hexdigest())
+
+
+def _check_statistics(path: Path, mu: NDArray[Any], sigma: NDArray[Any]) -> None:
+    fits = mu.ndim == 1 and sigma.shape == (len(mu), len(mu))
+    if not fits or not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        wrong = f"mu {mu.shape} and sigma {sigma.shape} do not belong together or are not finite"
+    elif not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max())):
+        wrong = "sigma is not symmetric"
+    else:
+        return
+    raise UserError(f"--reference {path}: {wrong}; give the file of a mean and its covariance")
+
+
+def export(path: Path, reference: Reference, extractor: Extractor) -> None:
+    """Write ``mu``, ``sigma`` and where they are from as a file that EDM and clean-fid read."""
+    facts = {
+        "n": reference.n,
+        "split": reference.split,
+        "data": reference.variant,
+        "data_sha256": reference.data_sha256,
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.sha256,
+        "resize": extractor.resize,
+    }
+    content: dict[str, Any] = {"mu": reference.mu, "sigma": reference.sigma}
+    content |= {key: np.array(value) for key, value in facts.items() if value is not None}
+    write_atomically(path, lambda file: np.savez(file, **content))

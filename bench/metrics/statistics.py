@@ -68,9 +68,18 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
     complex and no epsilon is needed; what rounding makes negative is clipped to zero.
     Source: Heusel et al. 2017, equation 6; Dowson and Landau 1982.
     """
-    values, vectors = np.linalg.eigh(sigma1)
-    factor = vectors * np.sqrt(values.clip(min=0))
+    factor = _factor(sigma1)
     return _combine(mu1 - mu2, sigma1, sigma2, factor.T @ sigma2 @ factor)
+
+
+def _factor(sigma: Array) -> Array:
+    """Return A with A A' = sigma: Cholesky's, or of eigenvectors where sigma is singular."""
+    try:
+        factor: Array = np.asarray(np.linalg.cholesky(sigma), np.float64)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(sigma)
+        factor = vectors * np.sqrt(values.clip(min=0))
+    return factor
 
 
 def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array) -> float:

@@ -1,0 +1,159 @@
+"""All that a study measures quality with, opened once: its extractors, each with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.config import Settings
+from bench.data.dataset import Dataset
+from bench.metrics import classification_score, extractors
+from bench.metrics.evaluation import HELD_OUT, NOISE, anchors, evaluate
+from bench.metrics.extractors import Extractor
+from bench.metrics.features import (
+    Features,
+    Progress,
+    extract,
+    features_file,
+    store,
+    stored,
+    unheard,
+)
+from bench.metrics.references import Reference, reference
+from bench.record import Value
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.data.dataset import Pixels
+
+CURVE = ("fd", "is")
+"""What is measured along the training."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Extractors with their references, the lead first, and the data that they judge by."""
+
+    dataset: Dataset
+    pairs: Sequence[tuple[Extractor, Reference]]
+    batch: int
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        cache: Path,
+        progress: Progress = unheard,
+    ) -> Evaluator:
+        """Load a study's extractors, and compute or read their references.
+
+        Raises:
+            UserError: an extractor or its weights are not to be had, or cannot take these images.
+        """
+        evaluation = settings.evaluation
+        loaded = [
+            extractors.load(name, device=device, weights=settings.weights, cache=cache)
+            for name in evaluation.extractors
+        ]
+        for extractor in loaded:
+            extractor.check(dataset.shape)
+        pairs = []
+        for place, extractor in enumerate(loaded):
+            found = reference(
+                dataset,
+                extractor,
+                cache=cache,
+                limit=evaluation.reference_images,
+                batch=evaluation.batch,
+                file=settings.reference if place == 0 else None,
+                progress=_share(progress, place, len(loaded)),
+            )
+            pairs.append((extractor, found))
+        return cls(dataset, pairs, evaluation.batch)
+
+    @property
+    def lead(self) -> Evaluator:
+        """The evaluator with the first extractor alone."""
+        return replace(self, pairs=self.pairs[:1])
+
+    def measure(
+        self,
+        images: Pixels,
+        labels: NDArray[np.int64] | None = None,
+        *,
+        families: Collection[str] | None = None,
+        folder: Path | None = None,
+        provenance: dict[str, Any] | None = None,
+        progress: Progress = unheard,
+    ) -> dict[str, Value]:
+        """Return what all extractors tell of samples, and for labelled ones the CAS.
+
+        With a ``folder``, features that are kept there are taken, and new ones kept.
+        """
+        values: dict[str, Value] = {}
+        for place, (extractor, against) in enumerate(self.pairs):
+            share = _share(progress, place, len(self.pairs))
+            values |= evaluate(
+                self._features(extractor, images, folder, share),
+                against,
+                extractor=extractor,
+                n=len(images),
+                labels=labels,
+                families=families,
+                extra_provenance=provenance,
+            )
+        if labels is not None and (families is None or "cas" in families):
+            values |= classification_score.cas(
+                images,
+                labels,
+                self.dataset,
+                device=self.pairs[0][0].device,
+                extra_provenance=provenance,
+            )
+        return values
+
+    def _features(
+        self, extractor: Extractor, images: Pixels, folder: Path | None, progress: Progress
+    ) -> Features:
+        path = None if folder is None else features_file(folder, extractor.name)
+        found = None if path is None else stored(path, extractor, images)
+        if found is None:
+            found = extract(extractor, images, batch=self.batch, progress=progress)
+            if path is not None:
+                store(path, found, extractor, images)
+        return found
+
+    def anchors(
+        self, n: int, *, families: Collection[str] | None = None, progress: Progress = unheard
+    ) -> dict[str, dict[str, Value]]:
+        """Return the metrics of noise and of held-out real images by all extractors."""
+        rows: dict[str, dict[str, Value]] = {}
+        for place, (extractor, against) in enumerate(self.pairs):
+            found = anchors(
+                self.dataset,
+                extractor,
+                against,
+                n,
+                batch=self.batch,
+                with_cas=place == 0,
+                families=families,
+                progress=_share(progress, place, len(self.pairs)),
+            )
+            for name in (NOISE, HELD_OUT):
+                if name in found:
+                    rows[name] = rows.get(name, {}) | found[name]
+        return rows
+
+
+def _share(progress: Progress, place: int, parts: int) -> Progress:
+    """Return the progress of one of several equal parts."""
+    return lambda fraction: progress((place + fraction) / parts)

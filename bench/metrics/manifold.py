@@ -1,0 +1,102 @@
+"""Fidelity and diversity apart: precision and recall, density and coverage.
+
+A set of features stands for its manifold: the union of balls around them, each reaching to its
+feature's k-th nearest neighbour in the set. All distances are exact, in float64.
+Source: Kynkäänniemi et al. 2019 (precision and recall, k = 3); Naeem et al. 2020 (density and
+coverage, k = 5, whose balls are open).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.metrics.tiles import COLUMNS, Vectors, pairs
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+NEIGHBOUR = 3
+"""k of precision and recall."""
+NEIGHBOUR_OF_DENSITY = 5
+"""k of density and coverage."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How two manifolds overlap; all but the density lie between 0 and 1.
+
+    ``precision``: the share of samples within the real manifold; ``recall``: of real images within
+    the samples'; ``density``: in how many real balls a sample lies, on average over k;
+    ``coverage``: the share of real balls with a sample in them.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def least() -> int:
+    """Return the fewest features that have so many neighbours."""
+    return max(NEIGHBOUR, NEIGHBOUR_OF_DENSITY) + 1
+
+
+def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cpu") -> Overlap:
+    """Return the four measures of samples (N, d) against real features (M, d).
+
+    Raises ValueError where either has fewer than ``least()`` rows.
+    """
+    import torch
+
+    radii = radii_of(real, device=device)
+    real_radii, density_radii = radii[:, NEIGHBOUR - 1], radii[:, NEIGHBOUR_OF_DENSITY - 1]
+    own_radii = radii_of(samples, device=device)[:, NEIGHBOUR - 1]
+    inside = torch.zeros(len(samples), dtype=torch.bool, device=device)
+    balls = torch.zeros(len(samples), dtype=torch.float64, device=device)
+    reached = torch.zeros(len(real), dtype=torch.bool, device=device)
+    covered = torch.zeros(len(real), dtype=torch.bool, device=device)
+    for tile in pairs(samples, real, centre=_centre(real), device=device):
+        distances = tile.distances
+        rows = slice(tile.row, tile.row + distances.shape[0])
+        columns = slice(tile.column, tile.column + distances.shape[1])
+        inside[rows] |= (distances <= real_radii[columns]).any(1)
+        reached[columns] |= (distances <= own_radii[rows, None]).any(0)
+        open_balls = distances < density_radii[columns]
+        balls[rows] += open_balls.sum(1)
+        covered[columns] |= open_balls.any(0)
+    shares = (inside.double(), reached.double(), balls / NEIGHBOUR_OF_DENSITY, covered.double())
+    return Overlap(*(float(share.mean()) for share in shares))
+
+
+def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor:
+    """Return squared distances (N, k) of features (N, d) to their k nearest others, in order."""
+    import torch
+
+    if len(features) < least():
+        raise ValueError(f"neighbours need {least()} features or more, not {len(features)}")
+    nearest: list[Tensor] = []
+    for tile in pairs(features, features, centre=_centre(features), device=device):
+        distances = tile.distances
+        _leave_out_itself(distances, tile.row - tile.column)
+        if tile.column == 0:
+            nearest.append(distances.new_full((len(distances), least() - 1), torch.inf))
+        candidates = torch.cat([nearest[-1], distances], dim=1)
+        nearest[-1] = candidates.topk(least() - 1, largest=False).values
+    return torch.cat(nearest)
+
+
+def _leave_out_itself(distances: Tensor, offset: int) -> None:
+    """Put the diagonal of the whole matrix, where it crosses this tile, out of reach."""
+    import torch
+
+    if -len(distances) < offset < COLUMNS:
+        distances.diagonal(offset).fill_(torch.inf)
+
+
+def _centre(features: Vectors) -> NDArray[np.float64]:
+    return np.asarray(features.mean(axis=0, dtype=np.float64))

@@ -1,0 +1,65 @@
+"""All pairs of two sets of features, a tile at a time: memory does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Vectors = NDArray[np.floating]
+"""Features (N, d), in memory or mapped from a file."""
+
+ROWS, COLUMNS = 1024, 4096
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows from ``row`` of one set against rows from ``column`` of the other, float64."""
+
+    row: int
+    column: int
+    one: Tensor
+    other: Tensor
+
+    @property
+    def products(self) -> Tensor:
+        """Scalar products, (rows, columns)."""
+        return self.one @ self.other.T
+
+    @property
+    def distances(self) -> Tensor:
+        """Squared Euclidean distances, (rows, columns); what rounding makes negative is zero."""
+        lengths = self.one.square().sum(1)[:, None] + self.other.square().sum(1)
+        return (lengths - 2 * self.products).clamp_(min=0)
+
+
+def pairs(
+    one: Vectors,
+    other: Vectors,
+    *,
+    centre: NDArray[np.float64] | None = None,
+    device: str | torch.device = "cpu",
+) -> Iterator[Tile]:
+    """Iterate over the tiles of all pairs, those of a row of tiles in order of their columns.
+
+    ``centre`` (d,) is taken off both, which leaves distances as they are and spares their digits.
+    """
+    for row in range(0, len(one), ROWS):
+        rows = _load(one[row : row + ROWS], centre, device)
+        for column in range(0, len(other), COLUMNS):
+            columns = _load(other[column : column + COLUMNS], centre, device)
+            yield Tile(row, column, rows, columns)
+
+
+def _load(part: Vectors, centre: NDArray[np.float64] | None, device: str | torch.device) -> Tensor:
+    import torch
+
+    values = part.astype(np.float64)
+    return torch.from_numpy(values if centre is None else values - centre).to(device)
