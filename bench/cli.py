@@ -33,7 +33,7 @@ Weights = Annotated[
         "repeated.",
     ),
 ]
-Reference = Annotated[
+Statistics = Annotated[
     Path | None,
     Parameter(help="Reference statistics made elsewhere (.npz with mu and sigma) for FID."),
 ]
@@ -81,7 +81,7 @@ def run(
         float | None, Parameter(help="Seconds that a cell may run before it is stopped.")
     ] = None,
     weights: Weights = None,
-    reference: Reference = None,
+    reference: Statistics = None,
     study: Annotated[
         str | None, Parameter(help="Name of the study. Default: made of data set and preset.")
     ] = None,
@@ -163,6 +163,117 @@ def sample(
         timeout=timeout,
     )
     return commands.sample(find_study(results, study), asked, tracking=tracking)
+
+
+@app.command
+def evaluate(
+    path: Annotated[
+        str,
+        Parameter(
+            help="A study or a finished cell, by folder or name (digits-quick, "
+            "digits-quick/sde-seed0); or a folder, zip or .npz of images made elsewhere."
+        ),
+    ],
+    /,
+    *,
+    metrics: Annotated[
+        str | None,
+        Parameter(
+            help="What to measure: fd (fid), kd (kid), is, precision, recall, density, coverage, "
+            "accuracy, fdc, cas, sw2, modes. Default: all."
+        ),
+    ] = None,
+    extractor: Annotated[
+        str | None,
+        Parameter(
+            help="Extractors, comma-separated. Default: the study's or the preset's; for cells "
+            "these are taken too."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, Parameter(help="Data set that images made elsewhere are compared with.")
+    ] = None,
+    preset: Annotated[
+        str | None, Parameter(help="Preset whose extractor and reference are taken for images.")
+    ] = None,
+    data: Annotated[
+        Path | None, Parameter(help="Where the data set's images are, if not where they were.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        Parameter(help="Images to take, a fixed random part of those there. Default: all."),
+    ] = None,
+    as_: Annotated[
+        str | None,
+        Parameter(name="--as", help="Add the images to --study's tables and plots by this name."),
+    ] = None,
+    seed: Annotated[int, Parameter(help="Seed that they were drawn with, for --as.")] = 0,
+    study: Annotated[
+        str | None, Parameter(help="Study that --as adds to; default: the latest.")
+    ] = None,
+    weights: Weights = None,
+    reference: Statistics = None,
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, ... Default: cuda if there is one.")
+    ] = None,
+    format: Annotated[
+        Literal["md", "json"], Parameter(help="Format to print the values of images in.")
+    ] = "md",
+    results: Results = Path("results"),
+) -> int:
+    """Measure finished cells again, or images made elsewhere; trains and draws nothing."""
+    from bench import commands
+
+    asked = commands.AskedEvaluation(
+        path=path,
+        metrics=metrics,
+        extractor=extractor,
+        dataset=dataset,
+        preset=preset,
+        data=data,
+        samples=samples,
+        name=as_,
+        seed=seed,
+        study=study,
+        weights=weights or [],
+        reference=reference,
+        device=device,
+        results=results,
+    )
+    return commands.evaluate(asked, format)
+
+
+@app.command
+def reference(
+    file: Annotated[Path, Parameter(help="File to write, .npz with mu and sigma.")],
+    /,
+    *,
+    dataset: Annotated[str, Parameter(help="Data set; see `bench datasets`.")],
+    preset: Annotated[
+        str | None, Parameter(help="Preset whose extractor and number of images are taken.")
+    ] = None,
+    extractor: Annotated[str | None, Parameter(help="Extractor. Default: the preset's.")] = None,
+    data: Annotated[Path | None, Parameter(help="Where the data set's images are.")] = None,
+    weights: Weights = None,
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, ... Default: cuda if there is one.")
+    ] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Export a data set's reference statistics, as EDM and clean-fid read them."""
+    from bench import commands
+
+    asked = commands.AskedEvaluation(
+        path="",
+        extractor=extractor,
+        dataset=dataset,
+        preset=preset,
+        data=data,
+        weights=weights or [],
+        device=device,
+        results=results,
+    )
+    return commands.export_reference(file, asked)
 
 
 @app.command

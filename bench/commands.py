@@ -35,7 +35,7 @@ from bench.curve import sampler_of
 from bench.data import describe
 from bench.errors import MissingDataError, UserError, unknown
 from bench.progress import Display
-from bench.record import Status, load
+from bench.record import Status, cells, load
 from bench.report.frame import flatten
 from bench.tracking import NullTracker, Tracker
 from methods import registry
@@ -485,6 +485,218 @@ def write_curve(folder: Path) -> None:
     print(nfe.render(folder))
     for path in [*tables, *nfe.write_plots(folder)]:
         print(path)
+
+
+# -- bench evaluate -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AskedEvaluation:
+    """The options of ``bench evaluate`` as they were typed."""
+
+    path: str
+    results: Path
+    metrics: str | None = None
+    extractor: str | None = None
+    dataset: str | None = None
+    preset: str | None = None
+    data: Path | None = None
+    samples: int | None = None
+    name: str | None = None
+    seed: int = 0
+    study: str | None = None
+    weights: Sequence[str] = ()
+    reference: Path | None = None
+    device: str | None = None
+
+
+INCEPTIONS = {"fid": "fd", "kid": "kd", "fidc": "fdc"}
+"""What Inception's values are called, by the family that they are of."""
+
+
+def evaluate(asked: AskedEvaluation, format: str) -> int:
+    """Measure finished cells again, or images from elsewhere; print what was found."""
+    cells = find_cells(asked.path, asked.results)
+    if cells is not None:
+        return evaluate_cells(*cells, asked)
+    if not Path(asked.path).exists():
+        raise UserError(
+            f"'{asked.path}' is no study or cell under '{asked.results}' and no folder or file; "
+            "give one of these"
+        )
+    if asked.name is not None:
+        return evaluate_as(asked)
+    return evaluate_images(asked, format)
+
+
+def find_cells(path: str, results: Path) -> tuple[Path, list[Path]] | None:
+    """Return a study's folder and the cells meant, its finished ones for a study; else ``None``."""
+    for place in (Path(path), results / path):
+        if (place / "record.json").exists() and (place.parent / "study.yaml").exists():
+            return place.parent, [place]
+        if (place / "study.yaml").exists():
+            done = [f for f, row in cells(place) if row.status == Status.FINISHED]
+            if not done:
+                raise UserError(f"study '{place.name}' has no finished cell to measure")
+            return place, done
+    return None
+
+
+def evaluate_cells(folder: Path, chosen: Sequence[Path], asked: AskedEvaluation) -> int:
+    """Measure cells of a study again, add to their records, and print its table."""
+    from bench import evaluate as room
+
+    for option, value in (("--as", asked.name), ("--samples", asked.samples)):
+        if value is not None:
+            raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
+    with study.only_command(folder):
+        settings = study_settings(folder, asked)
+        room.evaluate_cells(folder, chosen, wish_of(settings, asked))
+        finish(folder, [])
+    return 0
+
+
+def study_settings(folder: Path, asked: AskedEvaluation) -> Settings:
+    """Return a study's settings, with the extractors that are asked for beside its own."""
+    settings = stored_study(folder)[0]
+    if asked.dataset not in {None, settings.dataset}:
+        raise UserError(
+            f"study '{folder.name}' is of {settings.dataset}, not {asked.dataset}; "
+            "leave --dataset out"
+        )
+    own = settings.evaluation.extractors
+    more = [name for name in parse_names("extractor", asked.extractor) or [] if name not in own]
+    evaluation = settings.evaluation.model_dump() | {"also": [*settings.evaluation.also, *more]}
+    weights = parse_weights(asked.weights, evaluation)
+    changes = {
+        "evaluation": evaluation,
+        "weights": settings.weights | weights,
+        "data": settings.data if asked.data is None else asked.data.resolve(),
+        "reference": settings.reference if asked.reference is None else asked.reference.resolve(),
+    }
+    values = settings.model_dump() | changes
+    return cast("Settings", build(Settings, values, f"settings of {folder.name}"))
+
+
+def stored_study(folder: Path) -> tuple[Settings, dict[str, Any]]:
+    """Read a study's settings and what its preparation found."""
+    stored = yaml.safe_load((folder / "study.yaml").read_text())
+    settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
+    return settings, stored["prepared"]
+
+
+def wish_of(settings: Settings, asked: AskedEvaluation) -> Any:
+    """Put together what ``bench.evaluate`` wants to know."""
+    from bench import evaluate as room
+    from bench.progress import passing
+
+    return room.Wish(
+        settings=settings,
+        cache=asked.results.resolve() / "cache",
+        families=parse_families(asked.metrics),
+        device=asked.device or default_device(),
+        passing=passing,
+    )
+
+
+def parse_families(text: str | None) -> list[str] | None:
+    """Parse ``kid,precision``; UserError names what there is."""
+    from bench.metrics.protocol import FAMILIES
+
+    names = parse_names("metrics", text)
+    if names is None:
+        return None
+    for name in names:
+        if name not in {*FAMILIES, *INCEPTIONS}:
+            raise unknown("metric", name, [*FAMILIES, *INCEPTIONS])
+    return [INCEPTIONS.get(name, name) for name in names]
+
+
+def evaluate_as(asked: AskedEvaluation) -> int:
+    """Add images from elsewhere to a study's tables and plots by a name."""
+    from bench import evaluate as room
+    from bench.cli import find_study
+
+    folder = find_study(asked.results, asked.study)
+    name = str(asked.name)
+    taken = {row.method for _, row in cells(folder)} | set(registry.names())
+    if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise UserError(
+            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name "
+            f"({', '.join(sorted(taken))})"
+        )
+    if asked.samples is not None:
+        raise UserError("--samples is the study's own number with --as; leave it out")
+    with study.only_command(folder):
+        settings = study_settings(folder, asked)
+        wish = wish_of(settings, asked)
+        prepared = stored_study(folder)[1]
+        measured = room.add_foreign(folder, name, asked.seed, Path(asked.path), wish, prepared)
+        for note in measured.notes:
+            print(f"note: {note}", file=sys.stderr)
+        finish(folder, [])
+    return 0
+
+
+def evaluate_images(asked: AskedEvaluation, format: str) -> int:
+    """Measure images from elsewhere and print their values with how they were measured."""
+    from bench import evaluate as room
+    from bench.report.values import render
+
+    settings = resolve_evaluation(asked)
+    wish = wish_of(settings, asked)
+    measured = room.evaluate_samples(Path(asked.path), wish, wanted=asked.samples)
+    for note in measured.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(render(measured.values, format), end="")
+    return 0
+
+
+def resolve_evaluation(asked: AskedEvaluation) -> Settings:
+    """Resolve how images are measured: by a preset of a data set, or as told."""
+    if asked.dataset is None:
+        raise UserError(
+            f"'{asked.path}': give the --dataset that the images are compared with; choose from: "
+            f"{', '.join(preset_names())}"
+        )
+    if asked.samples is not None and asked.samples < 2:
+        raise UserError(f"--samples {asked.samples}: give a number of images, at least 2")
+    device = asked.device or default_device()
+    name, preset = choose_preset(asked.dataset, asked.preset, device)
+    names = parse_names("extractor", asked.extractor)
+    if names:
+        evaluation = preset.evaluation | {"extractor": names[0], "also": names[1:]}
+        preset = preset.model_copy(update={"evaluation": evaluation})
+    options = Asked(
+        methods=None,
+        dataset=asked.dataset,
+        preset=name,
+        data=asked.data,
+        seeds="0",
+        budget=None,
+        overrides=(),
+        device=device,
+        jobs=None,
+        timeout=None,
+        weights=asked.weights,
+        reference=asked.reference,
+        study=None,
+        results=asked.results,
+    )
+    return resolve_settings(options, name, preset, device)
+
+
+def export_reference(file: Path, asked: AskedEvaluation) -> int:
+    """Write a data set's reference statistics to a file."""
+    from bench.metrics.references import export
+
+    if file.suffix != ".npz":
+        raise UserError(f"'{file}': statistics are written as .npz; give such a name")
+    evaluator = wish_of(resolve_evaluation(asked), asked).open()
+    extractor, found = evaluator.pairs[0]
+    export(file, found, extractor)
+    print(f"{file}: mu and sigma of {found.n} {found.variant} images by {extractor.name}")
+    return 0
 
 
 # -- the other commands -------------------------------------------------------------------------

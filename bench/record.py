@@ -1,7 +1,7 @@
 """What a cell leaves on disk: the truth that tables, plots and MLflow are made from.
 
 ``results/<study>/<method>-seed<k>/`` holds ``config.yaml``, ``record.json``, ``metrics.jsonl``,
-``features.npz``, ``samples.npz``, ``grid.png``, ``checkpoint.pt`` and ``log.txt``. Every file is
+``features-EXTRACTOR.npz``, ``samples.npz``, ``grid.png``, ``checkpoint.pt`` and ``log.txt``. Every file is
 written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow.
 """
 
@@ -13,13 +13,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 RECORD = "record.json"
 CURVES = "metrics.jsonl"
 ANCHORS = "anchors.json"
+FOREIGN = "foreign"
+"""Folder within a study of samples that came from elsewhere, each with a record like a cell's."""
 
 
 class Status(StrEnum):
@@ -111,6 +113,8 @@ class Record(BaseModel):
     data_variant: str
     preset: str
     key: str
+    origin: Literal["cell", "foreign"] = "cell"
+    """Whether the harness made the samples, or they were given to it and have no cost."""
     status: Status = Status.PENDING
     reason: str = ""
     started: str | None = None

@@ -52,6 +52,7 @@ from methods import registry
 from methods.base import DataSpec, Method, Stage
 
 CHECKPOINT = "checkpoint.pt"
+SAMPLES = "samples.npz"
 FAILED, BAD_INPUT, NO_DATA, INTERRUPTED = 1, 2, 3, 75
 PROGRESS_SECONDS = 0.3
 GRID_IMAGES = 64
@@ -444,7 +445,7 @@ class Cell:
             arrays: dict[str, Any] = {"images": drawn.images}
             if drawn.labels is not None:
                 arrays["labels"] = drawn.labels
-            write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, **arrays))
+            write_atomically(self.folder / SAMPLES, lambda file: np.savez(file, **arrays))
             shown = len(drawn.images) if self.dataset.is_points else GRID_IMAGES
             write_grid(self.folder / "grid.png", drawn.images[:shown], labels=drawn.labels)
         return drawn

@@ -203,7 +203,12 @@ def test_other_numbers_of_samples_are_other_metrics(study: Path) -> None:
     command = ["sample", "--cells", "sde-seed0", "--samplers", "ancestral", "--nfe", "6"]
     bench(place, *command, "--samples", "40", "--no-tracking")
     few = [p for p in stored(study / "sde-seed0").points if p.samples == 40]
-    assert [set(p.metrics) for p in few] == [{"fd_digits_40", "is_digits_40"}]
+    assert [set(p.metrics) for p in few] == [
+        {
+            f"{family}_digits_40"
+            for family in ("fd", "kd", "is", "precision", "recall", "density", "coverage")
+        }
+    ]
     assert "fd_digits_40 ↓" in (study / "nfe-curve.md").read_text()
 
 

@@ -8,7 +8,7 @@ They keep the record's units: seconds, milliseconds, bytes, FLOPs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,8 @@ LONGEST = 24
 """Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
 Kept = TypeVar("Kept", bound=BaseModel)
 
+HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
+"""Families of metrics that stand beside the costs; the others have a table of their own."""
 LOWER_IS_BETTER = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score", "violation")
 HIGHER_IS_BETTER = ("is", "accuracy", "cas", "modes", "precision", "recall", "density", "coverage")
 COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
@@ -61,8 +63,15 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
     return sorted(found, key=lambda name: (order.get(metric_family(name), len(order)), name))
 
 
+def headline(names: Sequence[str]) -> list[str]:
+    """Return the metrics that stand beside the costs; all of them where none would."""
+    return [name for name in names if metric_family(name) in HEADLINE] or list(names)
+
+
 def load_frame(study: Path) -> pd.DataFrame:
     """Read a study into one row per cell (``kind="cell"``) and per anchor (``kind="anchor"``).
+
+    Samples that were made elsewhere have a row of ``kind="foreign"`` without costs.
 
     A cell that did not finish keeps its row, with its status and reason, whatever it measured.
     ``frame.attrs["provenance"]`` maps each metric to what its values were made with.
@@ -74,6 +83,7 @@ def load_frame(study: Path) -> pd.DataFrame:
     import pandas as pd
 
     cells, anchors = read(study)
+    cells = [*cells, *read_foreign(study)]
     rows = [_cell_row(folder, row) for folder, row in cells]
     rows += [_anchor_row(study, name, values) for name, values in anchors.rows.items()]
     frame = pd.DataFrame(rows)
@@ -96,6 +106,12 @@ def read(study: Path) -> tuple[list[tuple[Path, Record]], Anchors]:
     return cells, anchors
 
 
+def read_foreign(study: Path) -> list[tuple[Path, Record]]:
+    """Read the records of samples that came from elsewhere."""
+    files = sorted((study / record.FOREIGN).glob(f"*/{record.RECORD}"))
+    return [(path.parent, _readable(path, Record)) for path in files]
+
+
 def _readable(path: Path, kind: type[Kept]) -> Kept:
     try:
         return kind.model_validate_json(path.read_bytes())
@@ -108,7 +124,7 @@ def _readable(path: Path, kind: type[Kept]) -> Kept:
 
 def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
     named = row.model_dump(include=set(TEXT)) | {
-        "kind": "cell",
+        "kind": row.origin,
         "status": str(row.status),
         "device": device(row.environment),
         "commit": row.environment.get("commit"),
@@ -203,8 +219,10 @@ def _short(value: str | None) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…"
 
 
-def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
+def aggregate(frame: pd.DataFrame, kind: str = "cell") -> pd.DataFrame:
     """Reduce the cells to one row per method, in order of first appearance of the name.
+
+    With ``kind="foreign"`` the samples from elsewhere, by the names that they were given.
 
     For every number ``X``: ``X`` is the mean over the finished seeds, ``X:half`` the half-width
     of its 95 % t interval (only with two seeds or more), ``X:n`` the seeds that had it.
@@ -213,7 +231,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    cells = frame[frame["kind"] == "cell"]
+    cells = frame[frame["kind"] == kind]
     numbers = [column for column in frame.columns if column not in TEXT]
     rows = [_summary(str(method), group, numbers) for method, group in cells.groupby("method")]
     return pd.DataFrame(rows)

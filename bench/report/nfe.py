@@ -12,7 +12,15 @@ from bench import curve
 from bench.errors import UserError
 from bench.record import Record, Status, write_text
 from bench.report import plots
-from bench.report.frame import device, direction, load_frame, mean_interval, metric_names, read
+from bench.report.frame import (
+    device,
+    direction,
+    headline,
+    load_frame,
+    mean_interval,
+    metric_names,
+    read,
+)
 from bench.report.grid import PALETTE
 from bench.report.tables import NOTHING, markdown_table, number, plus_minus
 
@@ -53,8 +61,8 @@ class Content:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that were measured on the points."""
-        return metric_names(self.drawn)
+        """The metrics that were measured on the points and are worth a table of their own."""
+        return headline(metric_names(self.drawn))
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -232,6 +240,7 @@ def notes(content: Content) -> list[str]:
         f"{AS_RUN}: the cell's own record, with its own sampler; a method without one has no other "
         "point.",
         f"Seeds: {told}{spread}.",
+        f"Further metrics of each point are in {TABLES[1]}. "
         "Nothing was trained again, so metrics that train a network or look at the denoiser are "
         "left out. Noise levels and all else are the cell's own.",
         "ms/image: median over the batches drawn, after one batch of warm-up; over seeds, the "

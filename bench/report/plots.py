@@ -313,11 +313,13 @@ def _quality_axes(
 
 
 def anchor_levels(frame: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Return the anchors' values of a metric by their names; empty where they have none."""
-    if f"metrics.{metric}" not in frame.columns:
+    """Return a metric's values of anchors and foreign samples, which have no cost, by name."""
+    column = f"metrics.{metric}"
+    if column not in frame.columns:
         return {}
-    rows = frame[frame["kind"] == "anchor"].dropna(subset=[f"metrics.{metric}"])
-    return dict(zip(rows["method"], rows[f"metrics.{metric}"], strict=True))
+    rows = frame[frame["kind"].isin(["anchor", "foreign"])].dropna(subset=[column])
+    means = rows.groupby("method", sort=False)[column].mean()
+    return {str(name): float(level) for name, level in means.items()}
 
 
 def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:

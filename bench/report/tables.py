@@ -16,6 +16,7 @@ from bench.report.frame import (
     TEXT,
     aggregate,
     direction,
+    headline,
     is_comparable,
     load_frame,
     mean_interval,
@@ -97,7 +98,7 @@ def columns(frame: pd.DataFrame) -> list[Column]:
     return [
         Column("method", lambda row: str(row["method"])),
         Column("seeds", _seeds),
-        *(_metric_column(name) for name in metric_names(frame)),
+        *(_metric_column(name) for name in headline(metric_names(frame))),
         Column("NFE", lambda row: _calls(*_pair(row, "cost.nfe"))),
         _time_column(frame, "ms_per_image", "ms/image"),
         _time_column(frame, "latency_ms", "latency ms"),
@@ -112,6 +113,15 @@ def columns(frame: pd.DataFrame) -> list[Column]:
             in_paper=False,
         ),
     ]
+
+
+def quality_columns(frame: pd.DataFrame) -> list[Column]:
+    """Build the columns of the second table: what else was measured of the samples."""
+    names = metric_names(frame)
+    rest = [name for name in names if name not in headline(names)]
+    if not rest:
+        return []
+    return [Column("method", lambda row: str(row["method"])), *map(_metric_column, rest)]
 
 
 def _pair(row: Row, name: str) -> tuple[float, float]:
@@ -170,6 +180,12 @@ def _times(done: pd.DataFrame) -> dict[str, float]:
     return times
 
 
+def foreign_rows(frame: pd.DataFrame) -> list[Row]:
+    """Return one mapping per set of samples from elsewhere; they carry metrics and no cost."""
+    rows: list[Any] = aggregate(frame, "foreign").to_dict("records")
+    return rows
+
+
 def anchor_rows(frame: pd.DataFrame) -> list[Row]:
     """Return one mapping per anchor; they carry metrics and no cost."""
     rows: list[Any] = frame[frame["kind"] == "anchor"].to_dict("records")
@@ -182,7 +198,7 @@ def body(frame: pd.DataFrame, chosen: Sequence[Column]) -> tuple[list[list[str]]
     def fill(rows: list[Row]) -> list[list[str]]:
         return [[column.fill(row) for column in chosen] for row in rows]
 
-    return fill(method_rows(frame)), fill(anchor_rows(frame))
+    return fill([*method_rows(frame), *foreign_rows(frame)]), fill(anchor_rows(frame))
 
 
 # Notes ------------------------------------------------------------------------------------------
@@ -196,6 +212,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_provenance_notes(frame),
         *_timing_notes(cells),
         *_shared_notes(cells),
+        *_foreign_notes(frame),
         *_certainty_notes(frame),
     ]
 
@@ -257,6 +274,13 @@ def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
             yield f"{cell}: {told}; trained once, charged in full to both."
 
 
+def _foreign_notes(frame: pd.DataFrame) -> Iterator[str]:
+    """Say which rows are of samples from elsewhere."""
+    for name, rows in frame[frame["kind"] == "foreign"].groupby("method"):
+        sources = "; ".join(rows["reason"])
+        yield f"{name}: {sources}, made elsewhere at a cost unknown here; not ranked."
+
+
 def _certainty_notes(frame: pd.DataFrame) -> Iterator[str]:
     summary = aggregate(frame)
     seeds = sorted(set(summary["seeds"]))
@@ -299,9 +323,10 @@ def unfinished(frame: pd.DataFrame) -> list[list[str]]:
 
 def markdown(frame: pd.DataFrame) -> str:
     """Write the table with anchors, unfinished cells and notes, aligned for a terminal too."""
-    chosen = columns(frame)
-    methods, anchors = body(frame, chosen)
-    parts = [markdown_table([column.title for column in chosen], methods + anchors)]
+    parts = []
+    for chosen in filter(None, (columns(frame), quality_columns(frame))):
+        methods, anchors = body(frame, chosen)
+        parts.append(markdown_table([column.title for column in chosen], methods + anchors))
     if rest := unfinished(frame):
         parts += ["Not finished:\n", markdown_table(["cell", "status", "reason", "log"], rest)]
     parts.append("\n".join(f"- {note}" for note in notes(frame)) + "\n")
@@ -336,9 +361,16 @@ def escape_latex(text: str) -> str:
 
 def latex(frame: pd.DataFrame) -> str:
     """Write a booktabs table for a paper; unfinished cells and notes go into its caption."""
-    chosen = [column for column in columns(frame) if column.in_paper]
-    methods, anchors = body(frame, chosen)
     caption = [*notes(frame), *(f"Not finished: {row[0]}, {row[1]}." for row in unfinished(frame))]
+    tables = [(columns(frame), caption)]
+    if rest := quality_columns(frame):
+        tables.append((rest, ["Further metrics of the same samples."]))
+    return "\n".join(_latex_table(frame, *given) for given in tables)
+
+
+def _latex_table(frame: pd.DataFrame, given: Sequence[Column], caption: Sequence[str]) -> str:
+    chosen = [column for column in given if column.in_paper]
+    methods, anchors = body(frame, chosen)
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
         r"\begin{table*}",
@@ -372,6 +404,7 @@ def to_json(frame: pd.DataFrame) -> str:
     cells = frame[frame["kind"] == "cell"]
     content = {
         "cells": _plain(cells),
+        "foreign": _plain(frame[frame["kind"] == "foreign"]),
         "anchors": _plain(frame[frame["kind"] == "anchor"]),
         "methods": _plain(aggregate(frame)),
         "provenance": frame.attrs["provenance"],

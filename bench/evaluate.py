@@ -1,0 +1,245 @@
+"""Measuring what lies on disk: cells that are finished, and samples that came from elsewhere.
+
+A cell is measured again from the features that it kept, or from its samples where an extractor has
+not seen them yet; nothing is trained or drawn. Foreign samples, a folder, zip or ``.npz`` of
+images, go the same way, and can stand in a study's tables as a row without costs.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench import metrics, record
+from bench.config import Settings
+from bench.data import Dataset, Split, load, load_samples
+from bench.environment import describe
+from bench.errors import UserError
+from bench.metrics.features import Progress
+from bench.metrics.statistics import permutation
+from bench.record import ANCHORS, FOREIGN, Anchors, Record, Status, Value, write_text
+from bench.report.grid import write_grid
+from bench.worker import GRID_IMAGES, SAMPLES, now, open_device
+
+DRAWN = ("sampling_seed", "nfe", "sampler", "ema", "precision")
+"""What a value's provenance says of how the samples were drawn."""
+
+Passing = Callable[[str], AbstractContextManager[Progress]]
+"""Opens the display of a long pass by its title; gives what is told the fraction done."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be measured, and how."""
+
+    settings: Settings
+    cache: Path
+    families: Collection[str] | None
+    """Of ``metrics.FAMILIES``; ``None``: all."""
+    device: str
+    passing: Passing
+
+    def open(self) -> metrics.Evaluator:
+        """Load the data, the extractors and their references."""
+        settings = self.settings
+        device = open_device(self.device, settings.threads, "fp32")
+        with self.passing("data") as progress:
+            dataset = load(
+                settings.dataset,
+                path=settings.data,
+                cache=self.cache,
+                size=settings.size,
+                progress=progress,
+            )
+        metrics.self_test()
+        with self.passing("reference statistics") as progress:
+            return metrics.Evaluator.open(
+                settings, dataset, device=device, cache=self.cache, progress=progress
+            )
+
+
+# Cells --------------------------------------------------------------------------------------------
+
+
+def evaluate_cells(study: Path, cells: Sequence[Path], wish: Wish) -> dict[str, dict[str, Value]]:
+    """Measure finished cells and the anchors of their study; values are added to their records.
+
+    Returns:
+        The values that were measured, by cell.
+
+    Raises:
+        UserError: a cell is not finished, its samples are gone, or the data are not those that it
+            was trained on.
+    """
+    rows = {folder: _finished(folder) for folder in cells}
+    evaluator = wish.open()
+    for folder, row in rows.items():
+        _check_data(folder, row, evaluator.dataset)
+    found = {}
+    for folder, row in rows.items():
+        images, labels = _read_samples(folder / SAMPLES)
+        with wish.passing(folder.name) as progress:
+            found[folder.name] = evaluator.measure(
+                images,
+                labels,
+                families=wish.families,
+                folder=folder,
+                provenance=_carried(row),
+                progress=progress,
+            )
+        row.metrics |= found[folder.name]
+        record.save(row, folder)
+    _add_anchors(study, evaluator, wish)
+    return found
+
+
+def _finished(folder: Path) -> Record:
+    row = record.load(folder)
+    if row is None or row.status != Status.FINISHED:
+        told = "there is no record" if row is None else f"it is {row.status}"
+        raise UserError(f"'{folder}' has no result to measure: {told}; run it first: bench run")
+    return row
+
+
+def _check_data(folder: Path, row: Record, dataset: Dataset) -> None:
+    told = {value.provenance.get("data_sha256") for value in row.metrics.values()} - {None}
+    if told and told != {dataset.sha256}:
+        raise UserError(
+            f"'{folder}' was measured against other images than those at {dataset.source}; give "
+            "the study's own with --data"
+        )
+
+
+def _carried(row: Record) -> dict[str, Any]:
+    """Return how a cell's samples were drawn, as its values tell."""
+    for value in row.metrics.values():
+        if "sampling_seed" in value.provenance:
+            return {key: value.provenance.get(key) for key in DRAWN}
+    return {}
+
+
+def _read_samples(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            return content["images"], content.get("labels")
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"'{path}' cannot be read ({' '.join(str(error).split())[:100]}); run the cell again"
+        ) from error
+
+
+def _add_anchors(study: Path, evaluator: metrics.Evaluator, wish: Wish) -> None:
+    """Give noise and held-out images the same metrics, or the new column would have no yardstick."""
+    path = study / ANCHORS
+    rows = record.read_anchors(study).rows
+    with wish.passing("anchors") as progress:
+        samples = wish.settings.evaluation.samples
+        found = evaluator.anchors(samples, families=wish.families, progress=progress)
+    merged = {name: rows.get(name, {}) | found.get(name, {}) for name in {**rows, **found}}
+    write_text(path, Anchors(rows=merged).model_dump_json())
+
+
+# Foreign samples ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Foreign samples and what was measured of them."""
+
+    values: dict[str, Value]
+    samples: Split
+    found: int
+    """Images that were there; of more than were wanted a fixed random part was measured."""
+    notes: tuple[str, ...]
+
+
+def evaluate_samples(
+    path: Path, wish: Wish, *, wanted: int | None, folder: Path | None = None
+) -> Measured:
+    """Measure the images at a path, ``wanted`` of them (``None``: all), as samples are measured.
+
+    Features are kept in ``folder``, if one is given.
+
+    Raises:
+        UserError: not images of the data set's shape, or fewer than wanted.
+    """
+    evaluator = wish.open()
+    dataset = evaluator.dataset
+    if dataset.is_points:
+        raise UserError(f"'{dataset.name}' has points, not images; give another --dataset")
+    with wish.passing(str(path.name)) as progress:
+        given = load_samples(
+            path,
+            shape=dataset.shape,
+            classes=dataset.classes,
+            cache=wish.cache,
+            progress=progress,
+        )
+    chosen = _chosen(path, given.train, wanted)
+    with wish.passing("measuring") as progress:
+        values = evaluator.measure(
+            chosen.images,
+            chosen.labels,
+            families=wish.families,
+            folder=folder,
+            provenance={
+                "samples": path.name,
+                "samples_sha256": given.sha256,
+                "given": len(given.train),
+            },
+            progress=progress,
+        )
+    return Measured(values, chosen, len(given.train), given.notes)
+
+
+def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
+    if wanted is None or wanted == len(given):
+        return given
+    if len(given) < wanted:
+        raise UserError(
+            f"'{path}' holds {len(given)} images and {wanted} are measured; give more images, or "
+            "fewer --samples"
+        )
+    rows = np.sort(permutation(len(given))[:wanted])
+    return Split(given.images[rows], None if given.labels is None else given.labels[rows])
+
+
+def add_foreign(
+    study: Path, name: str, seed: int, path: Path, wish: Wish, prepared: Mapping[str, Any]
+) -> Measured:
+    """Measure foreign samples as a study's own are, and keep them as a row of it.
+
+    Raises:
+        UserError: as ``evaluate_samples``; or the data are not the study's.
+    """
+    folder = study / FOREIGN / f"{name}-seed{seed}"
+    measured = evaluate_samples(path, wish, wanted=wish.settings.evaluation.samples, folder=folder)
+    row = Record(
+        study=study.name,
+        cell=folder.name,
+        method=name,
+        seed=seed,
+        dataset=wish.settings.dataset,
+        data_variant=str(prepared["data_variant"]),
+        preset=wish.settings.preset,
+        key="foreign",
+        origin="foreign",
+        status=Status.FINISHED,
+        reason=f"samples from {path}",
+        started=now(),
+        ended=now(),
+        metrics=measured.values,
+        environment=describe(torch.device(wish.device)) | {"samples": str(path)},
+    )
+    record.save(row, folder)
+    shown = measured.samples.labels
+    write_grid(folder / "grid.png", np.array(measured.samples.images[:GRID_IMAGES]), labels=shown)
+    return measured

@@ -1,0 +1,38 @@
+"""The values of one set of samples, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from bench.record import Value
+from bench.report.frame import comparable, direction
+from bench.report.tables import markdown_table, number
+
+QUOTE = '"'
+
+
+def render(values: Mapping[str, Value], format: str) -> str:
+    """Write values as ``md``, with how they were measured below, or as ``json`` with all of it."""
+    if format == "json":
+        body = {name: value.model_dump() for name, value in values.items()}
+        return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    rows = [
+        [f"{name} {direction(name)}".rstrip(), number(value.value, 5), _spread(value)]
+        for name, value in values.items()
+    ]
+    return "\n".join([markdown_table(["metric", "value", "±"], rows), *_how(values)]) + "\n"
+
+
+def _spread(value: Value) -> str:
+    return "" if value.spread is None else f"{number(value.spread)} over its splits"
+
+
+def _how(values: Mapping[str, Value]) -> list[str]:
+    """Return a line for each way of measuring, with the metrics that were measured so."""
+    groups: dict[str, list[str]] = {}
+    for name, value in values.items():
+        facts = comparable(value.provenance)
+        told = ", ".join(f"{key} {text.strip(QUOTE)}" for key, text in facts.items())
+        groups.setdefault(told, []).append(name)
+    return [f"- {', '.join(names)}: {told}" for told, names in groups.items()]
