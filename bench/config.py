@@ -122,6 +122,8 @@ class Settings(Section):
     preset: str
     data: Path | None = None
     """A file or folder given by the user; ``null``: the default place."""
+    size: int | None = Field(None, ge=4, le=1024)
+    """Side in pixels to which images of one's own are cropped and resized; ``null``: none are."""
     weights: Path | None = None
     """The extractor's weights, given by the user; ``null``: the default place."""
     device: str
@@ -148,6 +150,7 @@ class Preset(Section):
 
     extends: str | None = None
     source: str = ""
+    size: int | None = None
     budget: str | None = None
     threads: int | None = None
     training: dict[str, Any] = {}
