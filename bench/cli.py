@@ -373,6 +373,40 @@ def list_datasets() -> int:
     return commands.list_datasets()
 
 
+data_app = App(
+    name="data",
+    help="Prepare images of one's own ahead of a run.",
+    help_format="plaintext",
+)
+app.command(data_app)
+
+
+@data_app.command
+def prepare(
+    *,
+    dataset: Annotated[str, Parameter(help="Data set whose preset says the size: images64.")],
+    data: Annotated[
+        Path | None,
+        Parameter(
+            help="Where the images are: a zip file (EDM, StyleGAN), a folder of class folders or "
+            "of images, an .npz file (guided-diffusion) or an lmdb folder (LSUN)."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        Parameter(help="Preset of the data set. Default: quick on a CPU, gpu on CUDA."),
+    ] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Decode images, crop and resize them if the preset has a size, and keep them in the cache.
+
+    Runs on the same data then start at once, and need no more memory than a batch.
+    """
+    from bench import commands
+
+    return commands.prepare_data(dataset, data, preset, results)
+
+
 def studies(results: Path) -> list[Path]:
     """Return the studies under a results folder, the latest last."""
     found = [path.parent for path in results.glob("*/study.yaml")]

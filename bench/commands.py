@@ -250,6 +250,7 @@ def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Se
         "data": None if asked.data is None else asked.data.resolve(),
         "weights": parse_weights(asked.weights, preset.evaluation),
         "reference": None if asked.reference is None else asked.reference.resolve(),
+        "size": preset.size,
         "device": device,
         "threads": preset.threads,
         "budget": asked.budget or preset.budget,
@@ -817,6 +818,32 @@ def list_datasets() -> int:
             extractor = preset.evaluation.get("extractor")
             print(f"    {preset_name:<8} budget {preset.budget}, extractor {extractor}")
     print(f"presets in {config_folder()}")
+    return 0
+
+
+def prepare_data(dataset: str, data: Path | None, preset: str | None, results: Path) -> int:
+    """Decode a data set into the cache as ``bench run`` would, and print what it is."""
+    from bench.data import load as load_data
+    from bench.progress import passing
+
+    name, chosen = choose_preset(dataset, preset, default_device())
+    check_writable(results)
+    heed_signals()
+    with passing(f"preparing {dataset}") as progress:
+        found = load_data(
+            dataset, path=data, cache=results / "cache", size=chosen.size, progress=progress
+        )
+    held_out = f" + {len(found.test)} held out" if found.test else ""
+    channels, height, width = found.shape
+    classes = f"{len(found.classes)}" if found.train.labels is not None else "no labels"
+    print(f"data     {found.variant}, for preset {name} of {dataset}")
+    print(f"source   {found.source}")
+    print(f"images   {len(found.train)}{held_out}, {width}x{height}, {channels} channel(s)")
+    print(f"classes  {classes}")
+    print(f"sha256   {found.sha256}")
+    print(f"cache    {found.stored or 'none: read in place'}")
+    for note in found.notes:
+        print(f"note     {note}")
     return 0
 
 

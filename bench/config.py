@@ -136,6 +136,8 @@ class Settings(Section):
     preset: str
     data: Path | None = None
     """A file or folder given by the user; ``null``: the default place."""
+    size: int | None = Field(None, ge=4, le=1024)
+    """Side in pixels to which images of one's own are cropped and resized; ``null``: none are."""
     weights: Annotated[dict[str, Path], BeforeValidator(lambda given: given or {})] = {}
     """Files of extractors' weights, given by the user; others lie where they belong."""
     reference: Path | None = None
@@ -164,6 +166,7 @@ class Preset(Section):
 
     extends: str | None = None
     source: str = ""
+    size: int | None = None
     budget: str | None = None
     threads: int | None = None
     training: dict[str, Any] = {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.record import Record, Status
@@ -45,6 +47,59 @@ def time_left(fraction: float, start: float, elapsed: float) -> str:
     if not 0.01 < fraction - start < 1 or fraction >= 1:
         return ""
     return f"{clock(elapsed * (1 - fraction) / (fraction - start))} left"
+
+
+@contextmanager
+def passing(title: str, console: Console | None = None) -> Iterator[Callable[[float], None]]:
+    """Show how a long pass goes on; yields what takes the fraction done, 0 to 1.
+
+    On a terminal a bar with rate and time left, gone at the end; elsewhere plain lines on standard
+    error, at most one every ``PLAIN_SECONDS``. A pass that reports nothing shows nothing.
+    """
+    console = console or Console(file=sys.stderr, highlight=False)
+    if not console.is_terminal:
+        yield _plain(title, console)
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task(escape(title), total=1.0, told="")
+    began = time.monotonic()
+
+    def show(fraction: float) -> None:
+        bar.start()
+        bar.update(task, completed=fraction, told=_pace(fraction, time.monotonic() - began))
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _plain(title: str, console: Console) -> Callable[[float], None]:
+    began = last = time.monotonic()
+
+    def say(fraction: float) -> None:
+        nonlocal last
+        moment = time.monotonic()
+        if moment - last >= PLAIN_SECONDS:
+            last = moment
+            line = f"{title}: {fraction:4.0%}  {_pace(fraction, moment - began)}".rstrip()
+            console.print(line, soft_wrap=True, markup=False)
+
+    return say
+
+
+def _pace(fraction: float, elapsed: float) -> str:
+    """Say the percentage done a minute and the time left; empty if too early."""
+    left = time_left(fraction, 0.0, elapsed)
+    return f"{6000 * fraction / elapsed:.3g} %/min  {left}" if left and elapsed else left
 
 
 class Display:

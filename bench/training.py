@@ -14,7 +14,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,6 +26,9 @@ from bench.seeds import derive
 from methods.base import EMA, Adam, Batch, Method, Objective, Stage
 
 State = dict[str, Any]
+
+RESIDENT = 2**30
+"""Bytes of training images up to which all of them lie on the device."""
 
 
 class DivergedError(Exception):
@@ -35,18 +40,34 @@ class InterruptedTrainingError(Exception):
 
 
 class Feed:
-    """Batches of real images from one tensor on the device, reshuffled every epoch.
+    """Batches of real images on the device, reshuffled every epoch.
 
-    uint8 images become float32 in [-1, 1]; points, which are float32 already, stay as they are.
+    Images are a tensor, whose device it is, or a numpy array, maybe memory-mapped, for ``device``:
+    one of at most ``resident`` bytes goes there whole, a larger one is gathered batch by batch.
+    The batches are the same, bit for bit. uint8 images become float32 in [-1, 1]; points, which
+    are float32 already, stay as they are.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor | None, *, batch: int, flip: bool, seed: int
+        self,
+        images: Tensor | NDArray[Any],
+        labels: Tensor | NDArray[Any] | None,
+        *,
+        batch: int,
+        flip: bool,
+        seed: int,
+        device: torch.device | None = None,
+        resident: int = RESIDENT,
     ) -> None:
-        self.images, self.labels = images, labels
+        self.device = images.device if isinstance(images, Tensor) else device or torch.device("cpu")
+        self.images: Tensor | NDArray[Any] = images
+        if not isinstance(images, Tensor) and images.nbytes <= resident:
+            self.images = _tensor(images, self.device)
+        self.labels = None if labels is None else _tensor(labels, self.device)
         self.batch, self.flip, self.seed = batch, flip, seed
         self.drawn = 0
         self._order: dict[int, Tensor] = {}
+        self._pages = self.device if isinstance(self.images, Tensor) else torch.device("cpu")
 
     def _epoch(self, epoch: int) -> Tensor:
         """The order of one epoch, a function of the seed and the epoch alone."""
@@ -54,8 +75,14 @@ class Feed:
             self._order = {key: order for key, order in self._order.items() if key == epoch - 1}
             generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
             order = torch.randperm(len(self.images), generator=generator)
-            self._order[epoch] = order.to(self.images.device)
+            self._order[epoch] = order.to(self._pages)
         return self._order[epoch]
+
+    def _gather(self, index: Tensor) -> Tensor:
+        """Return the images at ``index``, on the device."""
+        if isinstance(self.images, Tensor):
+            return self.images[index]
+        return _tensor(self.images[index.numpy()], self.device)
 
     def next(self, generator: torch.Generator) -> Batch:
         """Return the next ``batch`` images, flips drawn on the device."""
@@ -67,14 +94,22 @@ class Feed:
             self.drawn += len(part)
             wanted -= len(part)
         index = torch.cat(parts)
-        x = self.images[index]
+        x = self._gather(index)
         if x.dtype == torch.uint8:
             x = x.to(torch.float32) / 127.5 - 1
         if self.flip:
             mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        labels = None if self.labels is None else self.labels[index]
+        labels = None if self.labels is None else self.labels[index.to(self.device)]
         return Batch(x=x, labels=labels, generator=generator)
+
+
+def _tensor(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    # torch shares no memory that is read-only, as a memory map's is.
+    owned = values if values.flags.writeable else np.array(values)
+    return torch.from_numpy(np.asarray(owned)).to(device)
 
 
 def make_optimizer(settings: Adam, network: nn.Module) -> torch.optim.Optimizer:
@@ -190,7 +225,7 @@ class Trainer:
     ) -> None:
         self.method, self.feed, self.settings, self.budget = method, feed, settings, budget
         self.ledger, self.hooks, self.seed = ledger, hooks, seed
-        self.device = feed.images.device
+        self.device = feed.device
         self.generator = torch.Generator(self.device).manual_seed(derive(seed, "training"))
         self.stages = list(method.stages())
         self.total_share = sum(stage.share for stage in self.stages)

@@ -308,10 +308,10 @@ class Cell:
 
     def _train(self, state: State | None) -> None:
         settings, train = self.settings, self.dataset.train
-        labels = None if train.labels is None else torch.from_numpy(train.labels).to(self.device)
         feed = Feed(
-            torch.from_numpy(np.array(train.images)).to(self.device),
-            labels,
+            train.images,
+            train.labels,
+            device=self.device,
             batch=self.training.batch,
             flip=self.training.flip,
             seed=self.config.seed,

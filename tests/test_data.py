@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from bench import data
-from bench.data import fetched, idx, zipped
+from bench.data import fetched, idx, prepared
 from bench.data.dataset import Split, fingerprint
 from bench.data.digits import choose_held_out
 from bench.errors import UserError
@@ -400,7 +400,7 @@ def test_zip(tmp_path: Path, entries: dict[str, bytes]) -> None:
     dataset = data.load("own", path=path, cache=tmp_path / "cache")
     assert (dataset.name, dataset.variant, dataset.classes) == ("own", "own-zip", ("a", "b", "c"))
     assert dataset.test is None
-    assert dataset.notes == ()
+    assert dataset.notes == ("1 file is no image and was left out (first: README.txt)",)
     assert dataset.train.labels is not None
     assert dataset.train.labels.tolist() == [2, 1, 0]
     assert dataset.train.labels.dtype == np.int64
@@ -420,7 +420,7 @@ def test_jpeg_is_told_by_content_and_noted(tmp_path: Path, name: str) -> None:
     path = write_zip(tmp_path / "own.zip", {name: encoded(pixels(0), "JPEG")})
     dataset = data.load("own", path=path, cache=tmp_path)
     assert dataset.variant == "own-jpeg"
-    assert "not comparable" in dataset.notes[0]
+    assert dataset.notes == ("1 of 1 images went through JPEG",)
 
 
 @pytest.mark.parametrize("index", [None, {"labels": None}, {}])
@@ -466,10 +466,9 @@ def test_second_load_decodes_nothing(
 ) -> None:
     path = write_zip(tmp_path / "own.zip", entries)
     first = data.load("own", path=path, cache=tmp_path / "cache")
-    moved = path.rename(tmp_path / "moved.zip")
     with monkeypatch.context() as patched:
-        patched.setattr(zipped, "_read_zip", lambda *_: pytest.fail("decoded again"))
-        second = data.load("own", path=moved, cache=tmp_path / "cache")
+        patched.setattr(prepared, "_decode", lambda *_: pytest.fail("decoded again"))
+        second = data.load("own", path=path, cache=tmp_path / "cache")
     assert second.sha256 == first.sha256 == fingerprint(second.train, second.test)
     changed = write_zip(tmp_path / "own.zip", {**entries, "folder/0.png": encoded(pixels(77))})
     assert data.load("own", path=changed, cache=tmp_path / "cache").sha256 != first.sha256
@@ -481,7 +480,7 @@ def test_damaged_cache_is_made_again(
 ) -> None:
     path = write_zip(tmp_path / "own.zip", entries)
     first = data.load("own", path=path, cache=tmp_path / "cache")
-    (found,) = (tmp_path / "cache" / "zips").glob(f"*/{damaged}")
+    (found,) = (tmp_path / "cache" / "prepared").glob(f"*/{damaged}")
     found.write_bytes(b"")
     again = data.load("own", path=path, cache=tmp_path / "cache")
     assert fingerprint(again.train, again.test) == first.sha256
@@ -491,7 +490,7 @@ def test_failure_leaves_no_cache(tmp_path: Path, entries: dict[str, bytes]) -> N
     path = write_zip(tmp_path / "own.zip", {**entries, "z.png": b"no image"})
     with pytest.raises(UserError):
         data.load("own", path=path, cache=tmp_path / "cache")
-    assert [entry.suffix for entry in (tmp_path / "cache" / "zips").iterdir()] == [".lock"]
+    assert [entry.suffix for entry in (tmp_path / "cache" / "prepared").iterdir()] == [".lock"]
 
 
 GOOD = encoded(pixels(0))
@@ -632,7 +631,7 @@ def test_known_names_have_known_classes(tmp_path: Path, index: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "message"), [("none.zip", "no such file"), ("own.tar", "not a .zip file")]
+    ("file", "message"), [("none.zip", "no such file"), ("own.tar", "not a .zip or .npz file")]
 )
 def test_wrong_paths(tmp_path: Path, file: str, message: str) -> None:
     (tmp_path / "own.tar").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""A data set in memory: images or points, labels, and the hash that identifies them."""
+"""A data set: images or points, labels, and the hash that identifies them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -15,13 +17,16 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8 | np.float32]
 
+_BLOCK = 2**24
+"""Bytes of an array that are hashed at a time."""
+
 
 @dataclass(frozen=True)
 class Split:
     """Images and their class indices, int64 (N,), where there are any.
 
     Images are uint8 (N, C, H, W), 0 to 255; points are float32 (N, 2, 1, 1), within about [-1, 1],
-    and are never quantised.
+    and are never quantised. Either may be a read-only memory map, of more than memory can hold.
     """
 
     images: Pixels
@@ -38,7 +43,8 @@ class Dataset:
 
     ``variant`` tells apart what shares a name but not its pixels (``cifar10-jpeg``), ``source``
     says where it was read from, and ``notes`` what a reader of the numbers must know. ``truth`` is
-    the exact density that points were drawn from.
+    the exact density that points were drawn from, and ``stored`` the folder of the memory-mapped
+    arrays, where there is one.
     """
 
     name: str
@@ -50,6 +56,7 @@ class Dataset:
     source: str
     notes: tuple[str, ...] = ()
     truth: GaussianMixture | None = None
+    stored: Path | None = None
 
     @property
     def is_points(self) -> bool:
@@ -62,26 +69,64 @@ class Dataset:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a record says of its data, as plain JSON."""
+        return {
+            "name": self.name,
+            "variant": self.variant,
+            "sha256": self.sha256,
+            "train": len(self.train),
+            "test": None if self.test is None else len(self.test),
+            "classes": list(self.classes),
+            "labelled": self.train.labels is not None,
+            "shape": list(self.shape),
+            "source": self.source,
+            "notes": list(self.notes),
+        }
+
+
+class Fingerprint:
+    """The hash of images, labels and which split they are in, with their shapes, bit by bit.
+
+    The parts come in a fixed order: images and labels of ``train``, then those of ``test``; what a
+    data set lacks is added as None.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256(b"scorebench data 1")
+
+    def begin(self, split: str, part: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Begin an array, whose bytes in C order are then given to ``update``."""
+        self._digest.update(f"{split} {part} {(dtype, shape)}".encode())
+
+    def update(self, content: bytes | memoryview) -> None:
+        """Add bytes of the array that was begun."""
+        self._digest.update(content)
+
+    def add(self, split: str, part: str, array: NDArray[Any] | None) -> None:
+        """Add an array that is there, in blocks, or say that there is none."""
+        import numpy as np
+
+        if array is None:
+            self._digest.update(f"{split} {part} {None}".encode())
+            return
+        self.begin(split, part, array.dtype.str, array.shape)
+        rows = max(1, _BLOCK // max(1, array[:1].nbytes))
+        for start in range(0, len(array), rows):
+            self.update(np.ascontiguousarray(array[start : start + rows]).data.cast("B"))
+
+    def hexdigest(self) -> str:
+        """Return the hash of all that was added: 64 hex digits."""
+        return self._digest.hexdigest()
+
 
 def fingerprint(train: Split, test: Split | None) -> str:
     """Hash images, labels and which split they are in, with their shapes: 64 hex digits."""
-    digest = hashlib.sha256(b"scorebench data 1")
+    digest = Fingerprint()
     for name, split in (("train", train), ("test", test)):
-        for part, array in (
-            ("images", None if split is None else split.images),
-            ("labels", None if split is None else split.labels),
-        ):
-            shape = None if array is None else (array.dtype.str, array.shape)
-            digest.update(f"{name} {part} {shape}".encode())
-            if array is not None:
-                digest.update(_bytes(array))
+        digest.add(name, "images", None if split is None else split.images)
+        digest.add(name, "labels", None if split is None else split.labels)
     return digest.hexdigest()
-
-
-def _bytes(array: NDArray[Any]) -> memoryview:
-    import numpy as np
-
-    return np.ascontiguousarray(array).data.cast("B")
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def load_fetched(name: str, *, path: Path | None, cache: Path, download: bool) -
     """
     places = _places(name, path, cache)
     for place in places:
-        folder = _find(name, place)
+        folder = find(name, place)
         if folder is not None:
             return _read(name, folder)
     looked = ", ".join(str(place) for place in places)
@@ -62,8 +62,8 @@ def _places(name: str, path: Path | None, cache: Path) -> list[Path]:
     return [*places, cache / "downloads"]
 
 
-def _find(name: str, place: Path) -> Path | None:
-    """Return the folder that ``_read`` wants, if the data set lies at or under ``place``."""
+def find(name: str, place: Path) -> Path | None:
+    """Return the folder of the data set's own files, if they lie at or under ``place``."""
     if name in idx.FOLDERS:
         return idx.find_folder(name, place)
     if place.name == _FOLDERS[name] and place.is_dir():
@@ -125,16 +125,19 @@ def _download(name: str, root: Path, looked: str) -> Path:
 
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{name}.lock"):
-        found = _find(name, root)
+        # Of processes that were killed: who downloads holds the lock.
+        for left in root.glob(f".{name}.tmp-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        found = find(name, root)
         if found is not None:
             return found
-        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.") as temporary:
+        with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.tmp-") as temporary:
             _fetch(name, Path(temporary), looked)
             target = root / _FOLDERS[name]
             # What lies there was not found good above, so it cannot be a finished download.
             shutil.rmtree(target, ignore_errors=True)
             os.replace(Path(temporary) / _FOLDERS[name], target)
-    found = _find(name, root)
+    found = find(name, root)
     if found is None:
         raise UserError(f"{root}: torchvision's download of {name} lacks files; {_advice(name)}")
     return found
@@ -152,7 +155,11 @@ def _fetch(name: str, folder: Path, looked: str) -> None:
 
 def _advice(name: str) -> str:
     debian = " or install Debian's dataset-fashion-mnist" if name in idx.DEBIAN else ""
-    kind = "the four IDX files" if name in idx.FOLDERS else f"{_FOLDERS[name]}/, or a .zip file,"
+    kind = (
+        "the four IDX files"
+        if name in idx.FOLDERS
+        else f"{_FOLDERS[name]}/, or images of your own,"
+    )
     return f"give --data PATH with {kind} or set {ROOT_VARIABLE}{debian}"
 
 

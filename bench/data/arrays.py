@@ -1,0 +1,155 @@
+"""Images in one ``.npz`` file: guided-diffusion's layout, or a cell's own ``samples.npz``.
+
+``arr_0`` (or ``images``) is uint8 (N, H, W, C) or (N, C, H, W), ``arr_1`` (or ``labels``) integers
+(N,), where there are labels. Which axis holds the channels is told by the one that has 1 or 3
+entries, and refused if both have. Images are read one after the other, never all at once, and
+nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from bench.data.entries import Content, Entry, damaged
+from bench.data.images import LARGEST_SIDE, shown
+from bench.data.zips import DAMAGE, open_archive
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_KEYS = (("arr_0", "arr_1"), ("images", "labels"))
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[Content]:
+    """Open an ``.npz`` file of images; UserError names the file and the array that is at fault."""
+    with open_archive(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        images, labels = _keys(list(members), path)
+        with _open(archive, members[images], path) as (_, header):
+            channels_last = _layout(header, f"{path}: '{images}'")
+        count = header.shape[0]
+        known = _read_labels(archive, members[labels], path, count) if labels in members else None
+        others = ", ".join(sorted(shown(name) for name in members.keys() - {images, labels}))
+
+        def entries() -> Generator[Entry, None, None]:
+            return _entries(archive, members[images], path, channels_last=channels_last)
+
+        notes = (f"also holds arrays that were left out: {others}",) if others else ()
+        yield Content(path, "npz", count, entries, labels=known, notes=notes)
+
+
+def _keys(found: list[str], path: Path) -> tuple[str, str]:
+    present = [keys for keys in _KEYS if keys[0] in found]
+    if len(present) == 1:
+        return present[0]
+    held = shown(", ".join(sorted(found))) or "nothing"
+    raise UserError(
+        f"{path}: holds {held}; images are read from 'arr_0' (labels 'arr_1') or from 'images' "
+        "(labels 'labels'), one of the two"
+    )
+
+
+@contextmanager
+def _open(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
+) -> Iterator[tuple[IO[bytes], _Header]]:
+    """Open an array behind its header, which must claim as many bytes as there are."""
+    from numpy.lib import format as npy
+
+    where = f"{path}: '{shown(info.filename)}'"
+    try:
+        with archive.open(info) as file:
+            version = npy.read_magic(file)
+            if version not in {(1, 0), (2, 0)}:
+                raise ValueError(f"format version {version}")
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            if dtype.hasobject or dtype.fields is not None:
+                raise UserError(f"{where} holds Python objects or records; save plain numbers")
+            held = info.file_size - file.tell()
+            if held != math.prod(shape) * dtype.itemsize:
+                raise UserError(f"{where} claims shape {shape} of {dtype}, but holds {held} bytes")
+            if fortran and len(shape) > 1:
+                raise UserError(f"{where} is in Fortran order; save numpy.ascontiguousarray of it")
+            yield file, _Header(shape, dtype)
+    except (*DAMAGE, SyntaxError, TypeError) as error:
+        raise damaged(path, f"'{shown(info.filename)}' is corrupt", error) from error
+
+
+def _layout(header: _Header, where: str) -> bool:
+    """Whether the channels come last; UserError if these are no images or it cannot be told."""
+    import numpy as np
+
+    if header.dtype != np.uint8:
+        raise UserError(f"{where} is {header.dtype}; only uint8, 0 to 255, is read")
+    if len(header.shape) != 4 or min(header.shape) < 1:
+        raise UserError(f"{where} has shape {header.shape}; give (N, H, W, C) or (N, C, H, W)")
+    first, last = (header.shape[axis] in {1, 3} for axis in (1, 3))
+    if first == last:
+        reason = "both ends could be channels" if first else "no axis has 1 or 3 channels"
+        raise UserError(f"{where} has shape {header.shape}: {reason}; give PNG files instead")
+    if max(header.shape[1:]) > LARGEST_SIDE:
+        raise UserError(f"{where} has shape {header.shape}, the limit is {LARGEST_SIDE} pixels")
+    return last
+
+
+def _read_labels(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, count: int
+) -> NDArray[np.int64]:
+    import numpy as np
+
+    with _open(archive, info, path) as (file, header):
+        where = f"{path}: '{shown(info.filename)}'"
+        if header.dtype.kind not in "iu" or header.shape != (count,):
+            raise UserError(
+                f"{where} is {header.dtype} of shape {header.shape}; give {count} whole numbers"
+            )
+        size = count * header.dtype.itemsize
+        given = np.frombuffer(_exactly(file, size, where, last=True), dtype=header.dtype)
+    if given.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{where}: label {given.max()} is out of all range")
+    return given.astype(np.int64)
+
+
+def _entries(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, *, channels_last: bool
+) -> Generator[Entry, None, None]:
+    import numpy as np
+
+    with _open(archive, info, path) as (file, header):
+        count, shape = header.shape[0], header.shape[1:]
+        for position in range(count):
+            name = f"{info.filename}[{position}]"
+            last = position == count - 1
+            content = _exactly(file, math.prod(shape), f"{path}: '{name}'", last=last)
+            pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
+            yield _entry(name, pixels.transpose(2, 0, 1) if channels_last else pixels)
+
+
+def _entry(name: str, pixels: NDArray[np.uint8]) -> Entry:
+    return Entry(name, lambda: pixels)
+
+
+def _exactly(file: IO[bytes], size: int, where: str, *, last: bool) -> bytes:
+    """Read ``size`` bytes; behind the ``last`` of them zipfile checks the CRC."""
+    content = file.read(size)
+    if len(content) != size:
+        raise UserError(f"{where} is truncated ({len(content)} of {size} bytes); fetch it again")
+    if last:
+        file.read(1)
+    return content

@@ -1,0 +1,61 @@
+"""What every source of images gives: entries in a fixed order, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.data.images import shown
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+INDEX = "dataset.json"
+LARGEST_INDEX = 512 * 2**20
+
+
+class Entry(NamedTuple):
+    """One image: its name within the source, and how to get its file's bytes or its pixels.
+
+    Pixels are uint8 (C, H, W). ``read`` may be called in another thread, and raises UserError.
+    """
+
+    name: str
+    read: Callable[[], bytes | NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Content:
+    """An open source of one split's images; nothing is decoded yet.
+
+    ``names`` are the images' relative paths, empty where there are none, as in arrays. ``index``
+    is the text of its ``dataset.json``; ``labels`` are int64 (N,), where an array holds them.
+    """
+
+    path: Path
+    kind: str
+    count: int
+    entries: Callable[[], Generator[Entry, None, None]]
+    names: Sequence[str] = ()
+    index: bytes | None = None
+    labels: NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def left_out(others: Sequence[str]) -> tuple[str, ...]:
+    """Say of files that are no images how many were left out, and the first of them."""
+    if not others:
+        return ()
+    count = len(others)
+    said = "1 file is no image and was" if count == 1 else f"{count} files are no images and were"
+    return (f"{said} left out (first: {shown(min(others))})",)
+
+
+def damaged(path: Path, what: str, error: BaseException) -> UserError:
+    """Build the error for a source that cannot be read."""
+    reason = shown(" ".join(str(error).split())) or type(error).__name__
+    return UserError(f"{path}: {what} ({reason}); fetch or make it again")

@@ -1,0 +1,189 @@
+"""One image file, read safely: what is decoded, what is converted and what is refused.
+
+PNG, JPEG and WebP of 8-bit grey or RGB are read; the format is told by content, not by name. Two
+kinds are converted, because nothing is lost: a palette without transparency becomes RGB, and one
+bit, two or four bits of grey become eight. Refused are transparency in any form, CMYK, 16 bits and
+animations. Colour profiles, gamma and orientation tags are not applied, as in torchvision.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
+FORMATS = ("PNG", "JPEG", "WEBP")
+_UNREAD = "apng avif bmp dib exr gif heic heif jp2 jxl pbm pcx pgm pnm ppm svg tga tif tiff"
+UNREAD = {f".{suffix}" for suffix in _UNREAD.split()}
+"""Images too, which are refused rather than taken for something else and left out."""
+LARGEST_FILE = 64 * 2**20
+LARGEST_SIDE = 1024
+"""Side in pixels beyond which an image is refused unread, unless it is to be resized."""
+MOST_PIXELS = 2**26
+"""Pixels beyond which an image is refused unread even then."""
+FILTER = "Lanczos"
+
+_CHANNELS = {"L": 1, "RGB": 3}
+_LOSSLESS = {"P": "RGB", "1": "L"}
+"""Modes that are converted, and to what."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image: pixels uint8 (C, H, W), and what became of it.
+
+    ``size`` is the width and height that it came with, ``lossy`` the lossy format that it went
+    through or empty, and ``converted`` what it was before it was converted, or empty.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    lossy: str = ""
+    converted: str = ""
+
+
+def shown(name: str) -> str:
+    """Return a file's name fit for one line: unprintable characters escaped, long ones cut."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-90:]}"
+
+
+def is_image(name: str, path: Path) -> bool:
+    """Whether a file is read as an image; UserError for the formats that are not read."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in UNREAD:
+        raise UserError(
+            f"{path}: '{shown(name)}' is {suffix}, which is not read; convert it to PNG "
+            "(PNG, JPEG and WebP are read)"
+        )
+    return suffix in SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or one of its folders is hidden, or one of macOS's twins."""
+    # macOS adds a hidden "._" twin to each file, in a folder of its own.
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+
+
+def decode(content: bytes, path: Path, name: str, *, resized: bool) -> Picture:
+    """Decode one file's bytes to the size that it has; ``name`` is its name within ``path``.
+
+    The size is checked before the pixels are read: against ``MOST_PIXELS`` if the image is to be
+    ``resized`` later, else against ``LARGEST_SIDE``. Raises UserError, which names the file.
+    """
+    from PIL import Image
+
+    where = f"{path}: '{shown(name)}'"
+    if not content:
+        raise UserError(f"{where} is empty, 0 bytes; fetch or make it again")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check(image, content, where, resized=resized)
+            image.load()
+            # Where a chunk follows the pixels, only reading them brings it up.
+            if "transparency" in image.info:
+                raise UserError(f"{where} has transparency (mode {image.mode}); flatten it first")
+            return _picture(image, content)
+    except (UserError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{where} has more than {MOST_PIXELS} pixels: {_line(error)}") from error
+    except Exception as error:
+        # Pillow promises no list of what damaged files make it raise.
+        raise UserError(
+            f"{where} is corrupt or no PNG, JPEG or WebP ({_line(error)}); fetch or make it again"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def _check(image: Image, content: bytes, where: str, *, resized: bool) -> None:
+    width, height = image.size
+    if resized and width * height > MOST_PIXELS:
+        raise UserError(f"{where} is {width}x{height}, the limit is {MOST_PIXELS} pixels")
+    if not resized and max(width, height) > LARGEST_SIDE:
+        raise UserError(f"{where} is {width}x{height}, the limit is {LARGEST_SIDE}")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise UserError(f"{where} holds {frames} pictures (animated); give single images")
+    # Pillow reads 16 bits a channel as 8 without a word.
+    bits = _png_bits(content) if image.format == "PNG" else 8
+    if bits > 8:
+        raise UserError(f"{where} has {bits} bits a channel; only 8-bit images are read")
+    if image.mode not in _CHANNELS and image.mode not in _LOSSLESS:
+        raise UserError(f"{where} has mode {image.mode}; only 8-bit grey and RGB are read")
+
+
+def _picture(image: Image, content: bytes) -> Picture:
+    import numpy as np
+
+    converted = {"P": "palette", "1": "1-bit"}.get(image.mode, "")
+    lossy = "JPEG" if image.format in {"JPEG", "MPO"} else ""
+    lossy = _lossy_webp(content) if image.format == "WEBP" else lossy
+    flat = image.convert(_LOSSLESS[image.mode]) if converted else image
+    pixels = np.asarray(flat).reshape(flat.height, flat.width, -1).transpose(2, 0, 1)
+    return Picture(pixels, image.size, lossy, converted)
+
+
+def _png_bits(content: bytes) -> int:
+    if content[12:16] != b"IHDR":
+        raise ValueError("its header is not at its beginning")
+    return content[24]
+
+
+def _lossy_webp(content: bytes) -> str:
+    """Return ``WebP`` unless the file's image chunk is the lossless one."""
+    position = 12
+    while position + 8 <= len(content):
+        tag, size = struct.unpack_from("<4sI", content, position)
+        if tag in (b"VP8 ", b"VP8L"):
+            return "WebP" if tag == b"VP8 " else ""
+        position += 8 + size + size % 2
+    return "WebP"
+
+
+def fit(picture: Picture, size: int) -> Picture:
+    """Crop the largest centred square and resize it to ``size``, with antialiasing.
+
+    What has that size already is returned as it is. Source: EDM's ``dataset_tool.py``, transform
+    ``center-crop``; Pillow's Lanczos filter widens with the reduction, which antialiases.
+    """
+    import numpy as np
+    from PIL import Image
+
+    width, height = picture.size
+    if (width, height) == (size, size):
+        return picture
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = picture.pixels[:, top : top + side, left : left + side]
+    grey = len(square) == 1
+    image = Image.fromarray(square[0] if grey else np.ascontiguousarray(square.transpose(1, 2, 0)))
+    small = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    pixels = small.reshape(size, size, -1).transpose(2, 0, 1)
+    return replace(picture, pixels=pixels)
+
+
+def in_colour(picture: Picture) -> Picture:
+    """Give a grey picture three equal channels; one in colour is returned as it is."""
+    if len(picture.pixels) == 3:
+        return picture
+    return replace(picture, pixels=picture.pixels.repeat(3, axis=0), converted="grey")
+
+
+def text(shape: tuple[int, ...]) -> str:
+    """Write (C, H, W) as ``WxHxC``."""
+    channels, height, width = shape
+    return f"{width}x{height}x{channels}"

@@ -1,0 +1,262 @@
+"""Which class each image is of: told by ``dataset.json``, by class folders, or by an array.
+
+``dataset.json`` holds ``{"labels": [[file name, class index], ...]}``, or ``null`` in place of the
+list; ``"classes"`` may list the classes' names. Without the file, or with ``null``, the images of a
+zip file have no labels. Class folders are the first level of folders; each is named after its
+class, or, where the classes are known beforehand, after its class or its index.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.data.entries import INDEX, Content
+from bench.data.images import shown
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NO_INDEX = f"give labels in {INDEX}, or one folder a class"
+_TRAINING = re.compile(r"(\d{5})/img(\d{8})\.\w+")
+_GENERATED = re.compile(r"(\d{6})/(\d{6})\.\w+")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class indices, int64 (N,), and the classes' names, each where there are any."""
+
+    values: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+# -- dataset.json -------------------------------------------------------------------------------
+
+
+def from_index(content: Content, *, name: str, known: Sequence[str] | None) -> Labels:
+    """Read labels and classes' names from ``dataset.json``; ``known`` are those of ``name``.
+
+    Raises UserError unless it labels every image, and nothing else, with an allowed class.
+    """
+    assert content.index is not None
+    where = f"{content.path}: {INDEX}"
+    try:
+        index: Any = json.loads(content.index)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON ({error}); make the file again") from error
+    if not isinstance(index, dict):
+        raise UserError(f'{where} is no object like {{"labels": [[file name, class], ...]}}')
+    classes = _class_names(index.get("classes"), where, name, known)
+    if index.get("labels") is None:
+        return Labels(None, classes)
+    table = _label_table(index["labels"], where)
+    names = known if classes is None else classes
+    count = None if names is None else len(names)
+    return Labels(_values(table, content.names, where, count), classes)
+
+
+def _class_names(
+    given: Any, where: str, name: str, known: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(entry, str) for entry in given):
+        raise UserError(f"{where}: 'classes' must be a list of names")
+    if known is not None and len(given) != len(known):
+        raise UserError(
+            f"{where}: {len(given)} classes, but {name} has {len(known)}; "
+            "give the right file or another --dataset"
+        )
+    return tuple(given)
+
+
+def _label_table(given: Any, where: str) -> dict[str, int]:
+    table: dict[str, int] = {}
+    if not isinstance(given, list):
+        raise UserError(f"{where}: 'labels' must be a list of [file name, class] or null")
+    for row in given:
+        match row:
+            case [str(entry), int(label)] if not isinstance(label, bool):
+                if entry in table:
+                    raise UserError(f"{where}: '{shown(entry)}' is labelled twice")
+                table[entry] = label
+            case _:
+                raise UserError(
+                    f"{where}: {json.dumps(row)[:80]} is no [file name, class index]; "
+                    "classes are whole numbers"
+                )
+    return table
+
+
+def _values(
+    table: dict[str, int], names: Sequence[str], where: str, classes: int | None
+) -> NDArray[np.int64]:
+    import numpy as np
+
+    missing = next((entry for entry in names if entry not in table), None)
+    if missing is not None:
+        raise UserError(
+            f"{where}: no label for '{shown(missing)}' ({len(table)} labels, {len(names)} images)"
+        )
+    images = set(names)
+    extra = next((entry for entry in table if entry not in images), None)
+    if extra is not None:
+        raise UserError(f"{where}: labels '{shown(extra)}', which is not in the file")
+    highest = np.iinfo(np.int32).max if classes is None else classes - 1
+    for entry in names:
+        if not 0 <= table[entry] <= highest:
+            raise UserError(
+                f"{where}: '{shown(entry)}' has class {table[entry]}, allowed are 0 to {highest}"
+            )
+    return np.array([table[entry] for entry in names], dtype=np.int64)
+
+
+# -- class folders ------------------------------------------------------------------------------
+
+
+def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool = True) -> Labels:
+    """Take the first level of folders as classes: ``known`` ones, else their sorted names.
+
+    A folder may be named by a known class or, with ``indices``, by its index, zeros before it or
+    not. The folders of a thousand images that EDM's tools write are no classes. Raises UserError
+    where folders and classes do not match one to one, or images lie beside the folders.
+    """
+    import numpy as np
+
+    if not any("/" in name for name in content.names):
+        return Labels()
+    if _are_shards(content.names):
+        note = "the numbered folders hold a thousand images each, as EDM writes them: no classes"
+        return Labels(notes=(note,))
+    loose = next((name for name in content.names if "/" not in name), None)
+    if loose is not None:
+        raise UserError(
+            f"{content.path}: '{shown(loose)}' lies beside folders of images; {NO_INDEX}"
+        )
+    folders = [name.split("/", 1)[0] for name in content.names]
+    found = sorted(set(folders))
+    _check_names(found, content.path)
+    index = (
+        {name: k for k, name in enumerate(found)}
+        if known is None
+        else match_classes(found, known, content.path, indices=indices)
+    )
+    values = np.array([index[folder] for folder in folders], dtype=np.int64)
+    return Labels(values, tuple(found) if known is None else None)
+
+
+def _check_names(found: Sequence[str], path: Path) -> None:
+    for name in found:
+        if shown(name) != name:
+            raise UserError(f"{path}: folder '{shown(name)}' has no printable name for a class")
+
+
+def match_classes(
+    found: Sequence[str], known: Sequence[str], path: Path, *, indices: bool = True
+) -> dict[str, int]:
+    """Map folders' names to class indices; UserError unless all of them map, and in one way."""
+    by_name = {name: known.index(name) for name in found if name in known}
+    numbers = {name: int(name) for name in found if name.isascii() and name.isdecimal()}
+    by_index = {name: k for name, k in numbers.items() if indices and k < len(known)}
+    maps = [m for m in (by_name, by_index) if len(m) == len(found)]
+    if not maps:
+        strange = next((n for n in found if n not in by_name and n not in by_index), found[0])
+        raise UserError(
+            f"{path}: folder '{shown(strange)}' is no class, nor the others its like; folders are "
+            f"named {_listed(known)}" + (f", or 0 to {len(known) - 1}" if indices else "")
+        )
+    if len(maps) == 2 and maps[0] != maps[1]:
+        raise UserError(f"{path}: the folders' numbers may be classes' names or indices; {INDEX}")
+    if len(set(maps[0].values())) < len(found):
+        raise UserError(f"{path}: two folders are of one class ({', '.join(found[:4])}, ...)")
+    return maps[0]
+
+
+def _listed(known: Sequence[str]) -> str:
+    few = [shown(name) for name in known[:5]]
+    return ", ".join(few) + (", ..." if len(known) > 5 else "")
+
+
+def _are_shards(names: Sequence[str]) -> bool:
+    """Whether the folders are EDM's: ``00001/img00001000.png``, or ``001000/001000.png``."""
+
+    def is_shard(name: str) -> bool:
+        if found := _TRAINING.fullmatch(name):
+            return int(found[1]) == int(found[2]) // 1000
+        found = _GENERATED.fullmatch(name)
+        return found is not None and int(found[1]) == int(found[2]) // 1000 * 1000
+
+    return all(map(is_shard, names))
+
+
+# -- the rules of training data and of samples ---------------------------------------------------
+
+
+def of_training_data(
+    content: Content, *, name: str, known: Sequence[str] | None, first: Labels | None
+) -> Labels:
+    """Label a split of a data set; ``known`` are its published classes.
+
+    ``first`` are the labels of the split before this one, whose classes count. Raises UserError.
+    """
+    if content.index is not None:
+        return from_index(content, name=name, known=known)
+    if content.labels is not None:
+        _check_range(content, known)
+        return Labels(content.labels)
+    if content.kind == "folder":
+        if known is None and first is not None and first.classes is not None:
+            return Labels(
+                from_folders(content, known=first.classes, indices=False).values, first.classes
+            )
+        return from_folders(content, known=known)
+    if content.kind == "zip" and any("/" in name for name in content.names):
+        note = f"folders in a zip file are no classes, and there is no {INDEX}: no labels"
+        return Labels(notes=(note,))
+    return Labels()
+
+
+def _check_range(content: Content, known: Sequence[str] | None) -> None:
+    import numpy as np
+
+    assert content.labels is not None
+    highest = np.iinfo(np.int32).max if known is None else len(known) - 1
+    wrong = np.flatnonzero((content.labels < 0) | (content.labels > highest))
+    if len(wrong):
+        raise UserError(
+            f"{content.path}: image {wrong[0]} has class {content.labels[wrong[0]]}, "
+            f"allowed are 0 to {highest}"
+        )
+
+
+def of_samples(content: Content, classes: tuple[str, ...]) -> Labels:
+    """Label samples with a data set's classes; what does not map cleanly gives a note, no labels.
+
+    Never raises, and never guesses.
+    """
+    if not classes:
+        return Labels()
+    try:
+        labels = _of_samples(content, classes)
+    except UserError as error:
+        return Labels(notes=(f"no labels: {error}",))
+    return labels
+
+
+def _of_samples(content: Content, classes: tuple[str, ...]) -> Labels:
+    if content.index is not None:
+        labels = from_index(content, name="the data set", known=classes)
+        if labels.classes is not None and labels.classes != classes:
+            raise UserError(f"the classes of {INDEX} are not the data set's")
+        return labels
+    if content.labels is not None:
+        _check_range(content, classes)
+        return Labels(content.labels)
+    return from_folders(content, known=classes)

@@ -1,0 +1,111 @@
+"""Images in a zip file, EDM's and StyleGAN's layout; nothing is ever unpacked onto the disk.
+
+The zip file holds images in any folders and, at its top, a ``dataset.json`` as ``labels.py`` reads
+it. Images are taken in the order of their names.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from bench.data.entries import INDEX, LARGEST_INDEX, Content, Entry, damaged, left_out
+from bench.data.images import LARGEST_FILE, is_hidden, is_image, shown
+from bench.errors import UserError
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,
+    RuntimeError,
+    ValueError,
+)
+"""What reading a damaged zip file may raise."""
+_ENCRYPTED = 0x1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file after refusing what no honest one has; UserError names the file."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise damaged(path, "truncated or not a zip file", error) from error
+    with archive:
+        _check(archive, path)
+        yield archive
+
+
+def _check(archive: zipfile.ZipFile, path: Path) -> None:
+    seen: set[str] = set()
+    for info in archive.infolist():
+        # The stored name: zipfile cuts what it shows at a null byte.
+        name, where = info.filename, f"{path}: '{shown(info.orig_filename)}'"
+        if name in seen:
+            raise UserError(f"{where} is in it twice; make the file again")
+        seen.add(name)
+        outside = name.startswith("/") or ".." in PurePosixPath(name).parts
+        if outside or "\\" in name or "\0" in info.orig_filename:
+            raise UserError(f"{where} points outside the file; make the file again")
+        if info.flag_bits & _ENCRYPTED:
+            raise UserError(f"{where} is encrypted; make the file without a password")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UserError(f"{where} is a symbolic link; put the file itself in its place")
+        if info.compress_type not in _METHODS:
+            raise UserError(f"{where} is packed by method {info.compress_type}; deflate or store")
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[Content]:
+    """Open a zip file of images; UserError where it is damaged, hostile or without an image."""
+    with open_archive(path) as archive:
+        files = [i.filename for i in archive.infolist() if not i.is_dir()]
+        files = [name for name in files if not is_hidden(name)]
+        names = sorted(name for name in files if is_image(name, path))
+        if not names:
+            raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
+        images = set(names)
+        others = [name for name in files if name not in images and name != INDEX]
+        index = read_member(archive, path, INDEX, LARGEST_INDEX) if INDEX in files else None
+
+        lock = threading.Lock()
+
+        def read(name: str) -> bytes:
+            # zipfile promises nothing to several threads.
+            with lock:
+                return read_member(archive, path, name, LARGEST_FILE)
+
+        def entries() -> Generator[Entry, None, None]:
+            for name in names:
+                yield Entry(name, partial(read, name))
+
+        yield Content(path, "zip", len(names), entries, names, index, notes=left_out(others))
+
+
+def read_member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes:
+    """Read a member whole, checking its CRC; never inflates more than it claims to hold."""
+    size = archive.getinfo(name).file_size
+    where = f"{path}: '{shown(name)}'"
+    if size > limit:
+        raise UserError(f"{where} is larger than {limit >> 20} MiB")
+    try:
+        with archive.open(name) as member:
+            # read() would inflate all that is packed before it cuts; one byte more checks the CRC.
+            content = member.read(size + 1)
+    except DAMAGE as error:
+        raise damaged(path, f"'{shown(name)}' is corrupt", error) from error
+    if len(content) != size:
+        raise UserError(f"{where} is corrupt ({len(content)} of {size} bytes); fetch it again")
+    return content
