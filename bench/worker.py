@@ -151,12 +151,17 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     if not check_only:
         metrics.self_test()
         extractor = metrics.extractors.load(
-            evaluation.extractor, device=device, weights=settings.weights, cache=cache
+            evaluation.extractor, device=device, weights=weights_of(settings), cache=cache
         )
         path = Path(request["study"]) / ANCHORS
         if not are_current(path, answer):
             write_text(path, compute_anchors(settings, dataset, extractor, cache).model_dump_json())
     return answer
+
+
+def weights_of(settings: Settings) -> dict[str, Path]:
+    """Return the file given for the extractor, by its name."""
+    return {settings.evaluation.extractor: settings.weights} if settings.weights else {}
 
 
 def are_current(path: Path, answer: dict[str, Any]) -> bool:
@@ -297,7 +302,7 @@ class Cell:
             self.extractor = metrics.extractors.load(
                 self.evaluation.extractor,
                 device=self.device,
-                weights=settings.weights,
+                weights=weights_of(settings),
                 cache=self.cache,
             )
             self.reference = metrics.reference(
