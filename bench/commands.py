@@ -559,7 +559,8 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], asked: AskedEvaluation)
 
 def study_settings(folder: Path, asked: AskedEvaluation) -> Settings:
     """Return a study's settings, with the extractors that are asked for beside its own."""
-    settings = stored_study(folder)[0]
+    stored = yaml.safe_load((folder / "study.yaml").read_text())
+    settings: Settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
     if asked.dataset not in {None, settings.dataset}:
         raise UserError(
             f"study '{folder.name}' is of {settings.dataset}, not {asked.dataset}; "
@@ -577,13 +578,6 @@ def study_settings(folder: Path, asked: AskedEvaluation) -> Settings:
     }
     values = settings.model_dump() | changes
     return cast("Settings", build(Settings, values, f"settings of {folder.name}"))
-
-
-def stored_study(folder: Path) -> tuple[Settings, dict[str, Any]]:
-    """Read a study's settings and what its preparation found."""
-    stored = yaml.safe_load((folder / "study.yaml").read_text())
-    settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
-    return settings, stored["prepared"]
 
 
 def wish_of(settings: Settings, asked: AskedEvaluation) -> Any:
@@ -629,10 +623,8 @@ def evaluate_as(asked: AskedEvaluation) -> int:
     if asked.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
     with study.only_command(folder):
-        settings = study_settings(folder, asked)
-        wish = wish_of(settings, asked)
-        prepared = stored_study(folder)[1]
-        measured = room.add_foreign(folder, name, asked.seed, Path(asked.path), wish, prepared)
+        wish = wish_of(study_settings(folder, asked), asked)
+        measured = room.add_foreign(folder, Path(asked.path), wish, name=name, seed=asked.seed)
         for note in measured.notes:
             print(f"note: {note}", file=sys.stderr)
         finish(folder, [])

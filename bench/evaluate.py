@@ -8,7 +8,7 @@ images, go the same way, and can stand in a study's tables as a row without cost
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
 
 
 def _add_anchors(study: Path, evaluator: metrics.Evaluator, wish: Wish) -> None:
-    """Give noise and held-out images the same metrics, or the new column would have no yardstick."""
+    """Give noise and held-out images the same metrics, the yardsticks of a new column."""
     path = study / ANCHORS
     rows = record.read_anchors(study).rows
     with wish.passing("anchors") as progress:
@@ -156,9 +156,10 @@ class Measured:
 
     values: dict[str, Value]
     samples: Split
-    found: int
-    """Images that were there; of more than were wanted a fixed random part was measured."""
     notes: tuple[str, ...]
+    """What a reader of the values must know of the images."""
+    dataset: Dataset
+    """What they were compared with."""
 
 
 def evaluate_samples(
@@ -197,7 +198,7 @@ def evaluate_samples(
             },
             progress=progress,
         )
-    return Measured(values, chosen, len(given.train), given.notes)
+    return Measured(values, chosen, given.notes, dataset)
 
 
 def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
@@ -212,9 +213,7 @@ def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
     return Split(given.images[rows], None if given.labels is None else given.labels[rows])
 
 
-def add_foreign(
-    study: Path, name: str, seed: int, path: Path, wish: Wish, prepared: Mapping[str, Any]
-) -> Measured:
+def add_foreign(study: Path, path: Path, wish: Wish, *, name: str, seed: int) -> Measured:
     """Measure foreign samples as a study's own are, and keep them as a row of it.
 
     Raises:
@@ -228,8 +227,9 @@ def add_foreign(
         method=name,
         seed=seed,
         dataset=wish.settings.dataset,
-        data_variant=str(prepared["data_variant"]),
+        data_variant=measured.dataset.variant,
         preset=wish.settings.preset,
+        data=measured.dataset.facts(),
         key="foreign",
         origin="foreign",
         status=Status.FINISHED,

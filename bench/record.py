@@ -1,8 +1,8 @@
 """What a cell leaves on disk: the truth that tables, plots and MLflow are made from.
 
 ``results/<study>/<method>-seed<k>/`` holds ``config.yaml``, ``record.json``, ``metrics.jsonl``,
-``features-EXTRACTOR.npz``, ``samples.npz``, ``grid.png``, ``checkpoint.pt`` and ``log.txt``. Every file is
-written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow.
+``features-EXTRACTOR.npz``, ``samples.npz``, ``grid.png``, ``checkpoint.pt`` and ``log.txt``. Every
+file is written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class Record(BaseModel):
     dataset: str
     data_variant: str
     preset: str
+    data: dict[str, Any] = Field(default_factory=dict)
+    """Hash, counts, classes, shape, source and notes of the data."""
     key: str
     origin: Literal["cell", "foreign"] = "cell"
     """Whether the harness made the samples, or they were given to it and have no cost."""

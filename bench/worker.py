@@ -131,7 +131,14 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     device = open_device(settings.device, settings.threads, settings.training.precision)
     check_only = request["check_only"]
     identity = metrics.identity(settings)
-    dataset = load(settings.dataset, path=settings.data, cache=cache, download=not check_only)
+    dataset = load(
+        settings.dataset,
+        path=settings.data,
+        cache=cache,
+        size=settings.size,
+        download=not check_only,
+        progress=telling("reading the data"),
+    )
     stages = {}
     for label, config in request["methods"].items():
         with torch.device("meta"):
@@ -288,7 +295,10 @@ class Cell:
 
     def _load(self) -> None:
         settings = self.settings
-        self.dataset = load(settings.dataset, path=settings.data, cache=self.cache)
+        self.dataset = load(
+            settings.dataset, path=settings.data, cache=self.cache, size=settings.size
+        )
+        self.record.data = self.dataset.facts()
         with self.ledger.part("evaluate"):
             self.evaluator = metrics.Evaluator.open(
                 settings, self.dataset, device=self.device, cache=self.cache

@@ -136,7 +136,8 @@ def test_extractor_takes_points_alone(extractor: extractors.Extractor, tmp_path:
     with pytest.raises(UserError, match="takes images, not points"):
         images(torch.zeros(3, 2, 1, 1))
     with pytest.raises(UserError, match="has no weights"):
-        extractors.load(extractor.name, device="cpu", weights=tmp_path / "x", cache=tmp_path)
+        given = {extractor.name: tmp_path / "x"}
+        extractors.load(extractor.name, device="cpu", weights=given, cache=tmp_path)
 
 
 def test_another_mixture_is_another_extractor(

@@ -89,13 +89,13 @@ class Classifier(nn.Module):
 def load_classifier(
     name: str, content: bytes, device: torch.device
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return a function from images 0..255 to features and probabilities, from a file's bytes."""
+    """Return a function from uint8 images to features and probabilities, from a file's bytes."""
     model = Classifier(SHAPES[name])
     model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
     model.eval().requires_grad_(False).to(device)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = model(images / 127.5 - 1)
+        features, logits = model(images.float() / 127.5 - 1)
         return features, logits.softmax(dim=1)
 
     return run

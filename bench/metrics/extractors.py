@@ -4,12 +4,13 @@ For points of a mixture the extractor is a formula, and the hash is that of its 
 
 A value compares only with values of the same network, so the hash of the weights is part of the
 name's meaning: a file with another hash is refused, whoever gave it, and where weights cannot be
-had nothing else is put in their place.
+had nothing else is put in their place. A name that is none of ours stands for a network in a file
+of the user's (see ``exported``), and what is recorded is that file's hash.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError, unknown
+from bench.metrics import verified
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +33,8 @@ SHA256 = {
     "digits": "c57b2fa5018538e9559919cca2e4b22de3e2f226ce215c35476bfe7175c8b7e9",
     "fashion-mnist": "3a0444555ea78df9c490c0aeadb6e4a2cc729a4e465766d56a2d110f1e16f154",
     "efflite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "cifar-resnet20": "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8",
+    "cifar-resnet56": "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367",
     "inception": _INCEPTION,
     "inception-legacy": _INCEPTION,
     "gmm2d": "19e0c671b7f8bc0384e1524071797b996a6a9337090d31375456976418fe8e9a",
@@ -40,6 +44,8 @@ SHA256 = {
 
 _MIXTURES = ("gmm2d", "moons")
 _POINTS = (2, 1, 1)
+_PLAIN = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_TAKEN = ("inception", "legacy")
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Extractor:
     One with a ``truth``, the density of a data set of points, takes float32 points (B, 2, 1, 1).
     ``resize`` tells how images reach the network's size, ``takes`` is the only shape (C, H, W)
     accepted, if there is just one, and ``classifies`` the data set whose class indices the
-    probabilities have, if any. ``run`` gets floats, 0..255 for images, on the device.
+    probabilities have, if any. ``run`` gets the images, uint8, or the points on the device;
+    ``tried`` raises UserError where a foreign network is no extractor for a shape.
     """
 
     name: str
@@ -60,9 +67,13 @@ class Extractor:
     takes: tuple[int, int, int] | None = None
     classifies: str | None = None
     truth: GaussianMixture | None = None
+    tried: Callable[[tuple[int, ...]], None] | None = None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, d) and probabilities (B, K), float32, on the extractor's device."""
+        """Return features (B, d) and probabilities (B, K), float32, on the extractor's device.
+
+        Images are uint8 (B, C, H, W). K is 0 where the network gives no class probabilities.
+        """
         import torch
 
         self.check(tuple(images.shape[1:]))
@@ -71,11 +82,14 @@ class Extractor:
         if self.truth is not None and images.dtype != torch.float32:
             raise ValueError(f"points must be float32, not {images.dtype}")
         with torch.inference_mode(), exact(self.device):
-            features, probabilities = self.run(images.to(self.device).float())
+            features, probabilities = self.run(images.to(self.device))
         return features.float(), probabilities.float()
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise UserError where images of this shape (C, H, W) cannot be taken."""
+        """Raise UserError where images of this shape (C, H, W) cannot be taken.
+
+        A foreign network is tried on a few images of each new shape.
+        """
         if shape == _POINTS != self.takes:
             raise UserError(
                 f"extractor '{self.name}' takes images, not points; choose the one of the data "
@@ -87,33 +101,37 @@ class Extractor:
                 f"extractor '{self.name}' takes {kind}{_times(self.takes)}, not "
                 f"{_times(shape)}; choose one that resizes: efflite0, inception"
             )
+        if self.tried is not None:
+            import torch
+
+            with torch.inference_mode(), exact(self.device):
+                self.tried(shape)
 
 
 def names() -> tuple[str, ...]:
-    """Return the extractors that ``load`` knows."""
+    """Return the extractors that ``load`` knows without being given a file of another name."""
     return tuple(_LOADERS)
 
 
 def sha256_of(name: str, weights: Mapping[str, Path] = {}) -> str:
-    """Return the hash of an extractor's weights."""
-    if name not in SHA256:
-        raise unknown("feature extractor", name, SHA256)
-    return SHA256[name]
+    """Return the hash that an extractor's values carry, without loading it.
+
+    Raises UserError for a name that is neither ours nor given a readable file in ``weights``.
+    """
+    _check(name, weights)
+    return SHA256[name] if name in SHA256 else verified.hash_of(weights[name], name)
 
 
 def load(
-    name: str,
-    *,
-    device: str | torch.device,
-    weights: Mapping[str, Path] = {},
-    cache: Path,
+    name: str, *, device: str | torch.device, weights: Mapping[str, Path] = {}, cache: Path
 ) -> Extractor:
     """Load an extractor onto a device, its weights checked before they are read.
 
     Args:
-        name: one of ``names()``.
+        name: one of ``names()``, or another of one's own that ``weights`` has a network for.
         device: where it runs.
-        weights: the file to use in place of the usual one; its hash must be the same.
+        weights: files by extractor's name. One of ``names()`` takes its file in place of the usual
+            one; the hash must be the same. Files of other extractors are left alone.
         cache: folder under which weights that are downloaded are kept.
 
     Raises:
@@ -121,30 +139,35 @@ def load(
     """
     import torch
 
-    if name not in _LOADERS:
-        raise unknown("feature extractor", name, _LOADERS)
-    return _LOADERS[name](name, torch.device(device), weights.get(name), cache)
+    _check(name, weights)
+    return _LOADERS.get(name, _foreign)(name, torch.device(device), _given(name, weights), cache)
 
 
-def checked(path: Path, name: str) -> bytes:
-    """Return the file's content if its SHA-256 is the one known for ``name``, else UserError.
+def check_name(name: str) -> None:
+    """Raise UserError where weights may not be given under a name, ours or one of the user's own.
 
-    The bytes that were hashed are the ones returned, so that nothing can change in between.
+    It becomes a part of metrics' and files' names, and ``is_legacy`` and ``is_2k`` are Inception's.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"weights of extractor '{name}' cannot be read: {path} ({error.strerror}); "
-            "reinstall the package or give the file with --weights"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[name]:
-        raise UserError(
-            f"weights of extractor '{name}' refused: {path} has sha256 {found}, expected "
-            f"{SHA256[name]}; replace it or give the right file with --weights"
-        )
-    return content
+    if name in _LOADERS or (_PLAIN.fullmatch(name) and not name.startswith(_TAKEN)):
+        return
+    raise UserError(
+        f"--weights {name}=FILE: a network of your own needs a plain name, up to 40 small letters, "
+        f"digits and dashes that begin with a letter and not with {' or '.join(_TAKEN)}, such as "
+        f"dinov2; ours are: {', '.join(_LOADERS)}"
+    )
+
+
+def _check(name: str, weights: Mapping[str, Path]) -> None:
+    if name in weights:
+        check_name(name)
+    elif name not in _LOADERS:
+        error = unknown("feature extractor", name, _LOADERS)
+        raise UserError(f"{error}; or give a network's file with --weights {name}=FILE")
+
+
+def _given(name: str, weights: Mapping[str, Path]) -> Path | None:
+    """Return the file given for an extractor; the two Inceptions are one file."""
+    return weights.get(name) or (weights.get("inception") if name == "inception-legacy" else None)
 
 
 @contextmanager
@@ -185,7 +208,7 @@ def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path)
         sha256=SHA256[name],
         resize="none",
         device=device,
-        run=load_classifier(name, checked(path, name), device),
+        run=load_classifier(name, verified.read(path, name, SHA256[name]), device),
         takes=(shape.channels, shape.size, shape.size),
         classifies=name,
     )
@@ -194,13 +217,28 @@ def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path)
 def _efflite0(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
     from bench.metrics import efficientnet, resizing
 
-    content = checked(weights or efficientnet.packaged_weights(), name)
+    path = weights or efficientnet.packaged_weights()
     return Extractor(
         name=name,
         sha256=SHA256[name],
         resize=f"{resizing.CLEAN}, to {efficientnet.SIZE}",
         device=device,
-        run=efficientnet.load_efficientnet(content, device),
+        run=efficientnet.load_efficientnet(verified.read(path, name, SHA256[name]), device),
+    )
+
+
+def _resnet(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
+    from bench.metrics import resnet
+
+    path = weights or resnet.find_weights(name, cache)
+    return Extractor(
+        name=name,
+        sha256=SHA256[name],
+        resize="none",
+        device=device,
+        run=resnet.load_resnet(name, verified.read(path, name, SHA256[name]), device),
+        takes=resnet.TAKES,
+        classifies="cifar10",
     )
 
 
@@ -209,13 +247,30 @@ def _inception(name: str, device: torch.device, weights: Path | None, cache: Pat
 
     legacy = name == "inception-legacy"
     path = weights or inception.find_weights(cache, SHA256[name])
-    content = checked(path, name)
+    content = verified.read(path, name, SHA256[name])
     return Extractor(
         name=name,
         sha256=SHA256[name],
         resize=inception.LEGACY if legacy else f"{resizing.CLEAN}, to {inception.SIZE}",
         device=device,
-        run=inception.load_inception(path, content, device, cache, legacy=legacy),
+        run=inception.load_inception(content, device, legacy=legacy),
+    )
+
+
+def _foreign(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
+    from bench.metrics import exported
+
+    assert weights is not None, "checked by load"
+    content, digest = verified.read_any(weights, name)
+    network = exported.load_exported(name, str(weights), content, device)
+    return Extractor(
+        name=name,
+        sha256=digest,
+        resize=exported.RESIZE,
+        device=device,
+        run=network.run,
+        takes=network.takes,
+        tried=network.check,
     )
 
 
@@ -225,7 +280,7 @@ def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path)
 
     if weights is not None:
         raise UserError(
-            f"--weights {weights}: extractor '{name}' is a formula and has no weights; "
+            f"--weights {name}={weights}: extractor '{name}' is a formula and has no weights; "
             "leave --weights out"
         )
     density = truth(name)
@@ -251,6 +306,8 @@ _LOADERS: dict[str, Callable[[str, torch.device, Path | None, Path], Extractor]]
     "digits": _shipped,
     "fashion-mnist": _shipped,
     "efflite0": _efflite0,
+    "cifar-resnet20": _resnet,
+    "cifar-resnet56": _resnet,
     "inception": _inception,
     "inception-legacy": _inception,
     **dict.fromkeys(_MIXTURES, _mixture),

@@ -1,100 +1,152 @@
 """The 2015 Inception network, the only one whose distances are called FID.
 
 It is clean-fid's TorchScript file. Loading such a file runs code from it, so its SHA-256 is checked
-before. clean-fid keeps it unchecked in the system's temporary folder; we keep it in our own cache.
+before, and the bytes that were checked are the ones loaded. clean-fid keeps it unchecked in the
+system's temporary folder; we keep it in our own cache.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
+import time
 import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bench.errors import UserError
+from bench.metrics.protocol import Say, to_stderr
 from bench.metrics.resizing import clean_resize, to_rgb
+from bench.metrics.verified import ROOT_VARIABLE, find
 from bench.record import write_atomically
 
 FILE = "inception-2015-12-05.pt"
 """The name under which clean-fid looks for the file."""
 LEGACY = "legacy_tensorflow: bilinear within the graph"
 SIZE = 299
+FEATURES = 2048
 
 _BLOCK = 1 << 20
+_MOST = 1 << 28
+"""Bytes after which a download cannot be the file, which has some 95 million."""
 _TIMEOUT = 30
 """Seconds that the download may stand still."""
+_SAY_SECONDS = 10.0
+"""Seconds between two lines about a download."""
 
 
-def find_weights(cache: Path, sha256: str) -> Path:
-    """Return the weights' file in the cache, fetched if it is not there.
+def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
+    """Return the weights' file, fetched into the cache if it is nowhere.
 
     Only a download with the right hash is kept; a file that lay there is checked by the caller.
-    Raises UserError, which says what was tried and how to supply the file.
+    One process fetches, the others wait for it. Raises UserError, which says what was tried and
+    how to supply the file.
     """
-    from filelock import FileLock
-
+    found = find(FILE, cache)
     target = cache / "weights" / FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not target.exists():
-            _download(target, sha256)
-    return target
+    if found is None:
+        try:
+            _fetch_once(target, sha256, say)
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(
+                f"no Inception weights: not at {target}, and the download of {_address()} failed "
+                f"({error}); get that file elsewhere and give it with --weights inception=FILE, or "
+                f"put it there, or into a folder that {ROOT_VARIABLE} names"
+            ) from error
+    return found or target
 
 
 def load_inception(
-    path: Path, content: bytes, device: torch.device, cache: Path, *, legacy: bool
+    content: bytes, device: torch.device, *, legacy: bool
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return a function from images 0..255 to 2048 features and 1008 probabilities.
+    """Return a function from uint8 images to 2048 features and 1008 probabilities.
 
-    ``content`` are the bytes of ``path``, already checked. With ``legacy`` the graph resizes by
-    itself, as in the papers before clean-fid. The probabilities leave out the bias of the last
-    layer, as the original Inception Score does, and come from the same pass.
+    ``content`` are the file's bytes, already checked. With ``legacy`` the graph resizes by itself,
+    as in the papers before clean-fid. The probabilities leave out the bias of the last layer, as
+    the original Inception Score does, and come from the same pass.
     """
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    if path.name != FILE:
-        # clean-fid's class takes a folder and knows the file in it by this name alone.
-        path = cache / "weights" / FILE
-        write_atomically(path, lambda file: file.write(content))
     with warnings.catch_warnings():
         # torch would rather have other formats than TorchScript; the file is what it is.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
-        model = InceptionV3W(path=str(path.parent), download=False, resize_inside=legacy)
-    model.eval().requires_grad_(False).to(device)
-    weight = model.base.output.weight
+        graph: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
+    graph.eval().requires_grad_(False)
+    weight = graph.output.weight
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        coloured = to_rgb(images)
-        features = model(coloured if legacy else clean_resize(coloured, SIZE))
+        coloured = to_rgb(images.float())
+        if legacy:
+            features = graph(coloured, return_features=True)
+        else:
+            features = graph.layers((clean_resize(coloured, SIZE) - 128) / 128)
+        features = features.view(len(images), FEATURES)
         return features, functional.linear(features, weight).softmax(dim=1)
 
     return run
 
 
-def _download(target: Path, sha256: str) -> None:
-    from cleanfid.downloads_helper import inception_url
-
-    digest = hashlib.sha256()
-
-    def copy(file: IO[bytes]) -> None:
-        with urllib.request.urlopen(inception_url, timeout=_TIMEOUT) as response:
-            while block := response.read(_BLOCK):
-                digest.update(block)
-                file.write(block)
-        if digest.hexdigest() != sha256:
-            raise OSError(f"it gave sha256 {digest.hexdigest()}, expected {sha256}")
-
+def _address() -> str:
+    """Return the file's address on the web, as clean-fid knows it."""
     try:
-        write_atomically(target, copy)
-    except OSError as error:
+        from cleanfid import downloads_helper
+    except ImportError as error:
         raise UserError(
-            f"no Inception weights: not at {target}, and the download of {inception_url} failed "
-            f"({error}); get that file elsewhere and give it with --weights FILE, or put it there"
+            f"to download Inception's weights the package clean-fid is needed ({error}); install "
+            f"it with pip, or give {FILE} with --weights inception=FILE"
         ) from error
+    return str(downloads_helper.inception_url)
+
+
+def _fetch_once(target: Path, sha256: str, say: Say) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target, say):
+        if target.exists():
+            return
+        for left in target.parent.glob(f".{FILE}.*"):
+            left.unlink()  # By a process that was killed; whoever lives would hold the lock.
+        write_atomically(target, lambda file: _download(file, sha256, say))
+
+
+@contextmanager
+def _alone(target: Path, say: Say) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"inception: another process is fetching {target}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _download(file: IO[bytes], sha256: str, say: Say) -> None:
+    """Write the file from the web; OSError if it breaks off or has another hash."""
+    digest, count = hashlib.sha256(), 0
+    with urllib.request.urlopen(_address(), timeout=_TIMEOUT) as response:
+        size, told = response.length, time.monotonic()
+        while block := response.read(_BLOCK):
+            digest.update(block)
+            file.write(block)
+            count += len(block)
+            if count > _MOST:
+                raise OSError(f"it gave more than {_MOST} bytes, which is another file")
+            if time.monotonic() - told > _SAY_SECONDS:
+                told = time.monotonic()
+                of = f" of {size / 1e6:.0f}" if size else ""
+                say(f"inception: {count / 1e6:.0f}{of} MB fetched")
+    if size and count < size:
+        raise OSError(f"it broke off after {count} of {size} bytes")
+    if digest.hexdigest() != sha256:
+        raise OSError(f"it gave {count} bytes of sha256 {digest.hexdigest()}, expected {sha256}")
