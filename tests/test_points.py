@@ -135,8 +135,8 @@ def test_extractor_takes_points_alone(extractor: extractors.Extractor, tmp_path:
     images = extractors.load("digits", device="cpu", cache=tmp_path)
     with pytest.raises(UserError, match="takes images, not points"):
         images(torch.zeros(3, 2, 1, 1))
+    given = {extractor.name: tmp_path / "x"}
     with pytest.raises(UserError, match="has no weights"):
-        given = {extractor.name: tmp_path / "x"}
         extractors.load(extractor.name, device="cpu", weights=given, cache=tmp_path)
 
 
