@@ -1,0 +1,248 @@
+"""What each metric sees of known damage to real images, and what it misses.
+
+Held-out images as they are, and after each ``damage``, are measured against the training split,
+by each extractor. Every set has the same number of images n, since most metrics depend on it.
+
+The yardstick is how far a metric moves from one set of n clean images to another. It is taken from
+random halves of the clean set: halves drawn without replacement differ among each other by as much
+as whole sets do (the delete-half jackknife of Shao and Wu 1989: n - d = d, and the factor is one).
+That is so for averages; what falls with 1/n, as a distance between equal distributions does, moves
+up to twice as much in halves, so that the yardstick errs on the side of seeing less. A share that
+is 0 or 1 in every half still is not known without error; for shares the binomial deviation, two
+hits and two misses added (Agresti and Coull 1998), is the least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.dataset import Dataset, Split
+from bench.errors import UserError
+from bench.metrics.damage import Damage, LeftOut, Real, damages
+from bench.metrics.evaluation import evaluate
+from bench.metrics.evaluator import Evaluator
+from bench.metrics.extractors import Extractor
+from bench.metrics.features import Features, Progress, extracted, hash_of, unheard
+from bench.metrics.protocol import FAMILIES, Say, metric_names
+from bench.metrics.references import Reference
+from bench.metrics.statistics import permutation
+from bench.record import Value
+
+MEASURED = tuple(name for name in FAMILIES if name not in {"cas", "sw2", "modes"})
+"""Families of metrics on the page: those of images that take no training."""
+SHARES = ("precision", "recall", "coverage", "accuracy")
+MOST = 5000
+"""Images of a set, where no other number is asked for."""
+LEAST = 20
+"""Fewest images of a set: halves must fill the parts that the Inception Score is averaged over."""
+HALVES = 20
+"""Halves of the clean set, in pairs that share no image."""
+CLEAN = "clean (held-out)"
+EXAMPLES = 10
+
+_SEED = 515_377_520
+
+
+@dataclass(frozen=True)
+class Row:
+    """A set of images and what was measured of it, by family of metrics."""
+
+    name: str
+    kind: str
+    strength: float | None
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All sets by one extractor: the clean one, its yardstick by family, and the damaged ones."""
+
+    extractor: str
+    names: Mapping[str, str]
+    """Full names of the metrics, by family."""
+    clean: Row
+    spread: Mapping[str, float]
+    """Standard deviation of a set of n clean images."""
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page of numbers of a data set."""
+
+    dataset: Dataset
+    n: int
+    panels: tuple[Panel, ...]
+    left_out: tuple[str, ...]
+    """What could not be done to these images, and why."""
+    examples: Mapping[str, NDArray[np.uint8]]
+    """The first images of each set, (``EXAMPLES``, C, H, W)."""
+
+
+def check(dataset: Dataset, samples: int | None = None) -> None:
+    """Raise UserError where a data set has no page, or none of so many images."""
+    if dataset.is_points:
+        raise UserError(
+            f"'{dataset.name}' has points, which cannot be blurred; give a --dataset of images"
+        )
+    if dataset.test is None or len(dataset.test) < LEAST:
+        count = 0 if dataset.test is None else len(dataset.test)
+        raise UserError(
+            f"'{dataset.name}' from {dataset.source} has {count} held-out images and {LEAST} or "
+            "more are needed; give --data with a held-out split (X-test.zip beside X-train.zip)"
+        )
+    if samples is not None and not LEAST <= samples <= len(dataset.test):
+        raise UserError(
+            f"--samples {samples}: '{dataset.name}' has {len(dataset.test)} held-out images; give "
+            f"{LEAST} to {len(dataset.test)}, at most half of them to have every row"
+        )
+
+
+def number(dataset: Dataset) -> int:
+    """Return how many images each set has by default: half of the held-out ones, ``MOST`` at most.
+
+    With half of them, there are as many again for the control, and as many with a class missing.
+    """
+    assert dataset.test is not None
+    return max(LEAST, min(MOST, len(dataset.test) // 2))
+
+
+def page(
+    evaluator: Evaluator,
+    samples: int | None = None,
+    *,
+    limit: int | None = None,
+    cache: Path | None = None,
+    progress: Progress = unheard,
+) -> Page:
+    """Measure clean and damaged held-out images by all of an evaluator's extractors.
+
+    Args:
+        evaluator: the extractors with their references.
+        samples: images of each set; ``None``: see ``number``.
+        limit: as the references were made with.
+        cache: folder in which features are kept, so that an interrupted command goes on.
+        progress: is told the fraction done.
+
+    Raises:
+        UserError: see ``check``.
+    """
+    dataset = evaluator.dataset
+    check(dataset, samples)
+    real = Real(dataset, number(dataset) if samples is None else samples, limit)
+    sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(dataset)]
+    notes: dict[str, None] = {}
+    examples: dict[str, NDArray[np.uint8]] = {}
+    panels = []
+    for place, (extractor, reference) in enumerate(evaluator.pairs):
+        measure = _Measure(extractor, reference, evaluator.batch, cache)
+        share = _part(progress, place, len(evaluator.pairs))
+        rows = []
+        for step, damage in enumerate(sets):
+            try:
+                split = damage.make(real)
+            except LeftOut as reason:
+                notes[f"no row '{damage.name}': {reason}"] = None
+                continue
+
+            def say(line: str, name: str = damage.name) -> None:
+                notes[f"{name}: {line}"] = None
+
+            examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
+            rows.append(measure.row(damage, split, say, _part(share, step, len(sets) + 1)))
+        names = metric_names(extractor.name, real.n)
+        spread = measure.spread(real.clean, rows[0])
+        panels.append(Panel(extractor.name, names, rows[0], spread, tuple(rows[1:])))
+    return Page(dataset, real.n, tuple(panels), tuple(notes), examples)
+
+
+def _part(progress: Progress, place: int, parts: int) -> Progress:
+    return lambda fraction: progress((place + fraction) / parts)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One extractor with its reference."""
+
+    extractor: Extractor
+    reference: Reference
+    batch: int
+    cache: Path | None
+
+    def row(self, damage: Damage, split: Split, say: Say, progress: Progress) -> Row:
+        """Measure a set of images."""
+        found = self._features(split, progress)
+        values = self._values(found, split.labels, {"images": damage.name}, say)
+        return Row(damage.name, damage.kind, damage.strength, values)
+
+    def _features(self, split: Split, progress: Progress = unheard) -> Features:
+        folder = None
+        if self.cache is not None:
+            folder = self.cache / "features" / hash_of(split.images)[:24]
+        return extracted(
+            self.extractor, split.images, folder=folder, batch=self.batch, progress=progress
+        )
+
+    def _values(
+        self,
+        found: Features,
+        labels: NDArray[np.int64] | None,
+        facts: dict[str, str],
+        say: Say,
+    ) -> dict[str, Value]:
+        values = evaluate(
+            found,
+            self.reference,
+            extractor=self.extractor,
+            n=len(found),
+            labels=labels,
+            families=MEASURED,
+            extra_provenance=facts,
+            say=say,
+        )
+        names = metric_names(self.extractor.name, len(found))
+        return {family: values[names[family]] for family in MEASURED if names[family] in values}
+
+    def spread(self, clean: Split, row: Row) -> dict[str, float]:
+        """Return by family the standard deviation of a set of clean images; see the module."""
+        found = self._features(clean)
+        parts = [self._half(found, clean.labels, rows) for rows in halves(len(clean))]
+        families = [name for name in row.values if all(name in part for part in parts)]
+        spread = {name: float(np.std([part[name] for part in parts], ddof=1)) for name in families}
+        return {
+            name: max(value, of_share(row.values[name].value, len(clean)))
+            if name in SHARES
+            else value
+            for name, value in spread.items()
+        }
+
+    def _half(
+        self, found: Features, labels: NDArray[np.int64] | None, rows: NDArray[np.int64]
+    ) -> dict[str, float]:
+        part = Features(found.features[rows], found.probabilities[rows])
+        own = None if labels is None else labels[rows]
+        values = self._values(part, own, {}, _unsaid)
+        return {family: value.value for family, value in values.items()}
+
+
+def _unsaid(line: str) -> None:
+    """Say nothing of a half: what is missing there is missing from the table."""
+
+
+def of_share(share: float, count: int) -> float:
+    """Return the standard deviation of a share of ``count``, two hits and two misses added."""
+    centre = (share * count + 2) / (count + 4)
+    return float(np.sqrt(centre * (1 - centre) / count))
+
+
+def halves(count: int) -> Iterator[NDArray[np.int64]]:
+    """Yield which of ``count`` things make each half; two in turn share none."""
+    for pair in range(HALVES // 2):
+        order = permutation(count, _SEED + pair)
+        yield order[: count // 2]
+        yield order[count // 2 : 2 * (count // 2)]
