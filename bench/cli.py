@@ -277,6 +277,47 @@ def reference(
 
 
 @app.command
+def sensitivity(
+    *,
+    dataset: Annotated[str, Parameter(help="Data set of images; see `bench datasets`.")],
+    preset: Annotated[
+        str | None, Parameter(help="Preset whose extractors and reference are taken.")
+    ] = None,
+    extractor: Annotated[
+        str | None, Parameter(help="Extractors, comma-separated. Default: the preset's.")
+    ] = None,
+    data: Annotated[Path | None, Parameter(help="Where the data set's images are.")] = None,
+    samples: Annotated[
+        int | None,
+        Parameter(help="Images of each set. Default: half the held-out ones, 5000 at most."),
+    ] = None,
+    weights: Weights = None,
+    device: Annotated[
+        str | None, Parameter(help="cpu, cuda, cuda:1, ... Default: cuda if there is one.")
+    ] = None,
+    into: Annotated[
+        Path | None, Parameter(help="Folder to write. Default: RESULTS/DATASET-sensitivity.")
+    ] = None,
+    results: Results = Path("results"),
+) -> int:
+    """Show what each metric sees of known damage to real images, and what it misses."""
+    from bench import commands
+
+    asked = commands.AskedEvaluation(
+        path="",
+        extractor=extractor,
+        dataset=dataset,
+        preset=preset,
+        data=data,
+        samples=samples,
+        weights=weights or [],
+        device=device,
+        results=results,
+    )
+    return commands.sensitivity(asked, into)
+
+
+@app.command
 def table(
     study: StudyName = None,
     *,

@@ -692,6 +692,33 @@ def export_reference(file: Path, asked: AskedEvaluation) -> int:
     return 0
 
 
+def sensitivity(asked: AskedEvaluation, into: Path | None) -> int:
+    """Measure damaged real images, write the page of numbers and name its files."""
+    from bench.environment import describe as describe_device
+    from bench.metrics import sensitivity as measured
+    from bench.report.sensitivity import write_page
+
+    settings = resolve_evaluation(asked)
+    folder = into or asked.results / f"{settings.dataset}-sensitivity"
+    check_writable(folder.parent)
+    heed_signals()
+    wish = wish_of(settings, asked)
+    evaluator = wish.open(lambda dataset: measured.check(dataset, asked.samples))
+    with wish.passing("clean and damaged images") as progress:
+        page = measured.page(
+            evaluator,
+            asked.samples,
+            limit=settings.evaluation.reference_images,
+            cache=wish.cache,
+            progress=progress,
+        )
+    paths = write_page(page, folder, describe_device(evaluator.pairs[0][0].device))
+    print((folder / "sensitivity.md").read_text())
+    for path in paths:
+        print(path)
+    return 0
+
+
 # -- the other commands -------------------------------------------------------------------------
 
 

@@ -47,8 +47,8 @@ class Wish:
     device: str
     passing: Passing
 
-    def open(self) -> metrics.Evaluator:
-        """Load the data, the extractors and their references."""
+    def open(self, check: Callable[[Dataset], object] | None = None) -> metrics.Evaluator:
+        """Load the data, the extractors and their references; ``check`` is shown the data first."""
         settings = self.settings
         device = open_device(self.device, settings.threads, "fp32")
         with self.passing("data") as progress:
@@ -59,6 +59,8 @@ class Wish:
                 size=settings.size,
                 progress=progress,
             )
+        if check is not None:
+            check(dataset)
         metrics.self_test()
         with self.passing("reference statistics") as progress:
             return metrics.Evaluator.open(

@@ -235,7 +235,7 @@ def _copied(real: Real, copies: int) -> Split:
 
 
 def _on_images(change: Callable[[Images], Images]) -> Callable[[Real], Split]:
-    return lambda real: Split(change(real.clean.images), real.clean.labels)
+    return lambda real: Split(change(np.asarray(real.clean.images, np.uint8)), real.clean.labels)
 
 
 def _to_pixels(

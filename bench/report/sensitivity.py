@@ -1,0 +1,376 @@
+"""The page of numbers: tables, a heat map and examples of what each metric sees and misses.
+
+A change is seen where it is larger than ``SPREADS`` standard deviations of a set of clean images,
+and in the direction that the metric calls worse. In the other direction the metric finds damaged
+images better than clean ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.record import write_atomically, write_text
+from bench.report.frame import direction
+from bench.report.grid import grid_image, scale_for
+from bench.report.plots import DPI, STYLE, new_figure, save
+from bench.report.tables import NOTHING, markdown_table, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bench.metrics.sensitivity import Page, Panel, Row
+
+SPREADS = 3.0
+"""Standard deviations beyond which a change is not luck: one clean value in 400 lies there."""
+STEPS = (3, 10, 30, 100)
+"""Where the heat map's colours change, in standard deviations."""
+ROW, COLUMN = 0.235, 0.74
+"""Inches of a field of the heat map."""
+CONTROL = "control"
+MARKS = {"missed": " ≈", "reversed": " !"}
+
+
+class Verdict(StrEnum):
+    """What a metric makes of damaged images."""
+
+    SEEN = "seen"
+    MISSED = "missed"
+    REVERSED = "reversed"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A metric's value of damaged images beside that of clean ones."""
+
+    family: str
+    value: float
+    clean: float
+    spread: float
+
+    @property
+    def worse(self) -> float:
+        """How much worse than clean, in standard deviations of a clean set; below 0: better."""
+        change = self.value - self.clean
+        if change == 0:
+            return 0.0
+        sign = 1.0 if direction(self.family) == "↓" else -1.0
+        return sign * change / self.spread if self.spread > 0 else sign * math.copysign(1e9, change)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the change is beyond luck, and points the right way."""
+        if abs(self.worse) <= SPREADS:
+            return Verdict.MISSED
+        return Verdict.SEEN if self.worse > 0 else Verdict.REVERSED
+
+
+def judge(panel: Panel, row: Row, family: str) -> Judged | None:
+    """Hold a row's value against the clean one; ``None`` where one of them is missing."""
+    if family not in row.values or family not in panel.spread:
+        return None
+    clean = panel.clean.values[family].value
+    return Judged(family, row.values[family].value, clean, panel.spread[family])
+
+
+def write_page(page: Page, folder: Path, environment: Mapping[str, Any]) -> list[Path]:
+    """Write ``sensitivity.md``, ``.csv``, ``.png`` and ``.pdf`` and ``damages.png`` to a folder.
+
+    ``environment`` is what ``bench.environment.describe`` says of this process.
+    """
+    from matplotlib import rc_context
+
+    texts = {"sensitivity.md": markdown(page, environment), "sensitivity.csv": table(page)}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    with rc_context(STYLE):
+        charts = save(heat_map(page), folder / "sensitivity")
+        strip = folder / "damages.png"
+        drawn = examples(page)
+        write_atomically(strip, lambda file: drawn.savefig(file, format="png", dpi=DPI))
+    return [*(folder / name for name in texts), *charts, strip]
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    "dataset", "data", "data_sha256", "extractor", "extractor_sha256", "protocol", "n",
+    "reference_n", "images", "kind", "strength", "metric", "family", "value", "clean", "spread",
+    "worse", "verdict",
+)  # fmt: skip
+
+
+def table(page: Page) -> str:
+    """Return all numbers as CSV, one metric of one set of images a line, in full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for panel in page.panels:
+        for row in (panel.clean, *panel.rows):
+            writer.writerows(_lines(page, panel, row))
+    return text.getvalue()
+
+
+def _lines(page: Page, panel: Panel, row: Row) -> Iterator[dict[str, object]]:
+    own = {"dataset": page.dataset.name, "images": row.name, "kind": row.kind}
+    own["strength"] = "" if row.strength is None else f"{row.strength:g}"
+    for family, value in row.values.items():
+        facts = {key: value.provenance[key] for key in COLUMNS if key in value.provenance}
+        named = {"metric": panel.names[family], "family": family, "value": value.value}
+        judged = judge(panel, row, family)
+        told: dict[str, object] = {}
+        if judged is not None:
+            told = {"clean": judged.clean, "spread": judged.spread}
+            if row is not panel.clean:
+                told |= {"worse": judged.worse, "verdict": str(judged.verdict)}
+        yield {**facts, **own, **named, **told}
+
+
+def markdown(page: Page, environment: Mapping[str, Any]) -> str:
+    """Write the page for people: a table and its meaning in words for each extractor."""
+    parts = [f"# What each metric sees: {page.dataset.name}\n", _introduction(page)]
+    for panel in page.panels:
+        parts += [f"## {panel.extractor}\n", _table_of(panel)]
+        parts.append("\n".join(f"- {line}" for line in words(panel)) + "\n")
+    parts += ["## How it was made\n", "\n".join(f"- {line}" for line in _made(page, environment))]
+    return "\n".join(parts) + "\n"
+
+
+def _introduction(page: Page) -> str:
+    return (
+        f"{page.n} held-out images of {page.dataset.name} (variant {page.dataset.variant}), as "
+        "they are and damaged, against the training split. `±` is the standard deviation of a "
+        f"set of {page.n} clean images. A value without a mark is seen: worse than clean by more "
+        f"than {SPREADS:g} standard deviations. `≈` is missed: within {SPREADS:g} of the clean "
+        "value. `!` is the wrong way round: better than clean images by more than that.\n\n"
+        "![metrics by damages](sensitivity.png)\n\n![examples of each set](damages.png)\n"
+    )
+
+
+def _table_of(panel: Panel) -> str:
+    families = list(panel.clean.values)
+    head = ["images", *(f"{family} {direction(family)}" for family in families)]
+    clean = [panel.clean.name, *(number(panel.clean.values[name].value, 4) for name in families)]
+    spread = ["±", *(number(panel.spread.get(name, math.nan), 2) for name in families)]
+    rows = [[row.name, *(_cell(panel, row, name) for name in families)] for row in panel.rows]
+    return markdown_table(head, [clean, spread, *rows])
+
+
+def _cell(panel: Panel, row: Row, family: str) -> str:
+    judged = judge(panel, row, family)
+    if judged is None:
+        return NOTHING
+    return number(judged.value, 4) + MARKS.get(str(judged.verdict), "")
+
+
+def words(panel: Panel) -> list[str]:
+    """Say in a sentence for each metric what it sees, misses and finds better than clean."""
+    return [*(_sentence(panel, family) for family in panel.spread), _control(panel)]
+
+
+def _sentence(panel: Panel, family: str) -> str:
+    said = {verdict: ", ".join(_named(panel, family, verdict)) or "nothing" for verdict in Verdict}
+    text = f"**{panel.names[family]}** sees {said[Verdict.SEEN]}. Misses {said[Verdict.MISSED]}."
+    if said[Verdict.REVERSED] != "nothing":
+        text += f" Better than clean: {said[Verdict.REVERSED]}."
+    return text
+
+
+def _named(panel: Panel, family: str, verdict: Verdict) -> Iterator[str]:
+    """Yield the damages of a verdict; the weakest or the strongest of a kind in a word."""
+    told = [row for row in panel.rows if row.kind != CONTROL]
+    for _, group in groupby(told, key=lambda row: row.kind):
+        rows = list(group)
+        judged = [(row, judge(panel, row, family)) for row in rows]
+        found = [row for row, one in judged if one is not None and one.verdict == verdict]
+        if len(found) > 1 and found == rows[-len(found) :]:
+            yield f"{found[0].name} and beyond"
+        elif len(found) > 1 and found == rows[: len(found)]:
+            yield f"{found[-1].name} and below"
+        else:
+            yield from (row.name for row in found)
+
+
+def _control(panel: Panel) -> str:
+    control = next((row for row in panel.rows if row.kind == CONTROL), None)
+    if control is None:
+        return "There are too few held-out images for a control by others of them."
+    judged = [judge(panel, control, family) for family in panel.spread]
+    beyond = [
+        f"{panel.names[one.family]} by {abs(one.worse):.1f}"
+        for one in judged
+        if one is not None and one.verdict != Verdict.MISSED
+    ]
+    told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}" if beyond else (
+        "within the yardstick in every metric"
+    )  # fmt: skip
+    return f"Control: {control.name} are {told}."
+
+
+def _made(page: Page, environment: Mapping[str, Any]) -> Iterator[str]:
+    dataset = page.dataset
+    held_out = 0 if dataset.test is None else len(dataset.test)
+    yield (
+        f"Data: {dataset.name}, variant {dataset.variant}, sha256 {dataset.sha256}; "
+        f"{len(dataset.train)} training and {held_out} held-out images."
+    )
+    yield from (f"Data: {note}." for note in dataset.notes)
+    if dataset.variant.endswith("-jpeg"):
+        yield (
+            "The images went through JPEG before they came here: no published value compares, the "
+            "JPEG rows are of a second compression, and clean is not free of it."
+        )
+    yield from map(_extractor, page.panels)
+    yield from (f"{line[0].upper()}{line[1:]}." for line in page.left_out)
+    yield f"Command: `{_command(environment)}`, commit {environment['commit']}" + (
+        " with changes." if environment["dirty"] else "."
+    )
+    yield f"Device: {environment['device']}, {environment['threads']} thread(s)."
+
+
+def _extractor(panel: Panel) -> str:
+    facts = next(iter(panel.clean.values.values())).provenance
+    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
+    return (
+        f"{panel.extractor}: sha256 {facts['extractor_sha256']}, resize {facts['resize']}, "
+        f"reference of {facts['reference_n']} training images, protocol {facts['protocol']}; "
+        f"{libraries}."
+    )
+
+
+def _command(environment: Mapping[str, Any]) -> str:
+    """Return the command as it was typed, whatever file it was started from."""
+    _, *arguments = str(environment["command"]).split(" ")
+    return shlex.join(["bench", *arguments])
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+def heat_map(page: Page) -> Figure:
+    """Draw a panel for each extractor: damages down, metrics across, coloured by what is seen."""
+    rows = max(len(panel.rows) for panel in page.panels)
+    widest = max(len(panel.clean.values) for panel in page.panels)
+    figure, axes = new_figure(
+        1.8 + COLUMN * widest,
+        1.2 + len(page.panels) * (0.75 + ROW * (rows + 2)),
+        rows=len(page.panels),
+    )
+    for panel, place in zip(page.panels, axes, strict=True):
+        _fields(place, panel, widest)
+        place.set_title(f"{page.dataset.variant} by {panel.extractor}, n = {page.n}", loc="left")
+    _scale(figure, axes)
+    return figure
+
+
+def _fields(axes: Axes, panel: Panel, widest: int) -> None:
+    families = list(panel.clean.values)
+    colours, norm = _colours()
+    for column, family in enumerate(families):
+        clean = number(panel.clean.values[family].value)
+        spread = number(panel.spread.get(family, math.nan), 2)
+        _write(axes, column, 0, clean, weight="bold")
+        _write(axes, column, 1, f"± {spread}", color="#444444")
+        for place, row in enumerate(panel.rows, start=2):
+            judged = judge(panel, row, family)
+            if judged is None:
+                _write(axes, column, place, NOTHING, color="#777777")
+                continue
+            colour = colours(norm(judged.worse))
+            _paint(axes, column, place, colour)
+            _write(axes, column, place, number(judged.value), color=_ink(colour))
+    _labels(axes, panel, families, widest)
+
+
+def _paint(axes: Axes, column: int, row: int, colour: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(
+        Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="#d0d0d0", lw=0.5)
+    )
+
+
+def _write(axes: Axes, column: int, row: int, text: str, **look: Any) -> None:
+    axes.text(column, row, text, ha="center", va="center", fontsize=8, **look)
+
+
+def _ink(colour: Sequence[float]) -> str:
+    """Black on light fields and white on dark ones."""
+    red, green, blue = colour[:3]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def _labels(axes: Axes, panel: Panel, families: Sequence[str], widest: int) -> None:
+    rows = [panel.clean, *panel.rows]
+    names = [rows[0].name, "one standard deviation", *(row.name for row in rows[1:])]
+    axes.set_xlim(-0.5, widest - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xticks(range(len(families)), [f"{name} {direction(name)}" for name in families])
+    axes.set_yticks(range(len(names)), names)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for place, (before, after) in enumerate(zip(panel.rows, panel.rows[1:], strict=False)):
+        if before.kind != after.kind:
+            axes.axhline(place + 2.5, color="#555555", linewidth=0.6)
+    axes.axhline(1.5, color="black", linewidth=1.0)
+
+
+def _colours() -> tuple[Any, Any]:
+    """Return colours that the colour-blind tell apart: purple better, white alike, orange worse."""
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    edges = [*(-step for step in reversed(STEPS)), *STEPS]
+    count = len(edges) + 1
+    picked = [colormaps["PuOr_r"](place / (count - 1)) for place in range(count)]
+    picked[count // 2] = (1.0, 1.0, 1.0, 1.0)
+    return ListedColormap(picked), BoundaryNorm(edges, count, extend="both")
+
+
+def _scale(figure: Figure, axes: Sequence[Axes]) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    colours, norm = _colours()
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), ax=list(axes), location="bottom", spacing="uniform",
+        aspect=40, shrink=0.9, extendfrac="auto", drawedges=True,
+    )  # fmt: skip
+    bar.set_label(
+        "distance from the clean value in standard deviations of a clean set\n"
+        f"purple: better than clean    white: not told from clean (within {SPREADS:g})    "
+        "orange: worse, as it should be"
+    )
+    bar.ax.tick_params(length=0)
+
+
+def examples(page: Page) -> Figure:
+    """Draw a strip of images of each set; those with the clean set's own pixels are left out."""
+    clean = next(iter(page.examples.values()))
+    shown = {
+        name: images
+        for name, images in page.examples.items()
+        if images is clean or not (images == clean).all()
+    }
+    columns = 2
+    rows = -(-len(shown) // columns)
+    figure, axes = new_figure(9.0, 0.57 * rows, columns, rows)
+    for place, (name, images) in enumerate(shown.items()):
+        # Down the first column, then the second.
+        own = axes[place % rows * columns + place // rows]
+        strip = grid_image(images, len(images), scale=scale_for(min(images.shape[2:])), gap=3)
+        own.imshow(strip, interpolation="none")
+        own.set_title(name, fontsize=8, loc="left", pad=2)
+    for own in axes:
+        own.set_axis_off()
+    return figure
