@@ -250,12 +250,13 @@ def _to_pixels(
 
 
 def _of_classes(dataset: Dataset) -> Iterator[Damage]:
-    """Yield the last class missing, of two or more, and the last half, of four or more."""
+    """Yield the last class missing and, of four or more, the last half of them."""
     count = len(dataset.classes)
-    for missing in [1] * (count > 1) + [count // 2] * (count > 3):
+    for missing in [1] + [count // 2] * (count > 3):
 
         def apply(real: Real, missing: int = missing) -> Split:
             return real.without(range(count - missing, count))
 
-        what = f"class {dataset.classes[-1]}" if missing == 1 else f"{missing} of {count} classes"
+        what = f"class {dataset.classes[-1]}" if count else "a class"
+        what = what if missing == 1 else f"{missing} of {count} classes"
         yield Damage(f"{what} missing", "classes", missing, apply)

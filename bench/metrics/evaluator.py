@@ -15,7 +15,15 @@ from bench.data.dataset import Dataset
 from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import HELD_OUT, NOISE, anchors, evaluate
 from bench.metrics.extractors import Extractor
-from bench.metrics.features import Progress, extracted, unheard
+from bench.metrics.features import (
+    Features,
+    Progress,
+    extract,
+    features_file,
+    store,
+    stored,
+    unheard,
+)
 from bench.metrics.references import Reference, reference
 from bench.record import Value
 
@@ -95,7 +103,7 @@ class Evaluator:
         for place, (extractor, against) in enumerate(self.pairs):
             share = _share(progress, place, len(self.pairs))
             values |= evaluate(
-                extracted(extractor, images, folder=folder, batch=self.batch, progress=share),
+                self.features(extractor, images, folder, share),
                 against,
                 extractor=extractor,
                 n=len(images),
@@ -112,6 +120,22 @@ class Evaluator:
                 extra_provenance=provenance,
             )
         return values
+
+    def features(
+        self,
+        extractor: Extractor,
+        images: Pixels,
+        folder: Path | None = None,
+        progress: Progress = unheard,
+    ) -> Features:
+        """Return an extractor's features of images, taken from ``folder`` or kept there."""
+        path = None if folder is None else features_file(folder, extractor.name)
+        found = None if path is None else stored(path, extractor, images)
+        if found is None:
+            found = extract(extractor, images, batch=self.batch, progress=progress)
+            if path is not None:
+                store(path, found, extractor, images)
+        return found
 
     def anchors(
         self, n: int, *, families: Collection[str] | None = None, progress: Progress = unheard

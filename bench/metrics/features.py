@@ -86,24 +86,6 @@ def _batches(
         yield features.cpu().numpy(), probabilities.cpu().numpy()
 
 
-def extracted(
-    extractor: Extractor,
-    images: NDArray[np.uint8 | np.float32],
-    *,
-    folder: Path | None,
-    batch: int = BATCH,
-    progress: Progress = unheard,
-) -> Features:
-    """Return an extractor's features of images, taken from ``folder`` or kept there, if given."""
-    path = None if folder is None else features_file(folder, extractor.name)
-    found = None if path is None else stored(path, extractor, images)
-    if found is None:
-        found = extract(extractor, images, batch=batch, progress=progress)
-        if path is not None:
-            store(path, found, extractor, images)
-    return found
-
-
 def features_file(folder: Path, extractor: str) -> Path:
     """Return where a cell keeps what an extractor said of its samples."""
     return folder / f"features-{extractor}.npz"

@@ -28,7 +28,7 @@ from bench.metrics.damage import Damage, LeftOut, Real, damages
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors import Extractor
-from bench.metrics.features import Features, Progress, extracted, hash_of, unheard
+from bench.metrics.features import Features, Progress, hash_of, unheard
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
 from bench.metrics.statistics import permutation
@@ -136,30 +136,41 @@ def page(
     dataset = evaluator.dataset
     check(dataset, samples)
     real = Real(dataset, number(dataset) if samples is None else samples, limit)
-    sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(dataset)]
-    notes: dict[str, None] = {}
-    examples: dict[str, NDArray[np.uint8]] = {}
+    record = _Told({}, {})
     panels = []
     for place, (extractor, reference) in enumerate(evaluator.pairs):
-        measure = _Measure(extractor, reference, evaluator.batch, cache)
+        measure = _Measure(evaluator, extractor, reference, cache)
         share = _part(progress, place, len(evaluator.pairs))
-        rows = []
-        for step, damage in enumerate(sets):
-            try:
-                split = damage.make(real)
-            except LeftOut as reason:
-                notes[f"no row '{damage.name}': {reason}"] = None
-                continue
+        panels.append(_panel(measure, real, record, share))
+    return Page(dataset, real.n, tuple(panels), tuple(record.left_out), record.examples)
 
-            def say(line: str, name: str = damage.name) -> None:
-                notes[f"{name}: {line}"] = None
 
-            examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
-            rows.append(measure.row(damage, split, say, _part(share, step, len(sets) + 1)))
-        names = metric_names(extractor.name, real.n)
-        spread = measure.spread(real.clean, rows[0])
-        panels.append(Panel(extractor.name, names, rows[0], spread, tuple(rows[1:])))
-    return Page(dataset, real.n, tuple(panels), tuple(notes), examples)
+@dataclass(frozen=True)
+class _Told:
+    """What is said once of all extractors: lines of what was left out, and examples."""
+
+    left_out: dict[str, None]
+    examples: dict[str, NDArray[np.uint8]]
+
+
+def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Panel:
+    sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(real.dataset)]
+    rows = []
+    for place, damage in enumerate(sets):
+
+        def say(line: str, name: str = damage.name) -> None:
+            told.left_out[f"{name}: {line}"] = None
+
+        try:
+            split = damage.make(real)
+        except LeftOut as reason:
+            say(f"left out, {reason}")
+            continue
+        told.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
+        rows.append(measure.row(damage, split, say, _part(progress, place, len(sets) + 1)))
+    names = metric_names(measure.extractor.name, real.n)
+    spread = measure.spread(real.clean, rows[0])
+    return Panel(measure.extractor.name, names, rows[0], spread, tuple(rows[1:]))
 
 
 def _part(progress: Progress, place: int, parts: int) -> Progress:
@@ -170,9 +181,9 @@ def _part(progress: Progress, place: int, parts: int) -> Progress:
 class _Measure:
     """One extractor with its reference."""
 
+    evaluator: Evaluator
     extractor: Extractor
     reference: Reference
-    batch: int
     cache: Path | None
 
     def row(self, damage: Damage, split: Split, say: Say, progress: Progress) -> Row:
@@ -185,9 +196,7 @@ class _Measure:
         folder = None
         if self.cache is not None:
             folder = self.cache / "features" / hash_of(split.images)[:24]
-        return extracted(
-            self.extractor, split.images, folder=folder, batch=self.batch, progress=progress
-        )
+        return self.evaluator.features(self.extractor, split.images, folder, progress)
 
     def _values(
         self,
