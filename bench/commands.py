@@ -694,7 +694,7 @@ def export_reference(file: Path, asked: AskedEvaluation) -> int:
 
 def sensitivity(asked: AskedEvaluation, into: Path | None) -> int:
     """Measure damaged real images, write the page of numbers and name its files."""
-    from bench.environment import describe as describe_device
+    from bench.environment import describe as surroundings
     from bench.metrics import sensitivity as measured
     from bench.report.sensitivity import write_page
 
@@ -704,6 +704,8 @@ def sensitivity(asked: AskedEvaluation, into: Path | None) -> int:
     heed_signals()
     wish = wish_of(settings, asked)
     evaluator = wish.open(lambda dataset: measured.check(dataset, asked.samples))
+    # Now, since the checkout may be another when the page is done.
+    environment = surroundings(evaluator.pairs[0][0].device)
     with wish.passing("clean and damaged images") as progress:
         page = measured.page(
             evaluator,
@@ -712,7 +714,7 @@ def sensitivity(asked: AskedEvaluation, into: Path | None) -> int:
             cache=wish.cache,
             progress=progress,
         )
-    paths = write_page(page, folder, describe_device(evaluator.pairs[0][0].device))
+    paths = write_page(page, folder, environment)
     print((folder / "sensitivity.md").read_text())
     for path in paths:
         print(path)
