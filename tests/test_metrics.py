@@ -8,6 +8,7 @@ import io
 import math
 import shutil
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 import warnings
@@ -27,6 +28,7 @@ from bench.data.dataset import Dataset, Split, fingerprint
 from bench.errors import UserError
 from bench.metrics import extractors, inception, known_answers, protocol, references, statistics
 from bench.metrics.classifier import SHAPES, Classifier
+from bench.metrics.extractors import Extractor
 from bench.metrics.resizing import clean_resize, to_rgb
 from bench.metrics.train_classifier import RECIPES, accuracy, augment, serialise, train
 
@@ -722,3 +724,33 @@ def test_shipped_digits_classifier_is_as_accurate_as_said(digits: Dataset) -> No
     model.load_state_dict(torch.load(path, weights_only=True))
     assert digits.test is not None
     assert accuracy(model.eval(), digits.test) == pytest.approx(0.996, abs=0.003)
+
+
+# Memory
+
+
+def test_memory_grows_with_the_features_alone(tmp_path: Path) -> None:
+    """Images are mapped from a file and pass by in batches, extracted or made a reference of."""
+    count, width = 6000, 32
+    path = tmp_path / "images.npy"
+    images = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(count, 3, width, width))
+    images[:] = np.random.default_rng(0).integers(0, 256, (1, 3, width, width), dtype=np.uint8)
+    images.flush()
+    mapped = np.load(path, mmap_mode="r")
+    extractor = Extractor("own", "0" * 64, "none", torch.device("cpu"), run=pooled)
+    dataset = Dataset("own", "own", Split(mapped, None), None, (), "1" * 64, "made up")
+    assert images.nbytes > 16 * 2**20
+    for work in (
+        lambda: metrics.extract(extractor, mapped, batch=50),
+        lambda: metrics.reference(dataset, extractor, cache=tmp_path, batch=50),
+    ):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # A block of the reference's 4096 images, and of pairs, is the most there may be.
+        assert peak < 4096 * images[0].nbytes + 4 * 2**20
+
+
+def pooled(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.float().mean((2, 3)), torch.zeros(len(images), 0)

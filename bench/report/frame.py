@@ -134,7 +134,11 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
             f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
         ),
     }
-    costs = row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True)
+    # What was made elsewhere has a cost, but not one that is known here.
+    made_here = row.origin == "cell"
+    costs = (
+        row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True) if made_here else {}
+    )
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
     return dict.fromkeys(TEXT) | named | numbers
 
@@ -173,7 +177,7 @@ def _provenance(cells: list[tuple[Path, Record]], anchors: Anchors) -> dict[str,
     first: dict[str, tuple[str, dict[str, Any]]] = {}
     for owner, name, value in _values(cells, anchors):
         other, expected = first.setdefault(name, (owner, value.provenance))
-        _refuse_difference(name, (other, expected), (owner, value.provenance))
+        refuse_difference(name, (other, expected), (owner, value.provenance))
     return {name: provenance for name, (_, provenance) in first.items()}
 
 
@@ -185,9 +189,10 @@ def _values(cells: list[tuple[Path, Record]], anchors: Anchors) -> Iterator[tupl
         yield from ((anchor, name, value) for name, value in values.items())
 
 
-def _refuse_difference(
+def refuse_difference(
     name: str, one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]
 ) -> None:
+    """Raise UserError unless two values of a metric, with their owners, may be compared."""
     left, right = (comparable(provenance) for _, provenance in (one, other))
     differing = sorted(key for key in left | right if left.get(key) != right.get(key))
     if differing:
