@@ -19,7 +19,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import data, progress
+from bench import commands, data, progress
+from bench.cli import main
 from bench.data import prepared
 from bench.data.dataset import Split, fingerprint
 from bench.data.entries import Content, Entry
@@ -378,21 +379,26 @@ def test_a_terminal_shows_a_bar() -> None:
 # The command
 
 
-def test_bench_data_prepare(tmp_path: Path, run_bench: Bench) -> None:
+def test_bench_data_prepare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "heed_signals", lambda: None)
     files = {"a/0.png": png(0, 80), "b/1.jpg": encoded(pixels(1, 70), "JPEG"), "README": b""}
     write_folder(tmp_path / "own", files)
-    done = run_bench(
-        "data", "prepare", "--dataset", "images64", "--data", "own", "--preset", "smoke"
-    )
-    assert done.returncode == 0, done.stderr
-    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    asked = ["data", "prepare", "--dataset", "images64", "--data"]
+    assert main([*asked, "own", "--preset", "smoke"]) == 0
+    done = capsys.readouterr()
+    said = dict(line.split(maxsplit=1) for line in done.out.splitlines())
     assert said["images"] == "2, 64x64, 3 channel(s)"
     assert said["classes"] == "2"
     assert said["data"].startswith("images64-jpeg")
     stored = np.load(tmp_path / said["cache"] / "train-images.npy", mmap_mode="r")
     assert stored.shape == (2, 3, 64, 64)
     for note in ("1 file is no image", "1 of 2 images went through JPEG", "70x70 to 80x80"):
-        assert note in done.stdout
+        assert note in done.out
+    assert main([*asked, "nowhere"]) == 2
+    assert capsys.readouterr().err == "bench: --data nowhere: no such file or folder\n"
 
 
 def test_help_of_bench_data(run_bench: Bench) -> None:
