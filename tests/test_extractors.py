@@ -266,6 +266,9 @@ def test_folded_efflite0_is_the_packages_network(tmp_path: Path) -> None:
         probabilities = package(prepared).softmax(dim=1)
     loaded = extractors.load("efflite0", device="cpu", cache=tmp_path)
     got = loaded(images)
+    torch.set_num_threads(3)
+    assert torch.equal(loaded(images)[0], got[0])
+    assert torch.get_num_threads() == 3
     assert float(expected.std(dim=0).mean()) > 0.05
     torch.testing.assert_close(got[0], expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got[1], probabilities, rtol=1e-3, atol=1e-6)
