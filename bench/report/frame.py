@@ -52,7 +52,10 @@ def direction(name: str) -> str:
 
 
 def metric_names(frame: pd.DataFrame) -> list[str]:
-    """Return the metrics with at least one number, distances first, then scores."""
+    """Return the metrics with at least one number, distances first, then scores.
+
+    Of one family the order is the records', whose first are of the extractor that leads.
+    """
     order = {family: place for place, family in enumerate(LOWER_IS_BETTER + HIGHER_IS_BETTER)}
     names = [
         column.removeprefix("metrics.")
@@ -60,7 +63,7 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
         if column.startswith("metrics.") and not column.endswith(".spread")
     ]
     found = [name for name in names if frame[f"metrics.{name}"].notna().any()]
-    return sorted(found, key=lambda name: (order.get(metric_family(name), len(order)), name))
+    return sorted(found, key=lambda name: order.get(metric_family(name), len(order)))
 
 
 def headline(names: Sequence[str]) -> list[str]:
