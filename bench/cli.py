@@ -55,7 +55,8 @@ def run(
         Parameter(help="Preset of the data set. Default: quick on a CPU, gpu on CUDA."),
     ] = None,
     data: Annotated[
-        Path | None, Parameter(help="Where the images are: a folder, or a zip file (EDM layout).")
+        Path | None,
+        Parameter(help="Where the images are: a folder, a zip (EDM), an .npz or an lmdb folder."),
     ] = None,
     seeds: Annotated[str, Parameter(help="Seeds: 0,1,2 or 0-2.")] = "0",
     budget: Annotated[
@@ -234,7 +235,7 @@ def evaluate(
         samples=samples,
         name=as_,
         seed=seed,
-        study=study,
+        study=None if as_ is None else find_study(results, study),
         weights=weights or [],
         reference=reference,
         device=device,

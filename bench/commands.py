@@ -505,7 +505,7 @@ class AskedEvaluation:
     samples: int | None = None
     name: str | None = None
     seed: int = 0
-    study: str | None = None
+    study: Path | None = None
     weights: Sequence[str] = ()
     reference: Path | None = None
     device: str | None = None
@@ -610,10 +610,9 @@ def parse_families(text: str | None) -> list[str] | None:
 def evaluate_as(asked: AskedEvaluation) -> int:
     """Add images from elsewhere to a study's tables and plots by a name."""
     from bench import evaluate as room
-    from bench.cli import find_study
 
-    folder = find_study(asked.results, asked.study)
-    name = str(asked.name)
+    folder, name = asked.study, str(asked.name)
+    assert folder is not None
     taken = {row.method for _, row in cells(folder)} | set(registry.names())
     if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UserError(
@@ -828,7 +827,7 @@ def list_datasets() -> int:
     rows = {row.name: row for row in describe()}
     for name in preset_names():
         row = rows.get(name)
-        told = "any images of the presets' size; from --data FILE.zip"
+        told = "any images, cropped and resized to the presets' size; from --data PATH"
         if row is not None:
             told = (
                 f"{row.images} images, {row.size}, {row.channels} channel(s), "

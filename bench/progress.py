@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.record import Record, Status
+from bench.report.frame import headline
 
 if TYPE_CHECKING:
     from bench.study import Planned
@@ -178,7 +179,8 @@ class Display:
         seconds = record.ledger.get("wall")
         took = f" in {clock(seconds)}" if seconds else ""
         if record.status == Status.FINISHED:
-            values = (f"{name} {value.value:.4g}" for name, value in record.metrics.items())
+            names = headline(list(record.metrics))
+            values = (f"{name} {record.metrics[name].value:.4g}" for name in names)
             self.close(cell, f"finished{took}: {', '.join(values)}")
         else:
             self.close(cell, f"{record.status}{took}: {record.reason}")

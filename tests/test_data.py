@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-import json
 import pickle
 import re
-import struct
 import subprocess
 import sys
 import zipfile
@@ -19,37 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from bench import data
 from bench.data import fetched, idx, prepared
 from bench.data.dataset import Split, fingerprint
 from bench.data.digits import choose_held_out
 from bench.errors import UserError
-
-
-def pixels(seed: int, side: int = 8, channels: int = 3) -> np.ndarray:
-    shape = (side, side, channels) if channels > 1 else (side, side)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_zip(path: Path, entries: dict[str, bytes], index: Any = "by name") -> Path:
-    """Write entries and a ``dataset.json`` that labels them 0, 1, 2, ... unless given."""
-    if index == "by name":
-        index = {"labels": [[name, k] for k, name in enumerate(entries)]}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-        if index is not None:
-            text = index if isinstance(index, (str, bytes)) else json.dumps(index)
-            archive.writestr("dataset.json", text)
-    return path
+from tests.pictures import encoded, idx_bytes, pixels, write_idx, write_zip
 
 
 @pytest.fixture
@@ -164,26 +137,6 @@ def test_quantisation_clips_and_refuses_nan() -> None:
 
 
 # IDX files
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    return header + array.tobytes()
-
-
-def write_idx(folder: Path, *, zipped_up: bool = False, train: int = 6, test: int = 3) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, count in (("train", train), ("t10k", test)):
-        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = (np.arange(count) % 10).astype(np.uint8)
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            content = idx_bytes(array)
-            name = f"{part}-{kind}-ubyte"
-            if zipped_up:
-                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-            else:
-                (folder / name).write_bytes(content)
-    return folder
 
 
 @pytest.fixture

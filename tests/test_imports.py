@@ -19,7 +19,7 @@ FLOORS = [
     {"cli"},
     {"commands"},
     {"sweep"},
-    {"study", "resampling", "template"},
+    {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
     {"sampling", "stages", "tracking"},
     {"training", "metrics", "report", "source"},

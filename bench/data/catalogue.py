@@ -91,8 +91,8 @@ KNOWN: dict[str, Known] = {
         _CLOTHES,
         _FETCHED.replace(", or", ", Debian's dataset-fashion-mnist, or"),
     ),
-    "cifar10": Known(50_000, 10_000, 32, 3, _CIFAR10, f"{_FETCHED}; --data FILE.zip"),
-    "cifar100": Known(50_000, 10_000, 32, 3, _CIFAR100, f"{_FETCHED}; --data FILE.zip"),
+    "cifar10": Known(50_000, 10_000, 32, 3, _CIFAR10, _FETCHED),
+    "cifar100": Known(50_000, 10_000, 32, 3, _CIFAR100, _FETCHED),
     "gmm2d": Known(20_000, 10_000, 1, 2, ("0", "1", "2"), _DRAWN),
     "moons": Known(20_000, 10_000, 1, 2, ("upper", "lower"), _DRAWN),
 }

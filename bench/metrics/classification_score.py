@@ -231,20 +231,20 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe, seed: 
 
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return (B, K); of a classifier that gives its features too, the logits alone."""
-    found = model(inputs)
+    """Return (B, K) of uint8 images or of points; where features come too, the logits alone."""
+    import torch
+
+    found = model(inputs.float() / 127.5 - 1 if inputs.dtype == torch.uint8 else inputs)
     chosen: Tensor = found[1] if isinstance(found, tuple) else found
     return chosen
 
 
 def tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return images scaled to [-1, 1], points as they are, and labels, on the device."""
+    """Return images, uint8, or points, float32, and labels, on the device."""
     import torch
 
     assert split.labels is not None
     inputs = torch.from_numpy(np.array(split.images)).to(device)
-    if inputs.dtype == torch.uint8:
-        inputs = inputs.float() / 127.5 - 1
     return inputs, torch.from_numpy(split.labels).to(device)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import io
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
         try:
             _fetch_once(target, sha256, say)
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # It is the server's answer, too.
             raise UserError(
                 f"no Inception weights: not at {target}, and the download of {_address()} failed "
                 f"({error}); get that file elsewhere and give it with --weights inception=FILE, or "
@@ -78,7 +81,7 @@ def load_inception(
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         graph: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
-    graph.eval().requires_grad_(False)
+    graph.eval()
     weight = graph.output.weight
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,10 @@ def direction(name: str) -> str:
 
 
 def metric_names(frame: pd.DataFrame) -> list[str]:
-    """Return the metrics with at least one number, distances first, then scores."""
+    """Return the metrics with at least one number, distances first, then scores.
+
+    Of one family the order is the records', whose first are of the extractor that leads.
+    """
     order = {family: place for place, family in enumerate(LOWER_IS_BETTER + HIGHER_IS_BETTER)}
     names = [
         column.removeprefix("metrics.")
@@ -60,7 +63,7 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
         if column.startswith("metrics.") and not column.endswith(".spread")
     ]
     found = [name for name in names if frame[f"metrics.{name}"].notna().any()]
-    return sorted(found, key=lambda name: (order.get(metric_family(name), len(order)), name))
+    return sorted(found, key=lambda name: order.get(metric_family(name), len(order)))
 
 
 def headline(names: Sequence[str]) -> list[str]:
@@ -134,7 +137,11 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
             f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
         ),
     }
-    costs = row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True)
+    # What was made elsewhere has a cost, but not one that is known here.
+    made_here = row.origin == "cell"
+    costs = (
+        row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True) if made_here else {}
+    )
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
     return dict.fromkeys(TEXT) | named | numbers
 
@@ -173,7 +180,7 @@ def _provenance(cells: list[tuple[Path, Record]], anchors: Anchors) -> dict[str,
     first: dict[str, tuple[str, dict[str, Any]]] = {}
     for owner, name, value in _values(cells, anchors):
         other, expected = first.setdefault(name, (owner, value.provenance))
-        _refuse_difference(name, (other, expected), (owner, value.provenance))
+        refuse_difference(name, (other, expected), (owner, value.provenance))
     return {name: provenance for name, (_, provenance) in first.items()}
 
 
@@ -185,9 +192,10 @@ def _values(cells: list[tuple[Path, Record]], anchors: Anchors) -> Iterator[tupl
         yield from ((anchor, name, value) for name, value in values.items())
 
 
-def _refuse_difference(
+def refuse_difference(
     name: str, one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]
 ) -> None:
+    """Raise UserError unless two values of a metric, with their owners, may be compared."""
     left, right = (comparable(provenance) for _, provenance in (one, other))
     differing = sorted(key for key in left | right if left.get(key) != right.get(key))
     if differing:

@@ -20,6 +20,7 @@ from bench.report.frame import (
     mean_interval,
     metric_names,
     read,
+    refuse_difference,
 )
 from bench.report.grid import PALETTE
 from bench.report.tables import NOTHING, markdown_table, number, plus_minus
@@ -99,9 +100,20 @@ def load(study: Path) -> Content | None:
         stored = _stored(folder, record)
         sampled = sampled or bool(stored.points or stored.too_few)
         rows += [_own(folder, record), *(_row(folder, record, p) for p in stored.points)]
+        _refuse_differences(folder.name, record, stored)
         for sampler, asked in stored.too_few.items():
             too_few.setdefault((record.method, sampler), set()).update(asked)
     return Content(pd.DataFrame(told(rows)), too_few, load_frame(study)) if sampled else None
+
+
+def _refuse_differences(cell: str, record: Record, stored: curve.Curve) -> None:
+    """Refuse points that were measured otherwise than the cell's own samples."""
+    for point in stored.points:
+        owner = f"{cell}, {point.sampler['name']}"
+        for name, value in point.metrics.items():
+            if name in record.metrics:
+                own = record.metrics[name].provenance
+                refuse_difference(name, (cell, own), (owner, value.provenance))
 
 
 def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -235,12 +235,13 @@ def _provenance_notes(frame: pd.DataFrame) -> Iterator[str]:
     provenance = frame.attrs["provenance"]
     groups: dict[str, list[str]] = {}
     for name in metric_names(frame):
-        groups.setdefault(_measured(provenance.get(name, {})), []).append(name)
+        groups.setdefault(measured(provenance.get(name, {})), []).append(name)
     for how, names in groups.items():
         yield f"{', '.join(names)}: {how}."
 
 
-def _measured(provenance: Mapping[str, Any]) -> str:
+def measured(provenance: Mapping[str, Any]) -> str:
+    """Say how a value was measured, as far as two must agree in it to be compared."""
     parts = [
         f"{key.replace('_', ' ')} {_hash_or_text(key, value)}"
         for key, value in provenance.items()

@@ -6,10 +6,8 @@ import json
 from collections.abc import Mapping
 
 from bench.record import Value
-from bench.report.frame import comparable, direction
-from bench.report.tables import markdown_table, number
-
-QUOTE = '"'
+from bench.report.frame import direction
+from bench.report.tables import markdown_table, measured, number
 
 
 def render(values: Mapping[str, Value], format: str) -> str:
@@ -32,7 +30,5 @@ def _how(values: Mapping[str, Value]) -> list[str]:
     """Return a line for each way of measuring, with the metrics that were measured so."""
     groups: dict[str, list[str]] = {}
     for name, value in values.items():
-        facts = comparable(value.provenance)
-        told = ", ".join(f"{key} {text.strip(QUOTE)}" for key, text in facts.items())
-        groups.setdefault(told, []).append(name)
+        groups.setdefault(measured(value.provenance), []).append(name)
     return [f"- {', '.join(names)}: {told}" for told, names in groups.items()]
