@@ -104,14 +104,16 @@ def frechet_between(one: NDArray[np.floating], other: NDArray[np.floating]) -> f
     X Y' / sqrt((N - 1)(M - 1)), which is taken where one side has fewer than d rows: exact at any
     rank, and no root of a rounding error is added.
     """
-    first, second = moments(one), moments(other)
-    if min(first.count, second.count) >= one.shape[1]:
+    if min(len(one), len(other)) >= one.shape[1]:
+        first, second = moments(one), moments(other)
         return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
-    x, y = one.astype(np.float64) - first.mean, other.astype(np.float64) - second.mean
+    means = [vectors.mean(axis=0, dtype=np.float64) for vectors in (one, other)]
+    x, y = one - means[0], other - means[1]
     roots = np.linalg.svd(x @ y.T, compute_uv=False)
-    overlap = roots.sum() / np.sqrt((first.count - 1) * (second.count - 1))
-    difference = first.mean - second.mean
-    traces = np.trace(first.covariance) + np.trace(second.covariance)
+    overlap = roots.sum() / np.sqrt((len(x) - 1) * (len(y) - 1))
+    difference = means[0] - means[1]
+    # No more of the covariances than their traces is needed.
+    traces = (x**2).sum() / (len(x) - 1) + (y**2).sum() / (len(y) - 1)
     return max(0.0, float(difference @ difference + traces - 2 * overlap))
 
 
