@@ -290,7 +290,9 @@ def sensitivity(
     data: Annotated[Path | None, Parameter(help="Where the data set's images are.")] = None,
     samples: Annotated[
         int | None,
-        Parameter(help="Images of each set. Default: half the held-out ones, 5000 at most."),
+        Parameter(
+            help="Images of each set, at most half the held-out ones. Default: these, up to 5000."
+        ),
     ] = None,
     weights: Weights = None,
     device: Annotated[

@@ -252,15 +252,16 @@ def test_the_training_split_is_at_no_distance_from_itself(digits: Dataset, cache
     assert found["precision_digits_1297"].value == 1
 
 
-def test_halves_part_a_set_and_tell_the_deviation_of_an_average() -> None:
-    rows = list(sensitivity.halves(1000))
-    assert len(rows) == sensitivity.HALVES
-    assert (np.sort(np.concatenate(rows[:2])) == np.arange(1000)).all()
-    ratios = []
-    for seed in range(20):
-        numbers = np.random.RandomState(seed).standard_normal(1000)
-        ratios.append(np.std([numbers[half].mean() for half in rows], ddof=1) * 1000**0.5)
-    assert np.mean(ratios) == pytest.approx(1, abs=0.1)
+@pytest.mark.parametrize("pool", [400, 1000])
+def test_sets_with_images_in_common_tell_the_deviation_of_those_with_none(pool: int) -> None:
+    rows = list(sensitivity.subsets(pool, 200))
+    assert len(rows) == sensitivity.SETS
+    assert all(len(np.unique(one)) == 200 for one in rows)
+    found = []
+    for seed in range(40):
+        numbers = np.random.RandomState(seed).standard_normal(pool)
+        found.append(np.var([numbers[one].mean() for one in rows], ddof=1) / (1 - 200 / pool))
+    assert np.mean(found) * 200 == pytest.approx(1, abs=0.15)
 
 
 def test_a_share_of_one_is_not_known_without_error() -> None:
@@ -351,8 +352,11 @@ def refusing(evaluator: Evaluator) -> Extractor:
     ("arguments", "told"),
     [
         (["--dataset", "gmm2d"], "has points, which cannot be blurred"),
-        (["--dataset", "digits", "--samples", "501"], "give 20 to 500, at most half of them"),
-        (["--dataset", "digits", "--samples", "19"], "give 20 to 500"),
+        (
+            ["--dataset", "digits", "--samples", "251"],
+            "must be left for comparison; give 20 to 250",
+        ),
+        (["--dataset", "digits", "--samples", "19"], "give 20 to 250"),
         (["--dataset", "digitz"], "digits"),
         (["--dataset", "digits", "--extractor", "cifar-resnet20"], "cifar-resnet20"),
     ],
@@ -376,4 +380,4 @@ def test_data_without_a_held_out_split_are_refused(
         Image.fromarray(grey(20 * place)[0, 0]).save(images / f"{place}.png")
     command = ["sensitivity", "--dataset", "images64", "--data", str(images), "--device", "cpu"]
     assert main([*command, "--results", str(tmp_path / "results")]) == 2
-    assert "has 0 held-out images and 20 or more are needed" in capsys.readouterr().err
+    assert "has 0 held-out images and 40 or more are needed" in capsys.readouterr().err

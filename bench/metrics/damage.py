@@ -169,6 +169,10 @@ class Real:
             raise LeftOut(f"only {len(rest)} held-out images are not among the {self.n}")
         return _rows_of(self._test, rest)
 
+    def pool(self, times: int) -> Split:
+        """Return so many times n held-out images, the clean ones first, or as many as there are."""
+        return _rows_of(self._test, self._order[: times * self.n])
+
     def without(self, missing: Sequence[int]) -> Split:
         """Return n held-out images of the other classes, as many of the clean ones as there are.
 

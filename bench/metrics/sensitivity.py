@@ -3,14 +3,15 @@
 Held-out images as they are, and after each ``damage``, are measured against the training split,
 by each extractor. Every set has the same number of images n, since most metrics depend on it.
 
-The yardstick is how far a metric moves from one set of n clean images to another. It is taken from
-random halves of the clean set: halves drawn without replacement differ among each other by as much
-as whole sets do (the delete-half jackknife of Shao and Wu 1989: n - d = d, and the factor is one).
-That is so for averages; what falls with 1/n, as a distance between equal distributions does, moves
-more in halves (Fréchet distances of Gaussians to their own: 1.6 times), so that the yardstick errs
-on the side of seeing less. A share that
-is 0 or 1 in every half still is not known without error; for shares the binomial deviation, two
-hits and two misses added (Agresti and Coull 1998), is the least.
+The yardstick is how far a metric moves from one set of n clean images to another: the standard
+deviation of their difference, sqrt(2) times that of one set. The latter is taken from ``SETS`` sets
+of n drawn without replacement from ``POOL`` n held-out images, or as many as there are. Such sets
+have images in common, and averages over them vary by 1 - n / pool less than over sets that have
+none (the correction for a finite population; Cochran 1977, section 2.6), which is made up for.
+Halves of the clean set alone would not do: distances between equal distributions fall with 1/n and
+vary two to four times as much in halves. A share that is 0 or 1 in every set still is not known
+without error; for shares the binomial deviation, two hits and two misses added (Agresti and Coull
+1998), is the least.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ SHARES = ("precision", "recall", "coverage", "accuracy")
 MOST = 5000
 """Images of a set, where no other number is asked for."""
 LEAST = 20
-"""Fewest images of a set: halves must fill the parts that the Inception Score is averaged over."""
-HALVES = 20
-"""Halves of the clean set, in pairs that share no image."""
+"""Fewest images of a set."""
+SETS = 20
+"""Clean sets that the yardstick is taken from."""
+POOL = 5
+"""Times n images that these are drawn from, at most."""
 CLEAN = "clean (held-out)"
 EXAMPLES = 10
 
@@ -68,7 +71,7 @@ class Panel:
     """Full names of the metrics, by family."""
     clean: Row
     spread: Mapping[str, float]
-    """Standard deviation of a set of n clean images."""
+    """Standard deviation of the difference between two sets of n clean images."""
     rows: tuple[Row, ...]
 
 
@@ -91,26 +94,23 @@ def check(dataset: Dataset, samples: int | None = None) -> None:
         raise UserError(
             f"'{dataset.name}' has points, which cannot be blurred; give a --dataset of images"
         )
-    if dataset.test is None or len(dataset.test) < LEAST:
-        count = 0 if dataset.test is None else len(dataset.test)
+    count = 0 if dataset.test is None else len(dataset.test)
+    if count < 2 * LEAST:
         raise UserError(
-            f"'{dataset.name}' from {dataset.source} has {count} held-out images and {LEAST} or "
-            "more are needed; give --data with a held-out split (X-test.zip beside X-train.zip)"
+            f"'{dataset.name}' from {dataset.source} has {count} held-out images and {2 * LEAST} "
+            "or more are needed; give --data with a held-out split (X-test.zip beside X-train.zip)"
         )
-    if samples is not None and not LEAST <= samples <= len(dataset.test):
+    if samples is not None and not LEAST <= samples <= count // 2:
         raise UserError(
-            f"--samples {samples}: '{dataset.name}' has {len(dataset.test)} held-out images; give "
-            f"{LEAST} to {len(dataset.test)}, at most half of them to have every row"
+            f"--samples {samples}: '{dataset.name}' has {count} held-out images, and half of them "
+            f"must be left for comparison; give {LEAST} to {count // 2}"
         )
 
 
 def number(dataset: Dataset) -> int:
-    """Return how many images each set has by default: half of the held-out ones, ``MOST`` at most.
-
-    With half of them, there are as many again for the control, and as many with a class missing.
-    """
+    """Return how many images each set has by default: half the held-out ones, ``MOST`` at most."""
     assert dataset.test is not None
-    return max(LEAST, min(MOST, len(dataset.test) // 2))
+    return min(MOST, len(dataset.test) // 2)
 
 
 def page(
@@ -169,7 +169,7 @@ def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Pa
         told.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
         rows.append(measure.row(damage, split, say, _part(progress, place, len(sets) + 1)))
     names = metric_names(measure.extractor.name, real.n)
-    spread = measure.spread(real.clean, rows[0])
+    spread = measure.spread(real.pool(POOL), real.n, rows[0])
     return Panel(measure.extractor.name, names, rows[0], spread, tuple(rows[1:]))
 
 
@@ -218,20 +218,19 @@ class _Measure:
         names = metric_names(self.extractor.name, len(found))
         return {family: values[names[family]] for family in MEASURED if names[family] in values}
 
-    def spread(self, clean: Split, row: Row) -> dict[str, float]:
-        """Return by family the standard deviation of a set of clean images; see the module."""
-        found = self._features(clean)
-        parts = [self._half(found, clean.labels, rows) for rows in halves(len(clean))]
-        families = [name for name in row.values if all(name in part for part in parts)]
-        spread = {name: float(np.std([part[name] for part in parts], ddof=1)) for name in families}
-        return {
-            name: max(value, of_share(row.values[name].value, len(clean)))
-            if name in SHARES
-            else value
-            for name, value in spread.items()
-        }
+    def spread(self, pool: Split, n: int, row: Row) -> dict[str, float]:
+        """Return by family the standard deviation between clean sets; see the module."""
+        found = self._features(pool)
+        sets = [self._part(found, pool.labels, rows) for rows in subsets(len(pool), n)]
+        families = [name for name in row.values if all(name in one for one in sets)]
+        spread = {}
+        for name in families:
+            own = float(np.std([one[name] for one in sets], ddof=1)) / (1 - n / len(pool)) ** 0.5
+            least = of_share(row.values[name].value, n) if name in SHARES else 0.0
+            spread[name] = 2**0.5 * max(own, least)
+        return spread
 
-    def _half(
+    def _part(
         self, found: Features, labels: NDArray[np.int64] | None, rows: NDArray[np.int64]
     ) -> dict[str, float]:
         part = Features(found.features[rows], found.probabilities[rows])
@@ -241,18 +240,16 @@ class _Measure:
 
 
 def _unsaid(line: str) -> None:
-    """Say nothing of a half: what is missing there is missing from the table."""
+    """Say nothing of one clean set among many: what is missing there has no yardstick."""
+
+
+def subsets(count: int, n: int) -> Iterator[NDArray[np.int64]]:
+    """Yield which n of ``count`` things make each of ``SETS`` sets."""
+    for place in range(SETS):
+        yield permutation(count, _SEED + place)[:n]
 
 
 def of_share(share: float, count: int) -> float:
     """Return the standard deviation of a share of ``count``, two hits and two misses added."""
     centre = (share * count + 2) / (count + 4)
     return float(np.sqrt(centre * (1 - centre) / count))
-
-
-def halves(count: int) -> Iterator[NDArray[np.int64]]:
-    """Yield which of ``count`` things make each half; two in turn share none."""
-    for pair in range(HALVES // 2):
-        order = permutation(count, _SEED + pair)
-        yield order[: count // 2]
-        yield order[count // 2 : 2 * (count // 2)]

@@ -1,8 +1,8 @@
 """The page of numbers: tables, a heat map and examples of what each metric sees and misses.
 
-A change is seen where it is larger than ``SPREADS`` standard deviations of a set of clean images,
-and in the direction that the metric calls worse. In the other direction the metric finds damaged
-images better than clean ones.
+A change is seen where it is larger than ``SPREADS`` standard deviations of the difference between
+two sets of clean images, and in the direction that the metric calls worse. In the other
+direction the metric finds damaged images better than clean ones.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from bench.metrics.sensitivity import Page, Panel, Row
 
 SPREADS = 3.0
-"""Standard deviations beyond which a change is not luck: one clean value in 400 lies there."""
+"""Standard deviations beyond which a change is not luck: one clean set in 400 lies there."""
 STEPS = (3, 10, 30, 100)
 """Where the heat map's colours change, in standard deviations."""
 ROW, COLUMN = 0.235, 0.74
 """Inches of a field of the heat map."""
+SCALE = 0.16
+"""Inches of the scale's height."""
 CONTROL = "control"
 MARKS = {"missed": " ≈", "reversed": " !"}
 
@@ -59,7 +61,7 @@ class Judged:
 
     @property
     def worse(self) -> float:
-        """How much worse than clean, in standard deviations of a clean set; below 0: better."""
+        """How much worse than clean, in standard deviations between clean sets; below 0: better."""
         change = self.value - self.clean
         if change == 0:
             return 0.0
@@ -148,10 +150,11 @@ def markdown(page: Page, environment: Mapping[str, Any]) -> str:
 def _introduction(page: Page) -> str:
     return (
         f"{page.n} held-out images of {page.dataset.name} (variant {page.dataset.variant}), as "
-        "they are and damaged, against the training split. `±` is the standard deviation of a "
-        f"set of {page.n} clean images. A value without a mark is seen: worse than clean by more "
-        f"than {SPREADS:g} standard deviations. `≈` is missed: within {SPREADS:g} of the clean "
-        "value. `!` is the wrong way round: better than clean images by more than that.\n\n"
+        "they are and damaged, against the training split. `±` is the standard deviation of the "
+        f"difference between two sets of {page.n} clean images. A value without a mark is seen: "
+        f"worse than clean by more than {SPREADS:g} standard deviations. `≈` is missed: within "
+        f"{SPREADS:g} of the clean value. `!` is the wrong way round: better "
+        "than clean images by more than that.\n\n"
         "![metrics by damages](sensitivity.png)\n\n![examples of each set](damages.png)\n"
     )
 
@@ -159,17 +162,27 @@ def _introduction(page: Page) -> str:
 def _table_of(panel: Panel) -> str:
     families = list(panel.clean.values)
     head = ["images", *(f"{family} {direction(family)}" for family in families)]
-    clean = [panel.clean.name, *(number(panel.clean.values[name].value, 4) for name in families)]
-    spread = ["±", *(number(panel.spread.get(name, math.nan), 2) for name in families)]
+    clean = [_shown(panel, panel.clean, name, 4) for name in families]
+    spread = [number(panel.spread.get(name, math.nan), 2) for name in families]
     rows = [[row.name, *(_cell(panel, row, name) for name in families)] for row in panel.rows]
-    return markdown_table(head, [clean, spread, *rows])
+    return markdown_table(head, [[panel.clean.name, *clean], ["±", *spread], *rows])
 
 
 def _cell(panel: Panel, row: Row, family: str) -> str:
     judged = judge(panel, row, family)
     if judged is None:
         return NOTHING
-    return number(judged.value, 4) + MARKS.get(str(judged.verdict), "")
+    return _shown(panel, row, family, 4) + MARKS.get(str(judged.verdict), "")
+
+
+def _shown(panel: Panel, row: Row, family: str, digits: int) -> str:
+    """Write a value with so many digits, and none below the second of the yardstick's."""
+    value, spread = row.values[family].value, panel.spread.get(family, 0.0)
+    if value == 0 or spread == 0:
+        return number(value, digits)
+    own = digits - 1 - math.floor(math.log10(abs(value)))
+    decimals = max(0, min(own, 1 - math.floor(math.log10(spread))))
+    return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def words(panel: Panel) -> list[str]:
@@ -202,8 +215,7 @@ def _named(panel: Panel, family: str, verdict: Verdict) -> Iterator[str]:
 
 def _control(panel: Panel) -> str:
     control = next((row for row in panel.rows if row.kind == CONTROL), None)
-    if control is None:
-        return "There are too few held-out images for a control by others of them."
+    assert control is not None, "half of the held-out images are left for it"
     judged = [judge(panel, control, family) for family in panel.spread]
     beyond = [
         f"{panel.names[one.family]} by {abs(one.worse):.1f}"
@@ -258,17 +270,18 @@ def _command(environment: Mapping[str, Any]) -> str:
 
 def heat_map(page: Page) -> Figure:
     """Draw a panel for each extractor: damages down, metrics across, coloured by what is seen."""
-    rows = max(len(panel.rows) for panel in page.panels)
+    heights = [ROW * (len(panel.rows) + 2) for panel in page.panels]
     widest = max(len(panel.clean.values) for panel in page.panels)
     figure, axes = new_figure(
         1.8 + COLUMN * widest,
-        1.2 + len(page.panels) * (0.75 + ROW * (rows + 2)),
-        rows=len(page.panels),
+        sum(heights) + 0.62 * len(heights) + 0.85,
+        rows=len(heights) + 1,
+        gridspec_kw={"height_ratios": [*heights, SCALE]},
     )
-    for panel, place in zip(page.panels, axes, strict=True):
+    for panel, place in zip(page.panels, axes, strict=False):
         _fields(place, panel, widest)
         place.set_title(f"{page.dataset.variant} by {panel.extractor}, n = {page.n}", loc="left")
-    _scale(figure, axes)
+    _scale(figure, axes[-1])
     return figure
 
 
@@ -276,9 +289,8 @@ def _fields(axes: Axes, panel: Panel, widest: int) -> None:
     families = list(panel.clean.values)
     colours, norm = _colours()
     for column, family in enumerate(families):
-        clean = number(panel.clean.values[family].value)
         spread = number(panel.spread.get(family, math.nan), 2)
-        _write(axes, column, 0, clean, weight="bold")
+        _write(axes, column, 0, _shown(panel, panel.clean, family, 3), weight="bold")
         _write(axes, column, 1, f"± {spread}", color="#444444")
         for place, row in enumerate(panel.rows, start=2):
             judged = judge(panel, row, family)
@@ -287,7 +299,7 @@ def _fields(axes: Axes, panel: Panel, widest: int) -> None:
                 continue
             colour = colours(norm(judged.worse))
             _paint(axes, column, place, colour)
-            _write(axes, column, place, number(judged.value), color=_ink(colour))
+            _write(axes, column, place, _shown(panel, row, family, 3), color=_ink(colour))
     _labels(axes, panel, families, widest)
 
 
@@ -311,7 +323,8 @@ def _ink(colour: Sequence[float]) -> str:
 
 def _labels(axes: Axes, panel: Panel, families: Sequence[str], widest: int) -> None:
     rows = [panel.clean, *panel.rows]
-    names = [rows[0].name, "one standard deviation", *(row.name for row in rows[1:])]
+    names = [rows[0].name, "± between clean sets", *(row.name for row in rows[1:])]
+    right = len(families) - 0.5
     axes.set_xlim(-0.5, widest - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xticks(range(len(families)), [f"{name} {direction(name)}" for name in families])
@@ -322,8 +335,8 @@ def _labels(axes: Axes, panel: Panel, families: Sequence[str], widest: int) -> N
     axes.spines[:].set_visible(False)
     for place, (before, after) in enumerate(zip(panel.rows, panel.rows[1:], strict=False)):
         if before.kind != after.kind:
-            axes.axhline(place + 2.5, color="#555555", linewidth=0.6)
-    axes.axhline(1.5, color="black", linewidth=1.0)
+            axes.hlines(place + 2.5, -0.5, right, color="#555555", linewidth=0.6)
+    axes.hlines(1.5, -0.5, right, color="black", linewidth=1.0)
 
 
 def _colours() -> tuple[Any, Any]:
@@ -338,16 +351,16 @@ def _colours() -> tuple[Any, Any]:
     return ListedColormap(picked), BoundaryNorm(edges, count, extend="both")
 
 
-def _scale(figure: Figure, axes: Sequence[Axes]) -> None:
+def _scale(figure: Figure, axes: Axes) -> None:
     from matplotlib.cm import ScalarMappable
 
     colours, norm = _colours()
     bar = figure.colorbar(
-        ScalarMappable(norm, colours), ax=list(axes), location="bottom", spacing="uniform",
-        aspect=40, shrink=0.9, extendfrac="auto", drawedges=True,
+        ScalarMappable(norm, colours), cax=axes, orientation="horizontal", spacing="uniform",
+        extendfrac="auto", drawedges=True,
     )  # fmt: skip
     bar.set_label(
-        "distance from the clean value in standard deviations of a clean set\n"
+        "distance from the clean value in standard deviations between clean sets\n"
         f"purple: better than clean    white: not told from clean (within {SPREADS:g})    "
         "orange: worse, as it should be"
     )
