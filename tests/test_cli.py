@@ -18,6 +18,7 @@ import yaml
 from bench import record
 from bench.config import datasets, presets
 from bench.cost import PARTS
+from bench.errors import UserError
 from bench.record import Status
 from methods import registry
 
@@ -55,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_every_cell_finishes_with_all_its_files(finished: tuple[Path, str]) -> None:
     study, _ = finished
-    files = {"config.yaml", "record.json", "metrics.jsonl", "features.npz", "samples.npz"}
+    files = {"config.yaml", "record.json", "metrics.jsonl", "features-digits.npz", "samples.npz"}
     files |= {"grid.png", "checkpoint.pt", "log.txt"}
     for folder, row in record.cells(study):
         assert row.status == Status.FINISHED
@@ -430,7 +431,7 @@ def test_every_preset_resolves(dataset: str, preset: str) -> None:
     assert preset in presets(dataset)
     asked = Asked(
         methods=ALL, dataset=dataset, preset=preset, data=None, seeds="0-2", budget=None,
-        overrides=[], device="cpu", jobs=None, timeout=None, weights=None, study=None,
+        overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None, study=None,
         results=Path("results"),
     )  # fmt: skip
     request = resolve(asked)
@@ -438,6 +439,21 @@ def test_every_preset_resolves(dataset: str, preset: str) -> None:
     # What is printed reads back as the same settings.
     text = yaml.safe_dump(request.settings.model_dump(mode="json"))
     assert type(request.settings).model_validate(yaml.safe_load(text)) == request.settings
+
+
+def test_weights_are_of_the_lead_or_of_whom_they_name(tmp_path: Path) -> None:
+    from bench.commands import parse_weights
+
+    one, odd = tmp_path / "one.pt", tmp_path / "a=b.pt"
+    for path in (one, odd):
+        path.touch()
+    lead = {"extractor": "efflite0"}
+    assert parse_weights([str(one)], lead) == {"efflite0": one}
+    assert parse_weights([str(odd)], lead) == {"efflite0": odd}
+    both = parse_weights([str(one), f"dinov2={odd}"], lead)
+    assert both == {"efflite0": one, "dinov2": odd}
+    with pytest.raises(UserError, match="'efflite0' twice"):
+        parse_weights([str(one), f"efflite0={odd}"], lead)
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_no_trace(tmp_path: Path, run_bench: Bench) -> None:

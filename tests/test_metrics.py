@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 import time
 import tracemalloc
 from importlib import metadata
@@ -524,3 +526,42 @@ def test_memory_grows_with_the_features_alone(tmp_path: Path) -> None:
 
 def pooled(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.float().mean((2, 3)), torch.zeros(len(images), 0)
+
+
+# Several processes
+
+COMPUTE = """
+import sys
+from pathlib import Path
+
+import torch
+
+from bench import data, metrics
+from bench.metrics.extractors import Extractor
+
+cache = Path(sys.argv[1])
+
+
+def run(images):
+    with (cache / "seen").open("a") as file:
+        file.write(f"{len(images)}\\n")
+    return images.float().flatten(1), torch.zeros(len(images), 0)
+
+
+digits = data.load("digits", cache=cache)
+extractor = Extractor("own", "0" * 64, "none", torch.device("cpu"), run=run)
+print(metrics.reference(digits, extractor, cache=cache).mu.sum())
+"""
+
+
+def test_of_several_processes_one_computes_the_reference(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COMPUTE, str(tmp_path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert answers[0] == answers[1] != ""
+    seen = [int(line) for line in (tmp_path / "seen").read_text().split()]
+    assert sum(seen) == 1297
+    # Nothing half-written is left beside it.
+    names = {path.suffix for path in (tmp_path / "references").iterdir()}
+    assert names == {".npz", ".npy", ".lock"}

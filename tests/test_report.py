@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench import record
 from bench.errors import UserError
-from bench.record import Anchors, Cost, Status
+from bench.record import Anchors, Cost, Status, Value
 from bench.report.frame import aggregate, direction, load_frame, mean_interval, metric_names
 from bench.report.grid import GAP, grid_image, write_grid
 from bench.report.plots import (
@@ -94,6 +94,21 @@ def test_frame_carries_the_records_numbers_exactly(study: Path) -> None:
 def test_metrics_come_distances_first(study: Path) -> None:
     names = ["fd_digits_500", "is_digits_500", "accuracy_digits_500"]
     assert metric_names(load_frame(study)) == names
+
+
+def test_the_lead_extractor_comes_first(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    row = record.load(study / "sde-seed0")
+    assert row is not None
+    other = {"fd_another_500": Value(value=1.0), "kd_another_500": Value(value=2.0)}
+    record.save(row.model_copy(update={"metrics": row.metrics | other}), study / "sde-seed0")
+    names = metric_names(load_frame(study))
+    assert names[:2] == ["fd_digits_500", "fd_another_500"]
+    # What is no headline has a table of its own below.
+    first, second = render(study, "md").split("\n\n")[:2]
+    assert "fd_another_500" in first
+    assert "kd_another_500" not in first
+    assert "kd_another_500" in second
 
 
 @pytest.mark.parametrize(

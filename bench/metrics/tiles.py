@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 Vectors = NDArray[np.floating]
 """Features (N, d), in memory or mapped from a file."""
 
-ROWS, COLUMNS = 1024, 4096
+ROWS, COLUMNS = 512, 2048
+"""Small enough to stay near the processor, large enough for a fast product."""
 
 
 @dataclass(frozen=True)
