@@ -155,6 +155,7 @@ class _Told:
 
 def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Panel:
     sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(real.dataset)]
+    parts = len(sets) + SETS
     rows = []
     for place, damage in enumerate(sets):
 
@@ -167,9 +168,14 @@ def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Pa
             say(f"left out, {reason}")
             continue
         told.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
-        rows.append(measure.row(damage, split, say, _part(progress, place, len(sets) + 1)))
+        rows.append(measure.row(damage, split, say, _part(progress, place, parts)))
+        progress((place + 1) / parts)
     names = metric_names(measure.extractor.name, real.n)
-    spread = measure.spread(real.pool(POOL), real.n, rows[0])
+
+    def later(fraction: float) -> None:
+        progress((len(sets) + SETS * fraction) / parts)
+
+    spread = measure.spread(real.pool(POOL), real.n, rows[0], later)
     return Panel(measure.extractor.name, names, rows[0], spread, tuple(rows[1:]))
 
 
@@ -218,10 +224,13 @@ class _Measure:
         names = metric_names(self.extractor.name, len(found))
         return {family: values[names[family]] for family in MEASURED if names[family] in values}
 
-    def spread(self, pool: Split, n: int, row: Row) -> dict[str, float]:
+    def spread(self, pool: Split, n: int, row: Row, progress: Progress) -> dict[str, float]:
         """Return by family the standard deviation between clean sets; see the module."""
         found = self._features(pool)
-        sets = [self._part(found, pool.labels, rows) for rows in subsets(len(pool), n)]
+        sets = []
+        for rows in subsets(len(pool), n):
+            sets.append(self._part(found, pool.labels, rows))
+            progress(len(sets) / SETS)
         families = [name for name in row.values if all(name in one for one in sets)]
         spread = {}
         for name in families:
