@@ -218,7 +218,7 @@ def _control(panel: Panel) -> str:
     assert control is not None, "half of the held-out images are left for it"
     judged = [judge(panel, control, family) for family in panel.spread]
     beyond = [
-        f"{panel.names[one.family]} by {abs(one.worse):.1f}"
+        f"{panel.names[one.family]} ({abs(one.worse):.1f})"
         for one in judged
         if one is not None and one.verdict != Verdict.MISSED
     ]
