@@ -37,7 +37,7 @@ from bench.errors import MissingDataError, UserError, unknown
 from bench.progress import Display
 from bench.record import Status, cells, load
 from bench.report.frame import flatten
-from bench.tracking import NullTracker, Tracker
+from bench.tracking import NullTracker, Tracker, has_store
 from methods import registry
 from methods.samplers import SAMPLERS
 
@@ -437,9 +437,15 @@ def sample(folder: Path, asked: AskedSamples, *, tracking: bool) -> int:
     heed_signals()
     lost = sweep.execute(request, wanted, Display())
     write_curve(folder)
-    tracker = Tracker.open(request.results) if tracking else NullTracker()
-    tracker.sync_study(folder)
+    if tracking:
+        show_in_store(folder)
     return report_lost(lost)
+
+
+def show_in_store(folder: Path) -> None:
+    """Bring MLflow up to date with a study, where studies are tracked."""
+    if has_store(folder.parent):
+        Tracker.open(folder.parent).sync_study(folder)
 
 
 def resolve_samples(asked: AskedSamples) -> sweep.Sweep:
@@ -554,6 +560,7 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], asked: AskedEvaluation)
         settings = study_settings(folder, asked)
         room.evaluate_cells(folder, chosen, wish_of(settings, asked))
         finish(folder, [])
+        show_in_store(folder)
     return 0
 
 
@@ -627,6 +634,7 @@ def evaluate_as(asked: AskedEvaluation) -> int:
         for note in measured.notes:
             print(f"note: {note}", file=sys.stderr)
         finish(folder, [])
+        show_in_store(folder)
     return 0
 
 

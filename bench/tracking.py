@@ -81,6 +81,11 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 Warn = Callable[[str], object]
 
 
+def has_store(results: Path) -> bool:
+    """Whether there is a store already: the results folder's own, or the one that is named."""
+    return bool(os.environ.get(URI)) or (results / DATABASE).exists()
+
+
 def store_uri(results: Path) -> str:
     """Return the tracking store: the environment's, else a SQLite file in the results folder."""
     return os.environ.get(URI) or f"sqlite:///{(results / DATABASE).resolve().as_posix()}"

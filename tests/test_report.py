@@ -18,6 +18,7 @@ from PIL import Image
 from bench import record
 from bench.errors import UserError
 from bench.record import Anchors, Cost, Status, Value
+from bench.report import fidelity
 from bench.report.frame import aggregate, direction, load_frame, mean_interval, metric_names
 from bench.report.grid import GAP, grid_image, write_grid
 from bench.report.plots import (
@@ -397,6 +398,24 @@ def test_every_plot_is_drawn(study: Path, plots: tuple[list[Path], list[str]]) -
     assert {path.name for path in paths} == expected | {"samples.png"}
     assert said == []
     assert all(path.parent == study / "plots" and path.stat().st_size > 3000 for path in paths)
+
+
+def test_fidelity_is_drawn_against_diversity(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde", "cdm"), (0, 1), failed=None)
+    for place, (folder, row) in enumerate(record.cells(study)):
+        both = {"precision_digits_500": 0.6 + 0.01 * place, "recall_digits_500": 0.4}
+        found = {name: Value(value=value) for name, value in both.items()}
+        record.save(row.model_copy(update={"metrics": row.metrics | found}), folder)
+    content = load_study(study)
+    assert list(fidelity.pairs(content.frame)) == [("precision_digits_500", "recall_digits_500")]
+    figure = fidelity.fidelity(content, "precision_digits_500", "recall_digits_500")
+    drawn = {
+        bars.get_label(): (float(bars[0].get_xdata()[0]), float(bars[0].get_ydata()[0]))
+        for bars in figure.axes[0].containers
+    }
+    # The mean over seeds; the anchors have neither and are left out.
+    assert drawn == {"cdm": pytest.approx((0.4, 0.605)), "sde": pytest.approx((0.4, 0.625))}
+    assert study / "plots" / "precision_digits_500-recall.png" in write_plots(study, str)
 
 
 def test_samples_are_shown_pixel_by_pixel(study: Path, plots: object) -> None:

@@ -142,10 +142,14 @@ def load_curves(frame: pd.DataFrame) -> pd.DataFrame:
 
 def pictures(content: Study, study: Path) -> Iterator[tuple[str, Callable[[Path], list[Path]]]]:
     """Yield each picture's name and the function that writes it to that path without ending."""
+    from bench.report import fidelity
+
     names = metric_names(content.frame)
     for metric in [name for name in names if direction(name) == "↓"] or names[:1]:
         for cost in (TIME, FLOPS):
             yield f"{metric}-{cost.name}", _chart(quality, content, metric, cost)
+    for precision, recall in fidelity.pairs(content.frame):
+        yield f"{precision}-recall", _chart(fidelity.fidelity, content, precision, recall)
     yield "losses", _chart(losses, content)
     for metric in _with_a_course(content.curves) or names[:1]:
         yield f"curve-{metric}", _chart(metric_curve, content, metric)
