@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
+from bench.errors import UserError
 from bench.metrics import extractors, known_answers, protocol, references, statistics
 from bench.metrics.classifier import SHAPES, Classifier
 from bench.metrics.extractors import Extractor
@@ -387,6 +388,23 @@ def test_accuracy_only_where_the_extractor_knows_the_classes(
     foreign = dataclasses.replace(reference, dataset="mnist")
     values = metrics.evaluate(samples, foreign, extractor=extractor, n=100, labels=labels)
     assert "accuracy_digits_100" not in values
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_refused(
+    digits: Dataset, extractor: Extractor, bad: float
+) -> None:
+    """Precision would take them for images far away, and KID be NaN without a word."""
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, probabilities = extractor.run(images)
+        features[(images == images_wrong).flatten(1).all(1)] = bad
+        return features, probabilities
+
+    images_wrong = torch.from_numpy(digits.train.images[17].copy())
+    broken = dataclasses.replace(extractor, run=run)
+    with pytest.raises(UserError, match=r"gives features that are not finite .* image 17;"):
+        metrics.extract(broken, digits.train.images[:20], batch=8)
 
 
 def test_mixtures_are_refused(
