@@ -610,14 +610,15 @@ def parse_families(text: str | None) -> list[str] | None:
 def evaluate_as(asked: AskedEvaluation) -> int:
     """Add images from elsewhere to a study's tables and plots by a name."""
     from bench import evaluate as room
+    from bench.metrics import HELD_OUT, NOISE
 
     folder, name = asked.study, str(asked.name)
     assert folder is not None
-    taken = {row.method for _, row in cells(folder)} | set(registry.names())
+    taken = {row.method for _, row in cells(folder)} | {*registry.names(), NOISE, HELD_OUT}
     if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UserError(
-            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name "
-            f"({', '.join(sorted(taken))})"
+            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name, nor "
+            f"an anchor's ({', '.join(sorted(taken))})"
         )
     if asked.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
