@@ -517,6 +517,7 @@ INCEPTIONS = {"fid": "fd", "kid": "kd", "fidc": "fdc"}
 
 def evaluate(asked: AskedEvaluation, format: str) -> int:
     """Measure finished cells again, or images from elsewhere; print what was found."""
+    heed_signals()
     cells = find_cells(asked.path, asked.results)
     if cells is not None:
         return evaluate_cells(*cells, asked)
@@ -685,6 +686,7 @@ def export_reference(file: Path, asked: AskedEvaluation) -> int:
 
     if file.suffix != ".npz":
         raise UserError(f"'{file}': statistics are written as .npz; give such a name")
+    heed_signals()
     evaluator = wish_of(resolve_evaluation(asked), asked).open()
     extractor, found = evaluator.pairs[0]
     export(file, found, extractor)

@@ -326,6 +326,19 @@ def test_damaged_reference_is_computed_again(
         assert (again.mu == first.mu).all()
 
 
+def test_what_a_killed_process_left_is_removed(
+    digits: Dataset, extractor: Extractor, tmp_path: Path
+) -> None:
+    metrics.reference(digits, extractor, cache=tmp_path, limit=50)
+    (moments,) = (tmp_path / "references").glob("*.npz")
+    left = moments.with_name(f".{moments.stem}-features.npy.abcd1234")
+    left.write_bytes(b"half")
+    moments.unlink()
+    metrics.reference(digits, extractor, cache=tmp_path, limit=50)
+    assert not left.exists()
+    assert moments.exists()
+
+
 def test_limited_reference_takes_from_everywhere(
     digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
 ) -> None:

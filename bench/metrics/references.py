@@ -155,6 +155,8 @@ def _compute(
     place = np.full(len(rows), -1)
     place[order] = np.arange(len(order))
     total: Moments | None = None
+    for left in path.parent.glob(f".{_features_path(path).name}.*"):
+        left.unlink()  # By a process that was killed; whoever lives would hold the lock.
     with _new_file(_features_path(path)) as temporary:
         for start in range(0, len(rows), _BLOCK):
             block = slice(start, start + _BLOCK)
