@@ -523,6 +523,7 @@ INCEPTIONS = {"fid": "fd", "kid": "kd", "fidc": "fdc"}
 
 def evaluate(asked: AskedEvaluation, format: str) -> int:
     """Measure finished cells again, or images from elsewhere; print what was found."""
+    heed_signals()
     cells = find_cells(asked.path, asked.results)
     if cells is not None:
         return evaluate_cells(*cells, asked)
@@ -617,14 +618,15 @@ def parse_families(text: str | None) -> list[str] | None:
 def evaluate_as(asked: AskedEvaluation) -> int:
     """Add images from elsewhere to a study's tables and plots by a name."""
     from bench import evaluate as room
+    from bench.metrics import HELD_OUT, NOISE
 
     folder, name = asked.study, str(asked.name)
     assert folder is not None
-    taken = {row.method for _, row in cells(folder)} | set(registry.names())
+    taken = {row.method for _, row in cells(folder)} | {*registry.names(), NOISE, HELD_OUT}
     if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UserError(
-            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name "
-            f"({', '.join(sorted(taken))})"
+            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name, nor "
+            f"an anchor's ({', '.join(sorted(taken))})"
         )
     if asked.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
@@ -692,6 +694,7 @@ def export_reference(file: Path, asked: AskedEvaluation) -> int:
 
     if file.suffix != ".npz":
         raise UserError(f"'{file}': statistics are written as .npz; give such a name")
+    heed_signals()
     evaluator = wish_of(resolve_evaluation(asked), asked).open()
     extractor, found = evaluator.pairs[0]
     export(file, found, extractor)

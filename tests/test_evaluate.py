@@ -295,6 +295,7 @@ def one(tmp_path: Path, results: Path) -> list[object]:
         (lambda t, r: [*one(t, r)], ["--dataset", "digits"]),
         (lambda t, r: [*one(t, r), "--as", "sde"], ["--as 'sde'", "no method's name"]),
         (lambda t, r: [*one(t, r), "--as", "a/b"], ["--as 'a/b'"]),
+        (lambda t, r: [*one(t, r), "--as", "noise"], ["--as 'noise'", "nor an anchor's"]),
         (lambda t, r: [*one(t, r), "--dataset", "gmm2d"], ["points, not images"]),
         (lambda t, r: [*one(t, r), "--dataset", "digts"], ["digts", "did you mean 'digits'"]),
         (lambda t, r: ["nowhere"], ["'nowhere'", "no study or cell"]),
@@ -365,6 +366,9 @@ def test_exported_statistics_give_the_same_distance(
     provenance = found["fd_digits_100"]["provenance"]
     assert provenance["reference_split"] == "imported"
     assert len(provenance["reference_sha256"]) == 64
+    assert provenance["reference_data"] == "digits"
+    assert provenance["reference_data_sha256"] == provenance["data_sha256"]
+    assert provenance["reference_data_split"] == "train"
     assert "kd_digits_100" not in found
     assert "no kd_digits_100: imported statistics hold no features" in err
 
@@ -390,6 +394,11 @@ def test_foreign_layouts_are_read(tmp_path: Path) -> None:
             {"mu": np.zeros(64), "sigma": np.eye(64), "extractor_sha256": np.array("ab")},
             "sha256 ab",
         ),
+        (
+            {"mu": np.zeros(64), "sigma": np.eye(64), "resize": np.array("legacy")},
+            "made with resize 'legacy'",
+        ),
+        ({"mu": np.zeros(3), "sigma": -np.eye(3)}, "negative eigenvalues"),
         ({"mu": np.array([None]), "sigma": np.eye(1)}, "no statistics"),
         (None, "no statistics"),
     ],

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
+from bench.errors import UserError
 from bench.metrics import extractors, known_answers, protocol, references, statistics
 from bench.metrics.classifier import SHAPES, Classifier
 from bench.metrics.extractors import Extractor
@@ -325,6 +326,19 @@ def test_damaged_reference_is_computed_again(
         assert (again.mu == first.mu).all()
 
 
+def test_what_a_killed_process_left_is_removed(
+    digits: Dataset, extractor: Extractor, tmp_path: Path
+) -> None:
+    metrics.reference(digits, extractor, cache=tmp_path, limit=50)
+    (moments,) = (tmp_path / "references").glob("*.npz")
+    left = moments.with_name(f".{moments.stem}-features.npy.abcd1234")
+    left.write_bytes(b"half")
+    moments.unlink()
+    metrics.reference(digits, extractor, cache=tmp_path, limit=50)
+    assert not left.exists()
+    assert moments.exists()
+
+
 def test_limited_reference_takes_from_everywhere(
     digits: Dataset, extractor: extractors.Extractor, tmp_path: Path
 ) -> None:
@@ -387,6 +401,23 @@ def test_accuracy_only_where_the_extractor_knows_the_classes(
     foreign = dataclasses.replace(reference, dataset="mnist")
     values = metrics.evaluate(samples, foreign, extractor=extractor, n=100, labels=labels)
     assert "accuracy_digits_100" not in values
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_refused(
+    digits: Dataset, extractor: Extractor, bad: float
+) -> None:
+    """Precision would take them for images far away, and KID be NaN without a word."""
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        features, probabilities = extractor.run(images)
+        features[(images == images_wrong).flatten(1).all(1)] = bad
+        return features, probabilities
+
+    images_wrong = torch.from_numpy(digits.train.images[17].copy())
+    broken = dataclasses.replace(extractor, run=run)
+    with pytest.raises(UserError, match=r"gives features that are not finite .* image 17;"):
+        metrics.extract(broken, digits.train.images[:20], batch=8)
 
 
 def test_mixtures_are_refused(

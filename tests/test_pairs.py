@@ -274,3 +274,13 @@ def fidelity(
             save_cpu_ram=True,
         )
     return found
+
+
+def test_copies_lie_at_no_distance() -> None:
+    """Rounding depends on where in a tile a pair lies; copies must not seem apart for it."""
+    random = np.random.default_rng(0)
+    base = normal(0, 200, 256, shift=3)
+    real, few = (random.permutation(np.repeat(part, 7, axis=0)) for part in (base, base[:150]))
+    assert overlap(real, few) == naive_overlap(real, few) == Overlap(1.0, 0.75, 0.0, 0.0)
+    copies = random.permutation(normal(1, 700, 256, shift=3))
+    assert overlap(copies, copies[::-1].copy()) == Overlap(1.0, 1.0, 1.0, 1.0)

@@ -19,7 +19,14 @@ from bench import record
 from bench.errors import UserError
 from bench.record import Anchors, Cost, Status, Value
 from bench.report import fidelity
-from bench.report.frame import aggregate, direction, load_frame, mean_interval, metric_names
+from bench.report.frame import (
+    aggregate,
+    direction,
+    load_frame,
+    mean_interval,
+    metric_names,
+    refuse_difference,
+)
 from bench.report.grid import GAP, grid_image, write_grid
 from bench.report.plots import (
     DPI,
@@ -543,3 +550,19 @@ def test_importing_reports_and_tracking_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "protocol", "protocol_cas", "n", "reference_split", "reference_n", "reference_sha256",
+        "data", "data_sha256", "extractor", "extractor_sha256", "resize", "quantisation",
+    ],
+)  # fmt: skip
+def test_each_part_of_a_measurement_is_compared(key: str) -> None:
+    alike = {key: "one", "libraries": {"torch": "1"}, "nfe": 1}
+    refuse_difference("fd", ("a", alike), ("b", alike | {"libraries": {"torch": "2"}, "nfe": 2}))
+    with pytest.raises(UserError, match=f"a and b were not measured alike: {key} is one and two"):
+        refuse_difference("fd", ("a", alike), ("b", alike | {key: "two"}))
+    with pytest.raises(UserError, match=f"{key} is one and not said"):
+        refuse_difference("fd", ("a", alike), ("b", {}))

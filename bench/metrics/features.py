@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.errors import UserError
 from bench.metrics.extractors import Extractor
 from bench.record import write_atomically
 
@@ -82,8 +83,25 @@ def _batches(
         if not isinstance(chosen, torch.Tensor):
             # A copy, since memory-mapped arrays are read-only and torch warns of those.
             chosen = torch.from_numpy(np.array(chosen))
-        features, probabilities = extractor(chosen)
-        yield features.cpu().numpy(), probabilities.cpu().numpy()
+        features, probabilities = (part.cpu().numpy() for part in extractor(chosen))
+        _check_finite(extractor, features, probabilities, start)
+        yield features, probabilities
+
+
+def _check_finite(
+    extractor: Extractor,
+    features: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    start: int,
+) -> None:
+    """Refuse what no metric can be had of: NaN would pass through some of them in silence."""
+    for what, values in (("features", features), ("probabilities", probabilities)):
+        wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(wrong):
+            raise UserError(
+                f"extractor '{extractor.name}' gives {what} that are not finite for image "
+                f"{start + wrong[0]}; choose another, or repair its network"
+            )
 
 
 def features_file(folder: Path, extractor: str) -> Path:

@@ -1,7 +1,8 @@
 """Fidelity and diversity apart: precision and recall, density and coverage.
 
 A set of features stands for its manifold: the union of balls around them, each reaching to its
-feature's k-th nearest neighbour in the set. All distances are exact, in float64.
+feature's k-th nearest neighbour in the set. Distances are in float64; those that differ by rounding
+alone, as a radius and the distance of a copy do, count as equal.
 Source: Kynkäänniemi et al. 2019 (precision and recall, k = 3); Naeem et al. 2020 (density and
 coverage, k = 5, whose balls are open).
 """
@@ -24,6 +25,8 @@ NEIGHBOUR = 3
 """k of precision and recall."""
 NEIGHBOUR_OF_DENSITY = 5
 """k of density and coverage."""
+_ROUNDING = 1e-12
+"""Share of the largest squared length below which squared distances do not differ."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,15 @@ def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cp
     balls = torch.zeros(len(samples), dtype=torch.float64, device=device)
     reached = torch.zeros(len(real), dtype=torch.bool, device=device)
     covered = torch.zeros(len(real), dtype=torch.bool, device=device)
-    for tile in pairs(samples, real, centre=_centre(real), device=device):
+    centre = _centre(real)
+    slack = _ROUNDING * max(_largest(real, centre), _largest(samples, centre))
+    for tile in pairs(samples, real, centre=centre, device=device):
         distances = tile.distances
         rows = slice(tile.row, tile.row + distances.shape[0])
         columns = slice(tile.column, tile.column + distances.shape[1])
-        inside[rows] |= (distances <= real_radii[columns]).any(1)
-        reached[columns] |= (distances <= own_radii[rows, None]).any(0)
-        open_balls = distances < density_radii[columns]
+        inside[rows] |= (distances <= real_radii[columns] + slack).any(1)
+        reached[columns] |= (distances <= own_radii[rows, None] + slack).any(0)
+        open_balls = distances < density_radii[columns] - slack
         balls[rows] += open_balls.sum(1)
         covered[columns] |= open_balls.any(0)
     shares = (inside.double(), reached.double(), balls / NEIGHBOUR_OF_DENSITY, covered.double())
@@ -96,6 +101,12 @@ def _leave_out_itself(distances: Tensor, offset: int) -> None:
 
     if -len(distances) < offset < COLUMNS:
         distances.diagonal(offset).fill_(torch.inf)
+
+
+def _largest(features: Vectors, centre: NDArray[np.float64]) -> float:
+    """Return the largest squared length of features (N, d) about a centre, a block at a time."""
+    blocks = (features[start : start + COLUMNS] for start in range(0, len(features), COLUMNS))
+    return max(float(np.square(block - centre).sum(axis=1).max()) for block in blocks)
 
 
 def _centre(features: Vectors) -> NDArray[np.float64]:

@@ -155,6 +155,8 @@ def _compute(
     place = np.full(len(rows), -1)
     place[order] = np.arange(len(order))
     total: Moments | None = None
+    for left in path.parent.glob(f".{_features_path(path).name}.*"):
+        left.unlink()  # By a process that was killed; whoever lives would hold the lock.
     with _new_file(_features_path(path)) as temporary:
         for start in range(0, len(rows), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -219,6 +221,13 @@ def _read(path: Path) -> _Stored | None:
 # Statistics made elsewhere -----------------------------------------------------------------------
 
 
+_TOLD = {
+    "data": "reference_data",
+    "data_sha256": "reference_data_sha256",
+    "split": "reference_data_split",
+}
+
+
 class Statistics(NamedTuple):
     """The content of a file of statistics; what it does not tell is ``None``."""
 
@@ -226,6 +235,9 @@ class Statistics(NamedTuple):
     sigma: NDArray[np.float64]
     n: int | None
     extractor_sha256: str | None
+    resize: str | None
+    told: dict[str, str]
+    """What the file tells of its images, by the keys that a value's provenance has for it."""
     file_sha256: str
 
 
@@ -236,6 +248,11 @@ def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
             f"--reference {path}: made by an extractor of sha256 {found.extractor_sha256}, and "
             f"'{extractor.name}' has {extractor.sha256}; give the file of the same extractor"
         )
+    if found.resize not in {None, extractor.resize}:
+        raise UserError(
+            f"--reference {path}: made with resize '{found.resize}', and '{extractor.name}' has "
+            f"'{extractor.resize}'; give the file of the same extractor"
+        )
     return Reference(
         found.mu,
         found.sigma,
@@ -245,7 +262,11 @@ def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
         variant=dataset.variant,
         data_sha256=dataset.sha256,
         extractor_sha256=extractor.sha256,
-        imported={"reference_file": path.name, "reference_sha256": found.file_sha256},
+        imported={
+            "reference_file": path.name,
+            "reference_sha256": found.file_sha256,
+            **found.told,
+        },
     )
 
 
@@ -260,14 +281,17 @@ def read_statistics(path: Path) -> Statistics:
         with np.load(io.BytesIO(content)) as stored:
             mu, sigma = (np.asarray(stored[key], np.float64) for key in ("mu", "sigma"))
             n = int(stored["n"]) if "n" in stored else None
-            extractor = str(stored["extractor_sha256"]) if "extractor_sha256" in stored else None
+            keys = ("extractor_sha256", "resize", *_TOLD)
+            said = {key: str(stored[key]) for key in keys if key in stored}
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--reference {path}: no statistics ({' '.join(str(error).split())[:120]}); give a "
             ".npz file with 'mu' and 'sigma', as EDM's and clean-fid's"
         ) from error
     _check_statistics(path, mu, sigma)
-    return Statistics(mu, sigma, n, extractor, hashlib.sha256(content).hexdigest())
+    told = {_TOLD[key]: value for key, value in said.items() if key in _TOLD}
+    digest = hashlib.sha256(content).hexdigest()
+    return Statistics(mu, sigma, n, said.get("extractor_sha256"), said.get("resize"), told, digest)
 
 
 def _check_statistics(path: Path, mu: NDArray[Any], sigma: NDArray[Any]) -> None:
@@ -276,6 +300,8 @@ def _check_statistics(path: Path, mu: NDArray[Any], sigma: NDArray[Any]) -> None
         wrong = f"mu {mu.shape} and sigma {sigma.shape} do not belong together or are not finite"
     elif not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * float(np.abs(sigma).max())):
         wrong = "sigma is not symmetric"
+    elif float(np.linalg.eigvalsh(sigma)[0]) < -1e-3 * float(np.abs(sigma).max()):
+        wrong = "sigma has negative eigenvalues"
     else:
         return
     raise UserError(f"--reference {path}: {wrong}; give the file of a mean and its covariance")
