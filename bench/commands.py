@@ -264,6 +264,7 @@ def resolve_settings(asked: Asked, name: str, preset: Preset, device: str) -> Se
 def parse_weights(texts: Sequence[str], evaluation: Mapping[str, Any]) -> dict[str, Path]:
     """Parse ``FILE``, for the extractor that leads, or ``NAME=FILE``; UserError if neither is."""
     files: dict[str, Path] = {}
+    used = [str(evaluation.get("extractor")), *map(str, evaluation.get("also", ()))]
     for text in texts:
         name, equals, file = text.partition("=")
         if not equals or Path(text).exists():
@@ -272,6 +273,11 @@ def parse_weights(texts: Sequence[str], evaluation: Mapping[str, Any]) -> dict[s
             raise UserError(f"--weights names a file for '{name}' twice; give each one file")
         if not Path(file).exists():
             raise UserError(f"--weights {text}: no such file; write NAME=FILE or FILE")
+        if name not in {*used, "inception"}:
+            raise UserError(
+                f"--weights {text}: extractor '{name}' is not in use, only {', '.join(used)}; add "
+                f"it with --set evaluation.also=[{name}], or --extractor for `bench evaluate`"
+            )
         files[name] = Path(file).resolve()
     return files
 
@@ -558,17 +564,30 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], asked: AskedEvaluation)
         if value is not None:
             raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
     with study.only_command(folder):
-        settings = study_settings(folder, asked)
-        room.evaluate_cells(folder, chosen, wish_of(settings, asked))
+        room.evaluate_cells(folder, chosen, wish_in(folder, asked))
         finish(folder, [])
         show_in_store(folder)
     return 0
 
 
-def study_settings(folder: Path, asked: AskedEvaluation) -> Settings:
-    """Return a study's settings, with the extractors that are asked for beside its own."""
+def wish_in(folder: Path, asked: AskedEvaluation) -> Any:
+    """Put together what is to be measured within a study: on its data, and on its device."""
     stored = yaml.safe_load((folder / "study.yaml").read_text())
     settings: Settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
+    wish = wish_of(
+        study_settings(folder, settings, asked),
+        replace(asked, device=asked.device or settings.device),
+    )
+    return replace(wish, data_sha256=stored["prepared"]["data_sha256"])
+
+
+def study_settings(folder: Path, settings: Settings, asked: AskedEvaluation) -> Settings:
+    """Return a study's settings, with the extractors that are asked for beside its own."""
+    if asked.reference is not None:
+        raise UserError(
+            f"--reference: values of study '{folder.name}' would not compare with each other any "
+            "more; leave it out, or give it to images alone, without --as"
+        )
     if asked.dataset not in {None, settings.dataset}:
         raise UserError(
             f"study '{folder.name}' is of {settings.dataset}, not {asked.dataset}; "
@@ -582,7 +601,6 @@ def study_settings(folder: Path, asked: AskedEvaluation) -> Settings:
         "evaluation": evaluation,
         "weights": settings.weights | weights,
         "data": settings.data if asked.data is None else asked.data.resolve(),
-        "reference": settings.reference if asked.reference is None else asked.reference.resolve(),
     }
     values = settings.model_dump() | changes
     return cast("Settings", build(Settings, values, f"settings of {folder.name}"))
@@ -631,7 +649,7 @@ def evaluate_as(asked: AskedEvaluation) -> int:
     if asked.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
     with study.only_command(folder):
-        wish = wish_of(study_settings(folder, asked), asked)
+        wish = wish_in(folder, asked)
         measured = room.add_foreign(folder, Path(asked.path), wish, name=name, seed=asked.seed)
         for note in measured.notes:
             print(f"note: {note}", file=sys.stderr)
@@ -695,8 +713,14 @@ def export_reference(file: Path, asked: AskedEvaluation) -> int:
     if file.suffix != ".npz":
         raise UserError(f"'{file}': statistics are written as .npz; give such a name")
     heed_signals()
-    evaluator = wish_of(resolve_evaluation(asked), asked).open()
-    extractor, found = evaluator.pairs[0]
+    settings = resolve_evaluation(asked)
+    if asked.extractor is not None and settings.evaluation.also:
+        raise UserError(
+            f"--extractor {asked.extractor}: a file holds the statistics of one; name one"
+        )
+    alone = settings.evaluation.model_copy(update={"also": ()})
+    wish = wish_of(settings.model_copy(update={"evaluation": alone}), asked)
+    extractor, found = wish.open().pairs[0]
     export(file, found, extractor)
     print(f"{file}: mu and sigma of {found.n} {found.variant} images by {extractor.name}")
     return 0

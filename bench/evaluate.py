@@ -46,9 +46,14 @@ class Wish:
     """Of ``metrics.FAMILIES``; ``None``: all."""
     device: str
     passing: Passing
+    data_sha256: str | None = None
+    """The hash that the data must have, if any."""
 
     def open(self, check: Callable[[Dataset], object] | None = None) -> metrics.Evaluator:
-        """Load the data, the extractors and their references; ``check`` is shown the data first."""
+        """Load the data, the extractors and their references; ``check`` is shown the data first.
+
+        UserError where the data are not those that are wanted.
+        """
         settings = self.settings
         device = open_device(self.device, settings.threads, "fp32")
         with self.passing("data") as progress:
@@ -58,6 +63,11 @@ class Wish:
                 cache=self.cache,
                 size=settings.size,
                 progress=progress,
+            )
+        if self.data_sha256 not in {None, dataset.sha256}:
+            raise UserError(
+                f"the images at {dataset.source} are not those that the study was run on; give "
+                "its own with --data"
             )
         if check is not None:
             check(dataset)
@@ -83,8 +93,6 @@ def evaluate_cells(study: Path, cells: Sequence[Path], wish: Wish) -> dict[str, 
     """
     rows = {folder: _finished(folder) for folder in cells}
     evaluator = wish.open()
-    for folder, row in rows.items():
-        _check_data(folder, row, evaluator.dataset)
     found = {}
     for folder, row in rows.items():
         images, labels = _read_samples(folder / SAMPLES)
@@ -93,6 +101,7 @@ def evaluate_cells(study: Path, cells: Sequence[Path], wish: Wish) -> dict[str, 
                 images,
                 labels,
                 families=wish.families,
+                insist=wish.families is not None,
                 folder=folder,
                 provenance=_carried(row),
                 progress=progress,
@@ -109,15 +118,6 @@ def _finished(folder: Path) -> Record:
         told = "there is no record" if row is None else f"it is {row.status}"
         raise UserError(f"'{folder}' has no result to measure: {told}; run it first: bench run")
     return row
-
-
-def _check_data(folder: Path, row: Record, dataset: Dataset) -> None:
-    told = {value.provenance.get("data_sha256") for value in row.metrics.values()} - {None}
-    if told and told != {dataset.sha256}:
-        raise UserError(
-            f"'{folder}' was measured against other images than those at {dataset.source}; give "
-            "the study's own with --data"
-        )
 
 
 def _carried(row: Record) -> dict[str, Any]:
@@ -187,20 +187,28 @@ def evaluate_samples(
             progress=progress,
         )
     chosen = _chosen(path, given.train, wanted)
+    notes = [*given.notes]
+    if len(chosen) < len(given.train):
+        notes.append(f"{len(chosen)} of the {len(given.train)} images were taken, at random")
+    provenance = {
+        "samples": path.name,
+        "samples_sha256": given.sha256,
+        "samples_notes": notes,
+        "given": len(given.train),
+    }
     with wish.passing("measuring") as progress:
         values = evaluator.measure(
             chosen.images,
             chosen.labels,
             families=wish.families,
+            insist=wish.families is not None,
             folder=folder,
-            provenance={
-                "samples": path.name,
-                "samples_sha256": given.sha256,
-                "given": len(given.train),
-            },
+            provenance=provenance,
             progress=progress,
         )
-    return Measured(values, chosen, given.notes, dataset)
+    if not values:
+        raise UserError(f"'{path}': none of what was asked for can be measured, as said above")
+    return Measured(values, chosen, tuple(notes), dataset)
 
 
 def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
@@ -235,7 +243,7 @@ def add_foreign(study: Path, path: Path, wish: Wish, *, name: str, seed: int) ->
         key="foreign",
         origin="foreign",
         status=Status.FINISHED,
-        reason=f"samples from {path}",
+        reason="; ".join([f"samples from {path}", *measured.notes]),
         started=now(),
         ended=now(),
         metrics=measured.values,

@@ -477,7 +477,7 @@ class Cell:
         images: Any,
         labels: Any,
         *,
-        families: Collection[str] = tuple(metrics.FAMILIES),
+        families: Collection[str] | None = None,
         folder: Path | None = None,
     ) -> dict[str, Value]:
         """Measure final samples by all extractors; features are kept in ``folder``."""

@@ -228,7 +228,7 @@ def test_what_is_left_of_other_data_is_removed_too(tmp_path: Path) -> None:
     assert (dead.exists(), alive.exists()) == (False, True)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "missing", "facts"])
+@pytest.mark.parametrize("damage", ["shorter", "missing", "facts", "pixels"])
 def test_a_cache_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
     first = prepared.prepare(recipe(3), cache=tmp_path)
     file = first.folder / "train-images.npy"
@@ -236,6 +236,10 @@ def test_a_cache_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) ->
         os.truncate(file, file.stat().st_size - 1)
     elif damage == "missing":
         file.unlink()
+    elif damage == "pixels":
+        with file.open("r+b") as content:
+            content.seek(-1, os.SEEK_END)
+            content.write(b"\x07")
     else:
         (first.folder / "facts.json").write_text("[]")
     again = prepared.prepare(recipe(3), cache=tmp_path)

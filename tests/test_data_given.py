@@ -161,9 +161,18 @@ def test_held_out_classes_must_be_known(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_said_or_hidden(tmp_path: Path) -> None:
-    files = {"a/0.png": png(0), "a/.1.png": b"", ".git/2.png": b"", "__MACOSX/3.png": b""}
+    files = {
+        "a/0.png": png(0),
+        "a/.1.png": b"",
+        "a/._0.png": b"",
+        ".git/2.png": b"",
+        "__MACOSX/3.png": b"",
+    }
     path = write_folder(tmp_path / "own", files | {"a/labels.csv": b"", "README": b""})
-    assert load(path).notes == ("2 files are no images and were left out (first: README)",)
+    assert load(path).notes == (
+        "2 files are no images and were left out (first: README)",
+        "1 hidden image was left out (first: a/.1.png)",
+    )
 
 
 def test_a_changed_folder_is_read_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -158,7 +159,9 @@ def test_another_extractor_adds_its_columns(
     assert out.count("reuse (done)") == 2
 
 
-def test_features_of_other_images_are_not_taken(results: Path) -> None:
+def test_features_of_other_images_are_not_taken(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = results / "s" / CELL
     images, _ = samples(results)
     extractor = metrics.extractors.load("digits", device="cpu", cache=results / "cache")
@@ -166,6 +169,10 @@ def test_features_of_other_images_are_not_taken(results: Path) -> None:
     assert features.stored(path, extractor, images) is not None
     assert features.stored(path, extractor, images[::-1]) is None
     assert features.stored(path, extractor, images[:50]) is None
+    monkeypatch.setattr(features, "PROTOCOL", "another")
+    assert features.stored(path, extractor, images) is None
+    monkeypatch.undo()
+    assert features.stored(path, extractor, images) is not None
     path.write_bytes(path.read_bytes()[:1000])
     assert features.stored(path, extractor, images) is None
 
@@ -256,6 +263,67 @@ def test_images_from_elsewhere_become_a_row_without_costs(
     assert "Seeds: 1 finished per method" in out
 
 
+def test_what_is_known_of_foreign_images_stays_with_them(
+    results: Path, bench: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    images = np.concatenate([samples(results)[0]] * 2)[:120]
+    folder = tmp_path / "jpeg"
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image[0]).save(folder / f"{index:05}.jpg")
+    code, out, _ = bench("evaluate", folder, "--as", "edm")
+    assert code == 0
+    (note,) = [line for line in out.splitlines() if line.startswith("- edm: ")]
+    assert "100 of the 120 images were taken, at random" in note
+    assert "JPEG" in note
+    row = record.load(results / "s" / "foreign" / "edm-seed0")
+    assert row is not None
+    told = row.metrics["fd_digits_100"].provenance["samples_notes"]
+    assert any("JPEG" in line for line in told)
+
+
+def test_what_cannot_be_had_is_named_where_it_is_asked_for(
+    results: Path, bench: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = write_folder(tmp_path / "x", samples(results)[0])
+    asked = ["evaluate", path, "--dataset", "digits", "--preset", "smoke"]
+    code, out, err = bench(*asked, "--metrics", "fd,accuracy,fdc,cas,sw2,modes")
+    assert code == 0
+    assert "fd_digits_100" in out
+    for name in ("accuracy_digits_100", "fdc_digits_100", "cas_digits_100"):
+        assert f"no {name}: the samples have no labels" in err
+    assert "no sw2_digits_100, modes_digits_100: they are of points" in err
+    # Of all metrics, what such images never have needs no word.
+    assert "no accuracy" not in bench(*asked)[2]
+    code, _, err = bench(*asked, "--samples", "4", "--metrics", "fd,recall")
+    assert "no recall_digits_4: neighbours need 6 images" in err
+    assert "precision" not in err
+
+
+def test_one_file_holds_the_statistics_of_one_extractor(
+    bench: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    arguments = ["--dataset", "digits", "--extractor", "digits,efflite0"]
+    code, _, err = bench("reference", tmp_path / "x.npz", *arguments)
+    assert code == 2
+    assert "digits,efflite0" in err
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_study_keeps_to_its_data(
+    results: Path, bench: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = results / "s" / "study.yaml"
+    text = path.read_text()
+    (digest,) = re.findall(r"data_sha256: (\w+)", text)
+    path.write_text(text.replace(digest, "0" * 64))
+    before = load(results)
+    code, _, err = bench("evaluate", "s", "--metrics", "fd")
+    assert code == 2
+    assert "not those that the study was run on" in err
+    assert load(results) == before
+
+
 def test_a_row_measured_against_other_data_is_refused(
     results: Path, bench: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -305,6 +373,16 @@ def one(tmp_path: Path, results: Path) -> list[object]:
         (lambda t, r: ["s", "--dataset", "mnist"], ["is of digits, not mnist"]),
         (lambda t, r: ["s", "--extractor", "vgg"], ["vgg", "efflite0"]),
         (lambda t, r: ["s", "--weights", "digits=nofile"], ["digits=nofile", "no such file"]),
+        (lambda t, r: ["s", "--weights", f"my={t}"], ["'my' is not in use, only digits"]),
+        (lambda t, r: ["s", "--reference", "x.npz"], ["--reference", "would not compare"]),
+        (
+            lambda t, r: [*one(t, r), "--as", "edm", "--reference", "x.npz"],
+            ["--reference", "would not compare"],
+        ),
+        (
+            lambda t, r: [*few(t, r)[:1], "--dataset", "digits", "--metrics", "accuracy,fdc,cas"],
+            ["none of what was asked for"],
+        ),
     ],
 )
 def test_bad_input_is_one_line(

@@ -21,7 +21,16 @@ from torch.nn import functional
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.errors import UserError
-from bench.metrics import extractors, known_answers, protocol, references, statistics
+from bench.metrics import (
+    evaluation,
+    extractors,
+    kernel,
+    known_answers,
+    manifold,
+    protocol,
+    references,
+    statistics,
+)
 from bench.metrics.classifier import SHAPES, Classifier
 from bench.metrics.extractors import Extractor
 from bench.metrics.train_classifier import RECIPES, accuracy, augment, serialise, train
@@ -377,6 +386,7 @@ def test_values_carry_their_provenance(
         "extractor_sha256": extractors.SHA256["digits"],
         "resize": "none",
         "quantisation": protocol.QUANTISATION,
+        "device": "cpu",
         "libraries": {name: metadata.version(name) for name in protocol.LIBRARIES},
         "sampler": "heun",
     }
@@ -527,6 +537,42 @@ def test_shipped_digits_classifier_is_as_accurate_as_said(digits: Dataset) -> No
     model.load_state_dict(torch.load(path, weights_only=True))
     assert digits.test is not None
     assert accuracy(model.eval(), digits.test) == pytest.approx(0.996, abs=0.003)
+
+
+# What a reference keeps
+
+
+def test_moments_are_of_all_and_features_of_a_random_part(
+    digits: Dataset,
+    extractor: extractors.Extractor,
+    reference: metrics.Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(references, "KEPT", 200)
+    monkeypatch.setattr(references, "KERNEL", 50)
+    monkeypatch.setattr(evaluation, "KERNEL", 50)
+    part = metrics.reference(digits, extractor, cache=tmp_path)
+    np.testing.assert_allclose(part.mu, reference.mu, atol=1e-6)
+    np.testing.assert_allclose(part.sigma, reference.sigma, atol=1e-6)
+    assert part.features is not None
+    assert reference.features is not None
+    assert part.labels is not None
+    # The same fixed order, so that any first part is a fair sample of all classes.
+    np.testing.assert_allclose(part.features, reference.features[:200], atol=1e-4)
+    assert (np.bincount(part.labels, minlength=10) >= 10).all()
+    expected = kernel.mean_within(part.features[:50])
+    assert part.kernel_mean == pytest.approx(expected, rel=1e-12)
+    samples = metrics.extract(extractor, digits.train.images[:100])
+    values = metrics.evaluate(samples, part, extractor=extractor, n=100)
+    given = kernel.kernel_distance(samples.features, part.features[:50])
+    assert values["kd_digits_100"].value == pytest.approx(given, rel=1e-9)
+    assert values["kd_digits_100"].provenance["reference_n"] == 50
+    # As many real images as samples, or what is inside would depend on their ratio.
+    four = ("precision", "recall", "density", "coverage")
+    assert {values[f"{name}_digits_100"].provenance["reference_n"] for name in four} == {100}
+    overlap = manifold.overlap(part.features[:100], samples.features)
+    assert values["precision_digits_100"].value == overlap.precision
 
 
 # Memory

@@ -46,13 +46,17 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def left_out(others: Sequence[str]) -> tuple[str, ...]:
-    """Say of files that are no images how many were left out, and the first of them."""
-    if not others:
-        return ()
-    count = len(others)
-    said = "1 file is no image and was" if count == 1 else f"{count} files are no images and were"
-    return (f"{said} left out (first: {shown(min(others))})",)
+def left_out(others: Sequence[str], hidden: Sequence[str]) -> tuple[str, ...]:
+    """Say how many files that are no images, or hidden ones, were left out, and the first."""
+    notes = []
+    for names, one, many in (
+        (others, "1 file is no image and was", "files are no images and were"),
+        (hidden, "1 hidden image was", "hidden images were"),
+    ):
+        if names:
+            said = one if len(names) == 1 else f"{len(names)} {many}"
+            notes.append(f"{said} left out (first: {shown(min(names))})")
+    return tuple(notes)
 
 
 def damaged(path: Path, what: str, error: BaseException) -> UserError:

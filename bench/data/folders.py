@@ -16,7 +16,15 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bench.data.entries import INDEX, LARGEST_INDEX, Content, Entry, left_out
-from bench.data.images import LARGEST_FILE, SUFFIXES, UNREAD, is_hidden, is_image, shown
+from bench.data.images import (
+    LARGEST_FILE,
+    SUFFIXES,
+    UNREAD,
+    is_hidden,
+    is_hidden_image,
+    is_image,
+    shown,
+)
 from bench.errors import UserError
 
 
@@ -30,6 +38,7 @@ class Tree:
     path: Path
     names: list[str]
     others: list[str]
+    hidden: list[str]
     has_index: bool
     stamp: str
 
@@ -46,17 +55,19 @@ def stamp_of(status: os.stat_result) -> str:
 def scan(path: Path) -> Tree:
     """List a folder and all folders in it; UserError names what cannot be listed or read."""
     digest = hashlib.sha256()
-    names, others = [], []
+    names, others, hidden = [], [], []
     has_index = False
     for name, status in _walk(path, "", ()):
         if name == INDEX:
             has_index = True
+        elif is_hidden_image(name):
+            hidden.append(name)
         elif is_image(name, path):
             names.append(name)
         else:
             others.append(name)
         digest.update(f"{name} {stamp_of(status)}\n".encode(errors="surrogateescape"))
-    return Tree(path, sorted(names), others, has_index, digest.hexdigest())
+    return Tree(path, sorted(names), others, hidden, has_index, digest.hexdigest())
 
 
 def _walk(
@@ -74,7 +85,7 @@ def _walk(
     if identity in above:
         raise UserError(f"{shown(str(where))}: is a link to a folder that it lies in; remove it")
     for entry in listed:
-        if is_hidden(entry.name):
+        if is_hidden(entry.name) and not is_hidden_image(entry.name):
             continue
         name = f"{folder}/{entry.name}" if folder else entry.name
         try:
@@ -101,7 +112,7 @@ def open_folder(tree: Tree) -> Iterator[Content]:
         for name in tree.names:
             yield Entry(name, partial(_read, path, name, LARGEST_FILE))
 
-    notes = left_out(tree.others)
+    notes = left_out(tree.others, tree.hidden)
     yield Content(path, "folder", len(tree.names), entries, tree.names, index, notes=notes)
 
 
@@ -128,5 +139,7 @@ def top(path: Path) -> list[str]:
 def holds_image(path: Path) -> bool:
     """Whether there is any image under a folder, of a format that is read or not."""
     return any(
-        PurePosixPath(name).suffix.lower() in SUFFIXES | UNREAD for name, _ in _walk(path, "", ())
+        PurePosixPath(name).suffix.lower() in SUFFIXES | UNREAD
+        for name, _ in _walk(path, "", ())
+        if not is_hidden(name)
     )

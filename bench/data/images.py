@@ -75,6 +75,13 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
+def is_hidden_image(name: str) -> bool:
+    """Whether a file is an image that its own hidden name leaves out; macOS's twins are none."""
+    own = PurePosixPath(name)
+    hidden = own.name.startswith(".") and not own.name.startswith("._")
+    return hidden and own.suffix.lower() in SUFFIXES and not is_hidden(str(own.parent))
+
+
 def decode(content: bytes, path: Path, name: str, *, resized: bool) -> Picture:
     """Decode one file's bytes to the size that it has; ``name`` is its name within ``path``.
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMAT = 2
+FORMAT = 3
 """Version of what the cache holds; raised when images are read differently."""
 FOLDER = "prepared"
 THREADS = min(8, os.cpu_count() or 1)
@@ -149,8 +149,8 @@ def _read(folder: Path) -> Stored | None:
     """Return the cache's content, or None where it is not whole."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
-        for name, size in facts["files"].items():
-            if (folder / name).stat().st_size != size:
+        for name, stamp in facts["files"].items():
+            if _stamp(folder / name) != stamp:
                 return None
         train, test = (_read_split(folder, part) for part in ("train", "test"))
         if train is None:
@@ -167,6 +167,12 @@ def _read(folder: Path) -> Stored | None:
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of modification: a file that was written to since is not taken."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _read_split(folder: Path, part: str) -> Split | None:
@@ -193,7 +199,7 @@ def _make(recipe: Recipe, folder: Path, stamp: str, progress: Progress) -> None:
         facts = _decode(recipe, temporary, progress)
         if recipe.stamp() != stamp:
             raise UserError(f"{recipe.name}: its files changed while they were read; run again")
-        facts["files"] = {file.name: file.stat().st_size for file in temporary.iterdir()}
+        facts["files"] = {file.name: _stamp(file) for file in temporary.iterdir()}
         with _synced(temporary / "facts.json") as file:
             file.write(json.dumps(facts).encode())
         temporary.chmod(0o755)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bench.data.entries import INDEX, LARGEST_INDEX, Content, Entry, damaged, left_out
-from bench.data.images import LARGEST_FILE, is_hidden, is_image, shown
+from bench.data.images import LARGEST_FILE, is_hidden, is_hidden_image, is_image, shown
 from bench.errors import UserError
 
 DAMAGE = (
@@ -72,6 +72,7 @@ def open_zip(path: Path) -> Iterator[Content]:
     """Open a zip file of images; UserError where it is damaged, hostile or without an image."""
     with open_archive(path) as archive:
         files = [i.filename for i in archive.infolist() if not i.is_dir()]
+        hidden = [name for name in files if is_hidden_image(name)]
         files = [name for name in files if not is_hidden(name)]
         names = sorted(name for name in files if is_image(name, path))
         if not names:
@@ -91,7 +92,9 @@ def open_zip(path: Path) -> Iterator[Content]:
             for name in names:
                 yield Entry(name, partial(read, name))
 
-        yield Content(path, "zip", len(names), entries, names, index, notes=left_out(others))
+        yield Content(
+            path, "zip", len(names), entries, names, index, notes=left_out(others, hidden)
+        )
 
 
 def read_member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes:

@@ -45,6 +45,10 @@ HELD_OUT = "real (held-out)"
 LEAST_OF_A_CLASS = 2
 """Samples without which a class has no covariance; fewer than features are enough."""
 
+NO_FEATURES = "imported statistics hold no features"
+NO_LABELS = "the samples have no labels"
+_OVERLAP = ("precision", "recall", "density", "coverage")
+
 _NOISE_SEED = 20_190_712
 _NOISE_BLOCK = 1000
 
@@ -71,6 +75,7 @@ def evaluate(
     n: int,
     labels: NDArray[np.integer] | None = None,
     families: Collection[str] | None = None,
+    insist: bool = False,
     extra_provenance: dict[str, Any] | None = None,
     say: Say = to_stderr,
 ) -> dict[str, Value]:
@@ -88,6 +93,8 @@ def evaluate(
         n: number of samples, part of the metrics' names.
         labels: the classes that were asked for, (n,).
         families: what is wanted, of ``FAMILIES``; ``None``: all.
+        insist: whether to tell of every family that could not be had, also where such samples
+            never have it.
         extra_provenance: further facts to keep with each value.
         say: is told of a metric that could not be had, and why.
 
@@ -95,8 +102,17 @@ def evaluate(
         UserError: the reference was imported and has another number of features.
     """
     _check(samples, reference, extractor, n)
-    context = Context(samples, reference, extractor, metric_names(extractor.name, n), labels, say)
     wanted = FAMILIES if families is None else families
+    context = Context(
+        samples=samples,
+        reference=reference,
+        extractor=extractor,
+        names=metric_names(extractor.name, n),
+        wanted=wanted,
+        labels=labels,
+        say=say,
+        insist=insist,
+    )
     values: dict[str, Value] = {}
     for answers, measure in _MEASURES:
         asked = [family for family in answers if family in wanted]
@@ -127,18 +143,25 @@ class Context:
     reference: Reference
     extractor: Extractor
     names: dict[str, str]
+    wanted: Collection[str]
     labels: NDArray[np.integer] | None
     say: Say
+    insist: bool
 
     @property
     def knows_classes(self) -> bool:
         """Whether the extractor tells this very data set's classes."""
         return self.extractor.classifies == self.reference.dataset
 
-    def without(self, family: str, why: str) -> dict[str, Value]:
-        """Say that a metric cannot be had, and return nothing."""
-        self.say(f"no {self.names[family]}: {why}")
+    def without(self, *families: str, why: str) -> dict[str, Value]:
+        """Say that what is wanted of these cannot be had, and return nothing."""
+        named = [self.names[family] for family in families if family in self.wanted]
+        self.say(f"no {', '.join(named)}: {why}")
         return {}
+
+    def never(self, *families: str, why: str) -> dict[str, Value]:
+        """Return nothing, as is in the nature of the samples, and say so if that is wanted."""
+        return self.without(*families, why=why) if self.insist else {}
 
 
 def _frechet(context: Context) -> dict[str, Value]:
@@ -153,7 +176,8 @@ def _frechet(context: Context) -> dict[str, Value]:
 def _inception_score(context: Context) -> dict[str, Value]:
     probabilities = context.samples.probabilities
     if probabilities.shape[1] == 0:
-        return context.without("is", f"extractor '{context.extractor.name}' tells no classes")
+        why = f"extractor '{context.extractor.name}' tells no classes"
+        return context.without("is", why=why)
     splits = min(SPLITS, len(probabilities))
     score, spread = inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
@@ -162,10 +186,10 @@ def _inception_score(context: Context) -> dict[str, Value]:
 def _kernel(context: Context) -> dict[str, Value]:
     samples, reference = context.samples.features, context.reference
     if reference.features is None:
-        return context.without("kd", "imported statistics hold no features")
+        return context.without("kd", why=NO_FEATURES)
     real = reference.features[:KERNEL]
     if min(len(real), len(samples)) < 2:
-        return context.without("kd", "it needs two images or more on either side")
+        return context.without("kd", why="it needs two images or more on either side")
     distance = kernel_distance(
         samples, real, own_mean=reference.kernel_mean, device=context.extractor.device
     )
@@ -176,20 +200,23 @@ def _kernel(context: Context) -> dict[str, Value]:
 def _overlap(context: Context) -> dict[str, Value]:
     samples, reference = context.samples.features, context.reference
     if reference.features is None:
-        return context.without("precision", "imported statistics hold no features")
+        return context.without(*_OVERLAP, why=NO_FEATURES)
     # As many of each: a manifold grows with the features that span it.
     real = reference.features[: len(samples)]
     if min(len(real), len(samples)) < manifold.least():
         why = f"neighbours need {manifold.least()} images or more on either side"
-        return context.without("precision", why)
+        return context.without(*_OVERLAP, why=why)
     found = manifold.overlap(real, samples, device=context.extractor.device)
     facts = {"reference_n": len(real)}
     return {family: Value(value=value, provenance=facts) for family, value in vars(found).items()}
 
 
 def _accuracy(context: Context) -> dict[str, Value]:
-    if context.labels is None or not context.knows_classes:
-        return {}
+    if context.labels is None:
+        return context.never("accuracy", why=NO_LABELS)
+    if not context.knows_classes:
+        why = f"extractor '{context.extractor.name}' does not tell the classes of these data"
+        return context.never("accuracy", why=why)
     right = accuracy(context.samples.probabilities, context.labels)
     return {"accuracy": Value(value=right)}
 
@@ -198,16 +225,16 @@ def _classwise(context: Context) -> dict[str, Value]:
     """The mean over classes of the distance to the reference's images of that class."""
     labels, samples, reference = context.labels, context.samples, context.reference
     if labels is None:
-        return {}
+        return context.never("fdc", why=NO_LABELS)
     if reference.features is None:
-        return context.without("fdc", "imported statistics hold no features")
+        return context.without("fdc", why=NO_FEATURES)
     if reference.labels is None:
-        return context.without("fdc", "the reference's images have no labels")
+        return context.without("fdc", why="the reference's images have no labels")
     counts = count_classes(labels, len(samples), reference.classes)
     known = np.bincount(reference.labels, minlength=reference.classes)
     gap = gap_of(counts, "samples") or gap_of(known, "reference images")
     if gap:
-        return context.without("fdc", gap)
+        return context.without("fdc", why=gap)
     distances = [
         frechet_between(samples.features[labels == label], reference.of_class(label))
         for label in range(reference.classes)
@@ -218,7 +245,7 @@ def _classwise(context: Context) -> dict[str, Value]:
 
 def _of_points(context: Context) -> dict[str, Value]:
     if context.extractor.truth is None or not context.knows_classes:
-        return {}
+        return context.never("sw2", "modes", why="they are of points whose density is known")
     return points.evaluate(context.samples.features, context.extractor.truth)
 
 
@@ -226,7 +253,7 @@ _MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], dict[str, Value]]
     (("fd",), _frechet),
     (("kd",), _kernel),
     (("is",), _inception_score),
-    (("precision", "recall", "density", "coverage"), _overlap),
+    (_OVERLAP, _overlap),
     (("accuracy",), _accuracy),
     (("fdc",), _classwise),
     (("sw2", "modes"), _of_points),
@@ -383,5 +410,6 @@ def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
         "quantisation": QUANTISATION if extractor.truth is None else UNQUANTISED,
+        "device": extractor.device.type,
         "libraries": dict(libraries()),
     }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.config import Settings
 from bench.data.dataset import Dataset
 from bench.metrics import classification_score, extractors
-from bench.metrics.evaluation import HELD_OUT, NOISE, anchors, evaluate
+from bench.metrics.evaluation import HELD_OUT, NO_LABELS, NOISE, anchors, evaluate
 from bench.metrics.extractors import Extractor
 from bench.metrics.features import (
     Features,
@@ -24,6 +24,7 @@ from bench.metrics.features import (
     stored,
     unheard,
 )
+from bench.metrics.protocol import cas_name, to_stderr
 from bench.metrics.references import Reference, reference
 from bench.record import Value
 
@@ -91,13 +92,15 @@ class Evaluator:
         labels: NDArray[np.int64] | None = None,
         *,
         families: Collection[str] | None = None,
+        insist: bool = False,
         folder: Path | None = None,
         provenance: dict[str, Any] | None = None,
         progress: Progress = unheard,
     ) -> dict[str, Value]:
         """Return what all extractors tell of samples, and for labelled ones the CAS.
 
-        With a ``folder``, features that are kept there are taken, and new ones kept.
+        With a ``folder``, features that are kept there are taken, and new ones kept. ``insist`` as
+        in ``evaluate``.
         """
         values: dict[str, Value] = {}
         for place, (extractor, against) in enumerate(self.pairs):
@@ -109,9 +112,13 @@ class Evaluator:
                 n=len(images),
                 labels=labels,
                 families=families,
+                insist=insist,
                 extra_provenance=provenance,
             )
-        if labels is not None and (families is None or "cas" in families):
+        wants_cas = families is None or "cas" in families
+        if labels is None and wants_cas and insist:
+            to_stderr(f"no {cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
+        if labels is not None and wants_cas:
             values |= classification_score.cas(
                 images,
                 labels,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.metrics.extractors import Extractor
+from bench.metrics.protocol import PROTOCOL
 from bench.record import write_atomically
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def store(
         "extractor_sha256": np.array(extractor.sha256),
         "resize": np.array(extractor.resize),
         "images_sha256": np.array(hash_of(images)),
+        "protocol": np.array(PROTOCOL),
     }
     write_atomically(path, lambda file: np.savez(file, **content))
 
@@ -136,8 +138,8 @@ def stored(
     path: Path, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
 ) -> Features | None:
     """Read the features of these images; None where there are none by this very extractor."""
-    expected = (extractor.sha256, extractor.resize, hash_of(images))
-    keys = ("extractor_sha256", "resize", "images_sha256")
+    expected = (extractor.sha256, extractor.resize, hash_of(images), PROTOCOL)
+    keys = ("extractor_sha256", "resize", "images_sha256", "protocol")
     try:
         with path.open("rb") as file, np.load(file) as content:
             if tuple(str(content[key]) for key in keys) != expected:

@@ -12,7 +12,11 @@ PROTOCOL = "1"
 QUANTISATION = "uint8: x * 127.5 + 128, clipped, fraction dropped"
 UNQUANTISED = "none: float32 points"
 
-LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pillow", "clean-fid")
+LIBRARIES = (
+    *("torch", "torchvision", "numpy", "scipy", "pillow", "clean-fid"),
+    "efficientnet-lite-pytorch",
+)
+"""Packages whose code or rounding is in a value."""
 
 Say = Callable[[str], object]
 

@@ -265,6 +265,7 @@ def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
         imported={
             "reference_file": path.name,
             "reference_sha256": found.file_sha256,
+            **{key: "not told by the file" for key in _TOLD.values()},
             **found.told,
         },
     )
