@@ -88,6 +88,13 @@ def run(
     ] = None,
     results: Results = Path("results"),
     tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
+    rerun: Annotated[
+        str,
+        Parameter(
+            help="Cells to run again: failed, stale (settings, data or source have changed), both, "
+            "all or none. Interrupted ones go on in any case."
+        ),
+    ] = "failed,stale",
     curve: Annotated[
         bool,
         Parameter(negative="", help="Then sample as `bench sample` does: quality against NFE."),
@@ -114,6 +121,7 @@ def run(
         reference=reference,
         study=study,
         results=results,
+        rerun=rerun,
     )
     if dry_run:
         return commands.dry_run(asked)

@@ -65,6 +65,7 @@ class Asked:
     reference: Path | None
     study: str | None
     results: Path
+    rerun: str = "failed,stale"
 
 
 # -- bench run ----------------------------------------------------------------------------------
@@ -231,7 +232,19 @@ def resolve(asked: Asked) -> study.Request:
         seeds=seeds,
         jobs=asked.jobs or default_jobs(settings),
         timeout=asked.timeout,
+        rerun=parse_rerun(asked.rerun),
     )
+
+
+def parse_rerun(text: str) -> frozenset[str]:
+    """Parse ``failed,stale``, ``all`` or ``none``; UserError if it is none of these."""
+    names = frozenset(parse_names("rerun", text) or ())
+    for name in names:
+        if name not in study.RERUN:
+            raise unknown("choice of --rerun", name, study.RERUN)
+    if len(names) > 1 and names & {"all", "none"}:
+        raise UserError(f"--rerun '{text}': all and none stand alone")
+    return names - {"none"}
 
 
 def check_limits(jobs: int | None, timeout: float | None) -> None:

@@ -115,6 +115,9 @@ class Record(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
     """Hash, counts, classes, shape, source and notes of the data."""
     key: str
+    identity: dict[str, Any] = Field(default_factory=dict)
+    """What ``key`` is the hash of beside the configuration: hashes of data, extractors and
+    reference, the protocol, and ``source``, the hashes of the method's modules."""
     origin: Literal["cell", "foreign"] = "cell"
     """Whether the harness made the samples, or they were given to it and have no cost."""
     status: Status = Status.PENDING

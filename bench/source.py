@@ -41,8 +41,12 @@ def _imported(path: Path) -> Iterator[str]:
                         yield f"{node.module}.{alias.name}"
 
 
+def source_hashes(module: str) -> dict[str, str]:
+    """Return the SHA-256 of each file of ``source_files``, by the module's name."""
+    files = source_files(module)
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
 def source_digest(module: str) -> str:
     """Hash the source of a module with all that it imports from ``methods``."""
-    files = source_files(module)
-    content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    return digest(content)
+    return digest(source_hashes(module))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,13 +22,13 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from bench.config import CellConfig, Settings, digest, one_line, to_yaml
+from bench.config import CellConfig, Settings, digest, one_line, read_cell, to_yaml
 from bench.errors import MissingDataError, UserError
 from bench.progress import Display
 from bench.record import Record, Status, save, write_text
 from bench.record import load as load_record
 from bench.report.frame import flatten
-from bench.source import source_digest
+from bench.source import source_hashes
 from bench.worker import BAD_INPUT, CHECKPOINT, NO_DATA, now
 from methods import registry
 
@@ -38,6 +38,17 @@ GRACE_SECONDS = 10.0
 """Time between asking a cell to stop and ending it."""
 IDENTITY = ("data_sha256", "extractors", "reference_sha256", "protocol")
 """What of a preparation identifies results, beside the configuration."""
+NAMES = {
+    "data_sha256": "the data",
+    "extractors": "an extractor",
+    "reference_sha256": "the reference",
+    "protocol": "the protocol",
+}
+"""What these parts of an identity are called."""
+PLACES = {"data", "weights", "reference"}
+"""Settings that tell where files lie."""
+RERUN = ("failed", "stale", "all", "none")
+"""Which cells ``--rerun`` can choose."""
 RESUMABLE = {Status.RUNNING, Status.INTERRUPTED, Status.TIMEOUT, Status.KILLED}
 """States that go on from their checkpoint; other unfinished ones start afresh."""
 
@@ -55,6 +66,8 @@ class Request:
     jobs: int = 1
     timeout: float | None = None
     """Seconds a cell may take, all in all."""
+    rerun: frozenset[str] = frozenset({"failed", "stale"})
+    """Which cells with a result or a failure are run again, of ``RERUN``."""
 
     @property
     def folder(self) -> Path:
@@ -74,23 +87,31 @@ class Planned:
     config: CellConfig
     folder: Path
     key: str
+    identity: Mapping[str, Any]
+    """What the key is of, for the record; see ``Record.identity``."""
     action: str
-    """``reuse``, ``resume`` or ``run``."""
+    """``reuse``, ``resume``, ``run``, or ``keep`` for what is not to be run again."""
     why: str
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is done with the cell."""
+        return self.action in {"reuse", "keep"}
 
 
 # -- identity and plan ------------------------------------------------------------------------
 
 
+def portable(config: CellConfig) -> dict[str, Any]:
+    """Return a configuration without the places of files, of which the hashes matter instead."""
+    body = config.model_dump(mode="json")
+    body["settings"] = {key: v for key, v in body["settings"].items() if key not in PLACES}
+    return body
+
+
 def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> str:
     """Identify a result: configuration, data, extractor and protocol; and the method's source."""
-    body = config.model_dump(mode="json")
-    # Where data and weights lie does not matter; their hashes do.
-    body["settings"] = {
-        key: value
-        for key, value in body["settings"].items()
-        if key not in {"data", "weights", "reference"}
-    }
+    body = portable(config)
     identity = [prepared[name] for name in IDENTITY]
     return f"{digest([body, identity])[:20]}-{source[:20]}"
 
@@ -128,29 +149,67 @@ def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
                 settings=request.settings, method=method, method_config=method_config, seed=seed
             )
             folder = request.folder / f"{method.replace(':', '-')}-seed{seed}"
-            key = cell_key(config, prepared, source_digest(registry.load(method).__module__))
-            action, why = decide(folder, key)
-            planned.append(Planned(config, folder, key, action, why))
+            source = source_hashes(registry.load(method).__module__)
+            key = cell_key(config, prepared, digest(source))
+            identity = {name: prepared[name] for name in IDENTITY} | {"source": source}
+            cell = Planned(config, folder, key, identity, action="run", why="to do")
+            cell.action, cell.why = decide(cell, request.rerun)
+            planned.append(cell)
     return planned
 
 
-def decide(folder: Path, key: str) -> tuple[str, str]:
-    """Return the action for a cell and the reason."""
+def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
+    """Return the action for a cell and the reason; ``rerun`` as in ``Request``."""
     try:
-        record = load_record(folder)
+        record = load_record(cell.folder)
     except ValueError:
         return "run", "its record cannot be read"
     if record is None or record.status == Status.PENDING:
         return "run", "to do"
-    if record.key != key:
-        same_settings = record.key.split("-")[0] == key.split("-", maxsplit=1)[0]
-        what = "the method's source" if same_settings else "its settings, data or protocol"
-        return "run", f"stale: {what} changed"
+    state, why = judge(cell, record)
+    if "all" in rerun:
+        return "run", f"{why}, asked for again"
+    if state == "done":
+        return "reuse", why
+    if state != "interrupted" and state not in rerun:
+        return "keep", f"{why}, not run again"
+    resumed = state != "stale" and record.status in RESUMABLE
+    return ("resume" if resumed and (cell.folder / CHECKPOINT).exists() else "run"), why
+
+
+def judge(cell: Planned, record: Record) -> tuple[str, str]:
+    """Say how a cell stands, ``done``, ``stale``, ``interrupted`` or ``failed``, and in words."""
+    if record.key != cell.key:
+        return "stale", f"stale: {', '.join(changes(cell, record))} changed"
     if record.status == Status.FINISHED:
-        return "reuse", "done"
-    if record.status in RESUMABLE and (folder / CHECKPOINT).exists():
-        return "resume", f"{'interrupted' if record.status == Status.RUNNING else record.status}"
-    return "run", f"{record.status} before"
+        return "done", "done"
+    if record.status in {Status.RUNNING, Status.INTERRUPTED}:
+        return "interrupted", "interrupted"
+    return "failed", f"{record.status} before"
+
+
+def changes(cell: Planned, record: Record) -> list[str]:
+    """Name what a result was made with that is not so any more, files of source by their path."""
+    named = [name for part, name in NAMES.items() if part_differs(cell, record, part)]
+    before, now = record.identity.get("source", {}), cell.identity["source"]
+    modules = sorted(name for name in before | now if before.get(name) != now.get(name))
+    files = [f"{name.replace('.', '/')}.py" for name in modules] if before else []
+    return [*changed_settings(cell), *named, *files] or ["its settings, data, protocol or source"]
+
+
+def part_differs(cell: Planned, record: Record, part: str) -> bool:
+    """Whether a part of the identity differs; one that an older record does not tell does not."""
+    return part in record.identity and record.identity[part] != cell.identity[part]
+
+
+def changed_settings(cell: Planned) -> list[str]:
+    """Name the settings that differ from those that a cell's folder was made with."""
+    try:
+        before = flatten("", portable(read_cell(cell.folder / "config.yaml")))
+    except (OSError, ValueError):
+        return []
+    now = flatten("", portable(cell.config))
+    return sorted(key for key in before | now if before.get(key) != now.get(key))
 
 
 # -- preparing ----------------------------------------------------------------------------------
@@ -305,7 +364,7 @@ class Runner:
 
     def run(self, planned: Sequence[Planned]) -> None:
         """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
-        waiting = [cell for cell in planned if cell.action != "reuse"]
+        waiting = [cell for cell in planned if not cell.is_idle]
         for cell in waiting:
             self.lay_out(cell)
         try:
@@ -346,6 +405,7 @@ class Runner:
                 data_variant=self.prepared["data_variant"],
                 preset=self.request.settings.preset,
                 key=cell.key,
+                identity=dict(cell.identity),
             )
             write_text(cell.folder / "config.yaml", to_yaml(cell.config))
             save(record, cell.folder)
@@ -521,7 +581,7 @@ def _execute(request: Request, tracker_factory: Any, display: Display) -> list[P
 
 def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -> None:
     """Say what MLflow cost beside the training of the cells that ran."""
-    ran = [load_record(cell.folder) for cell in planned if cell.action != "reuse"]
+    ran = [load_record(cell.folder) for cell in planned if not cell.is_idle]
     training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
     if training and runner.tracking_seconds > 0.01:
         share = runner.tracking_seconds / training

@@ -151,7 +151,9 @@ def plan(folder: Path, record: Record, sweep: Sweep) -> Task:
     missing = note(folder, record, wanted, sweep)
     action = "sample" if missing else "reuse"
     why = f"{len(missing)} of {len(wanted)} points to draw"
-    return Task(config, folder, record.key, action, why, record, missing)
+    return Task(
+        config, folder, record.key, record.identity, action, why, record=record, missing=missing
+    )
 
 
 def note(folder: Path, record: Record, wanted: Sequence[Point], sweep: Sweep) -> list[Point]:
