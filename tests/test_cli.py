@@ -447,13 +447,15 @@ def test_weights_are_of_the_lead_or_of_whom_they_name(tmp_path: Path) -> None:
     one, odd = tmp_path / "one.pt", tmp_path / "a=b.pt"
     for path in (one, odd):
         path.touch()
-    lead = {"extractor": "efflite0"}
+    lead = {"extractor": "efflite0", "also": ["dinov2"]}
     assert parse_weights([str(one)], lead) == {"efflite0": one}
     assert parse_weights([str(odd)], lead) == {"efflite0": odd}
     both = parse_weights([str(one), f"dinov2={odd}"], lead)
     assert both == {"efflite0": one, "dinov2": odd}
     with pytest.raises(UserError, match="'efflite0' twice"):
         parse_weights([str(one), f"efflite0={odd}"], lead)
+    with pytest.raises(UserError, match="'vgg' is not in use, only efflite0, dinov2"):
+        parse_weights([f"vgg={one}"], lead)
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_no_trace(tmp_path: Path, run_bench: Bench) -> None:
