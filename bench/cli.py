@@ -104,9 +104,9 @@ def run(
     ] = False,
 ) -> int:
     """Train, sample, evaluate and compare methods; continues what was interrupted."""
-    from bench import commands
+    from bench import commands, options
 
-    asked = commands.Asked(
+    asked = options.Asked(
         methods=methods,
         dataset=dataset,
         preset=preset,
@@ -161,9 +161,9 @@ def sample(
     tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
 ) -> int:
     """Sample finished cells again: quality against NFE for several samplers; trains nothing."""
-    from bench import commands
+    from bench import commands, options
 
-    asked = commands.AskedSamples(
+    asked = options.AskedSamples(
         cells=cells,
         samplers=samplers,
         nfe=nfe,
@@ -231,9 +231,9 @@ def evaluate(
     results: Results = Path("results"),
 ) -> int:
     """Measure finished cells again, or images made elsewhere; trains and draws nothing."""
-    from bench import commands
+    from bench import measure, options
 
-    asked = commands.AskedEvaluation(
+    asked = options.AskedEvaluation(
         path=path,
         metrics=metrics,
         extractor=extractor,
@@ -249,7 +249,7 @@ def evaluate(
         device=device,
         results=results,
     )
-    return commands.evaluate(asked, format)
+    return measure.evaluate(asked, format)
 
 
 @app.command
@@ -270,9 +270,9 @@ def reference(
     results: Results = Path("results"),
 ) -> int:
     """Export a data set's reference statistics, as EDM and clean-fid read them."""
-    from bench import commands
+    from bench import measure, options
 
-    asked = commands.AskedEvaluation(
+    asked = options.AskedEvaluation(
         path="",
         extractor=extractor,
         dataset=dataset,
@@ -282,7 +282,7 @@ def reference(
         device=device,
         results=results,
     )
-    return commands.export_reference(file, asked)
+    return measure.export_reference(file, asked)
 
 
 @app.command
@@ -312,9 +312,9 @@ def sensitivity(
     results: Results = Path("results"),
 ) -> int:
     """Show what each metric sees of known damage to real images, and what it misses."""
-    from bench import commands
+    from bench import measure, options
 
-    asked = commands.AskedEvaluation(
+    asked = options.AskedEvaluation(
         path="",
         extractor=extractor,
         dataset=dataset,
@@ -325,7 +325,7 @@ def sensitivity(
         device=device,
         results=results,
     )
-    return commands.sensitivity(asked, into)
+    return measure.sensitivity(asked, into)
 
 
 @app.command

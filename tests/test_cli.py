@@ -426,7 +426,7 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
 @pytest.mark.parametrize("preset", ["smoke", "quick", "gpu", "paper"])
 @pytest.mark.parametrize("dataset", datasets())
 def test_every_preset_resolves(dataset: str, preset: str) -> None:
-    from bench.commands import Asked, resolve
+    from bench.options import Asked, resolve
 
     assert preset in presets(dataset)
     asked = Asked(
@@ -442,7 +442,7 @@ def test_every_preset_resolves(dataset: str, preset: str) -> None:
 
 
 def test_weights_are_of_the_lead_or_of_whom_they_name(tmp_path: Path) -> None:
-    from bench.commands import parse_weights
+    from bench.options import parse_weights
 
     one, odd = tmp_path / "one.pt", tmp_path / "a=b.pt"
     for path in (one, odd):

@@ -17,7 +17,9 @@ BENCH, METHODS = Path(bench.__file__).parent, Path(methods.__file__).parent
 FLOORS = [
     {"__main__"},
     {"cli"},
+    {"measure"},
     {"commands"},
+    {"options"},
     {"sweep"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bench import record, study
-from bench.commands import Asked, parse_rerun, resolve
 from bench.config import digest, to_yaml
 from bench.errors import UserError
+from bench.options import Asked, parse_rerun, resolve
 from bench.record import Record, Status
 from bench.source import source_files, source_hashes
 from bench.study import Planned, cell_key, decide
