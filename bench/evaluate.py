@@ -26,6 +26,7 @@ from bench.errors import UserError
 from bench.metrics.features import Progress
 from bench.metrics.statistics import permutation
 from bench.record import ANCHORS, FOREIGN, Anchors, Record, Status, Value, write_text
+from bench.report.frame import read_foreign
 from bench.report.grid import write_grid
 from bench.worker import GRID_IMAGES, SAMPLES, now, open_device
 
@@ -108,8 +109,30 @@ def evaluate_cells(study: Path, cells: Sequence[Path], wish: Wish) -> dict[str, 
             )
         row.metrics |= found[folder.name]
         record.save(row, folder)
+    _measure_foreign(study, evaluator, wish)
     _add_anchors(study, evaluator, wish)
     return found
+
+
+def _measure_foreign(study: Path, evaluator: metrics.Evaluator, wish: Wish) -> None:
+    """Give samples from elsewhere the same metrics; say which are not to be had any more."""
+    for folder, row in read_foreign(study):
+        path = Path(row.environment["samples"])
+        hashes = {value.provenance.get("samples_sha256") for value in row.metrics.values()}
+        try:
+            measured = _measure_given(
+                path,
+                evaluator,
+                wish,
+                wanted=wish.settings.evaluation.samples,
+                folder=folder,
+                sha256=next(iter(hashes), None),
+            )
+        except UserError as error:
+            metrics.to_stderr(f"{folder.name} keeps the metrics that it has: {error}")
+            continue
+        row.metrics |= measured.values
+        record.save(row, folder)
 
 
 def _finished(folder: Path) -> Record:
@@ -178,6 +201,20 @@ def evaluate_samples(
     dataset = evaluator.dataset
     if dataset.is_points:
         raise UserError(f"'{dataset.name}' has points, not images; give another --dataset")
+    return _measure_given(path, evaluator, wish, wanted=wanted, folder=folder)
+
+
+def _measure_given(
+    path: Path,
+    evaluator: metrics.Evaluator,
+    wish: Wish,
+    *,
+    wanted: int | None,
+    folder: Path | None,
+    sha256: str | None = None,
+) -> Measured:
+    """Measure images by an open evaluator; with ``sha256`` they must be those of that hash."""
+    dataset = evaluator.dataset
     with wish.passing(str(path.name)) as progress:
         given = load_samples(
             path,
@@ -186,6 +223,8 @@ def evaluate_samples(
             cache=wish.cache,
             progress=progress,
         )
+    if sha256 not in {None, given.sha256}:
+        raise UserError(f"'{path}' holds other images than were measured; add them again: --as")
     chosen = _chosen(path, given.train, wanted)
     notes = [*given.notes]
     if len(chosen) < len(given.train):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bench import metrics, record
 from bench.cli import main
+from bench.errors import UserError
 from bench.metrics import evaluator, features
 from bench.record import Record, Value
 from bench.report import plots
@@ -263,6 +264,34 @@ def test_images_from_elsewhere_become_a_row_without_costs(
     assert "Seeds: 1 finished per method" in out
 
 
+def test_rows_from_elsewhere_get_new_columns_too(
+    results: Path,
+    bench: Callable[..., tuple[int, str, str]],
+    tiny: list[object],
+    tmp_path: Path,
+) -> None:
+    images, _ = samples(results)
+    path = write_folder(tmp_path / "x", images)
+    assert bench("evaluate", path, "--as", "edm")[0] == 0
+    folder = results / "s" / "foreign" / "edm-seed0"
+    assert bench("evaluate", f"s/{CELL}", *tiny, "--metrics", "fd")[0] == 0
+    row = record.load(folder)
+    assert row is not None
+    own = measured(load(results).metrics)["fd_tiny_100"]
+    assert measured(row.metrics)["fd_tiny_100"] == pytest.approx(own, rel=1e-6)
+    # What lies there now is something else: the row stays as it is, and says so.
+    write_folder(path, 255 - images)
+    code, _, err = bench("evaluate", "s", "--metrics", "kd")
+    assert code == 0
+    assert "edm-seed0 keeps the metrics that it has" in err
+    assert "other images" in err
+    again = record.load(folder)
+    assert again is not None
+    assert again.metrics == row.metrics
+    shutil.rmtree(path)
+    assert "edm-seed0 keeps" in bench("evaluate", "s", "--metrics", "kd")[2]
+
+
 def test_what_is_known_of_foreign_images_stays_with_them(
     results: Path, bench: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
@@ -325,7 +354,10 @@ def test_a_study_keeps_to_its_data(
 
 
 def test_a_row_measured_against_other_data_is_refused(
-    results: Path, bench: Callable[..., tuple[int, str, str]], tmp_path: Path
+    results: Path,
+    bench: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     images, _ = samples(results)
     assert bench("evaluate", write_folder(tmp_path / "x", images), "--as", "edm")[0] == 0
@@ -335,10 +367,16 @@ def test_a_row_measured_against_other_data_is_refused(
     value = row.metrics["fd_digits_100"]
     changed = value.model_copy(update={"provenance": value.provenance | {"data_sha256": "0" * 64}})
     record.save(row.model_copy(update={"metrics": {"fd_digits_100": changed}}), folder)
-    code, out, err = bench("evaluate", "s", "--metrics", "fd")
-    assert (code, out) == (2, "")
-    assert "data_sha256" in err
-    assert "edm-seed0" in err
+    assert main(["table", "s", "--results", str(results)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "data_sha256" in told.err
+    assert "edm-seed0" in told.err
+    with pytest.raises(UserError, match="data_sha256"):
+        plots.load_study(results / "s")
+    # Measured again, it compares.
+    assert bench("evaluate", "s", "--metrics", "fd")[0] == 0
+    assert main(["table", "s", "--results", str(results)]) == 0
 
 
 def few(tmp_path: Path, results: Path) -> list[object]:

@@ -15,7 +15,7 @@ from bench.metrics.evaluation import HELD_OUT, NOISE, anchor_notes, anchors, eva
 from bench.metrics.evaluator import CURVE, Evaluator
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
-from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names
+from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names, to_stderr
 from bench.metrics.references import Reference, reference
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "metric_names",
     "reference",
     "self_test",
+    "to_stderr",
 ]
