@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -384,6 +386,30 @@ def test_a_classifier_s_gradient_has_a_derivative(name: str) -> None:
 
 
 # -- the noise-conditional ResNet ----------------------------------------------------------------
+
+
+SMALL_CLASSIFIER = """
+import torch
+from methods.base import DataSpec
+from methods.networks.classifier import ClassifierSettings
+
+torch.set_num_threads(1)
+data = DataSpec(channels=3, size=64, classes=2)
+network = ClassifierSettings(channels=8, blocks=[1, 1]).build(data)
+network.to(memory_format=torch.channels_last)
+torch.nn.init.normal_(network.out.weight)
+for _ in range(3):
+    x = torch.randn(8, 3, 64, 64).to(memory_format=torch.channels_last)
+    network(x, torch.ones(8)).square().mean().backward()
+print("trained")
+"""
+
+
+def test_a_small_classifier_trains_at_64_pixels() -> None:
+    """In a process of its own, which a strided 1x1 convolution of 8 channels would abort."""
+    command = [sys.executable, "-c", SMALL_CLASSIFIER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
 
 
 @pytest.mark.parametrize(
