@@ -28,9 +28,9 @@ from methods import registry
 def evaluate(asked: AskedEvaluation, format: str) -> int:
     """Measure finished cells again, or images from elsewhere; print what was found."""
     heed_signals()
-    cells = find_cells(asked.path, asked.results)
-    if cells is not None:
-        return evaluate_cells(*cells, asked)
+    found = find_cells(asked.path, asked.results)
+    if found is not None:
+        return evaluate_cells(*found, asked)
     if not Path(asked.path).exists():
         raise UserError(
             f"'{asked.path}' is no study or cell under '{asked.results}' and no folder or file; "

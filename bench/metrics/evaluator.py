@@ -20,6 +20,7 @@ from bench.metrics.features import (
     Progress,
     extract,
     features_file,
+    share_of,
     store,
     stored,
     unheard,
@@ -76,7 +77,7 @@ class Evaluator:
                 limit=evaluation.reference_images,
                 batch=evaluation.batch,
                 file=settings.reference if place == 0 else None,
-                progress=_share(progress, place, len(loaded)),
+                progress=share_of(progress, place, len(loaded)),
             )
             pairs.append((extractor, found))
         return cls(dataset, pairs, evaluation.batch)
@@ -104,7 +105,7 @@ class Evaluator:
         """
         values: dict[str, Value] = {}
         for place, (extractor, against) in enumerate(self.pairs):
-            share = _share(progress, place, len(self.pairs))
+            share = share_of(progress, place, len(self.pairs))
             values |= evaluate(
                 self.features(extractor, images, folder, share),
                 against,
@@ -158,14 +159,9 @@ class Evaluator:
                 batch=self.batch,
                 with_cas=place == 0,
                 families=families,
-                progress=_share(progress, place, len(self.pairs)),
+                progress=share_of(progress, place, len(self.pairs)),
             )
             for name in (NOISE, HELD_OUT):
                 if name in found:
                     rows[name] = rows.get(name, {}) | found[name]
         return rows
-
-
-def _share(progress: Progress, place: int, parts: int) -> Progress:
-    """Return the progress of one of several equal parts."""
-    return lambda fraction: progress((place + fraction) / parts)

@@ -34,6 +34,11 @@ def unheard(fraction: float) -> None:
     """Take what is told of a progress, and do nothing."""
 
 
+def share_of(progress: Progress, place: int, parts: int) -> Progress:
+    """Return the progress of one of several equal parts."""
+    return lambda fraction: progress((place + fraction) / parts)
+
+
 @dataclass(frozen=True)
 class Features:
     """What an extractor says of images: features (N, d), probabilities (N, K), float32.

@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +24,7 @@ from bench.metrics.features import BATCH, Progress, extract, unheard
 from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
 from bench.metrics.statistics import Moments, permutation
-from bench.record import write_atomically
+from bench.record import new_file, write_atomically
 
 KEPT = 50_000
 """Images whose features are kept; mean and covariance are of all."""
@@ -157,7 +153,7 @@ def _compute(
     total: Moments | None = None
     for left in path.parent.glob(f".{_features_path(path).name}.*"):
         left.unlink()  # By a process that was killed; whoever lives would hold the lock.
-    with _new_file(_features_path(path)) as temporary:
+    with new_file(_features_path(path)) as temporary:
         for start in range(0, len(rows), _BLOCK):
             block = slice(start, start + _BLOCK)
             features = extract(extractor, images[rows[block]], batch=batch).features
@@ -181,23 +177,6 @@ def _compute(
     }
     # The moments last: where they are, the features are whole.
     write_atomically(path, lambda file: np.savez(file, **content))
-
-
-@contextmanager
-def _new_file(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``target``, and move it there when all went well."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _features_path(path: Path) -> Path:

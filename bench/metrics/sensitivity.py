@@ -29,7 +29,7 @@ from bench.metrics.damage import Damage, LeftOut, Real, damages
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors import Extractor
-from bench.metrics.features import Features, Progress, hash_of, unheard
+from bench.metrics.features import Features, Progress, hash_of, share_of, unheard
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
 from bench.metrics.statistics import permutation
@@ -140,7 +140,7 @@ def page(
     panels = []
     for place, (extractor, reference) in enumerate(evaluator.pairs):
         measure = _Measure(evaluator, extractor, reference, cache)
-        share = _part(progress, place, len(evaluator.pairs))
+        share = share_of(progress, place, len(evaluator.pairs))
         panels.append(_panel(measure, real, record, share))
     return Page(dataset, real.n, tuple(panels), tuple(record.left_out), record.examples)
 
@@ -168,7 +168,7 @@ def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Pa
             say(f"left out, {reason}")
             continue
         told.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
-        rows.append(measure.row(damage, split, say, _part(progress, place, parts)))
+        rows.append(measure.row(damage, split, say, share_of(progress, place, parts)))
         progress((place + 1) / parts)
     names = metric_names(measure.extractor.name, real.n)
 
@@ -177,10 +177,6 @@ def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Pa
 
     spread = measure.spread(real.pool(POOL), real.n, rows[0], later)
     return Panel(measure.extractor.name, names, rows[0], spread, tuple(rows[1:]))
-
-
-def _part(progress: Progress, place: int, parts: int) -> Progress:
-    return lambda fraction: progress((place + fraction) / parts)
 
 
 @dataclass(frozen=True)
