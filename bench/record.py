@@ -36,11 +36,19 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     KILLED = "killed"
     INTERRUPTED = "interrupted"
+    MEMORY = "memory"
+    """Ran out of memory, or past the limit that was set."""
 
     @property
     def is_failure(self) -> bool:
         """Whether the cell ended without a result, other than by the user's wish."""
-        return self in {Status.FAILED, Status.DIVERGED, Status.TIMEOUT, Status.KILLED}
+        return self in {
+            Status.FAILED,
+            Status.DIVERGED,
+            Status.TIMEOUT,
+            Status.KILLED,
+            Status.MEMORY,
+        }
 
 
 class Value(BaseModel):
@@ -52,6 +60,10 @@ class Value(BaseModel):
     """The number itself."""
     spread: float | None = None
     """Standard deviation over the metric's own splits (Inception Score), if it has any."""
+    error: float | None = None
+    """Standard error within the seed, by a jackknife over blocks of samples, if there is one."""
+    corrected: float | None = None
+    """The jackknife's estimate for infinitely many samples, if there is one."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """n, reference split and hash, extractor and hash, resizer, quantisation, protocol, ..."""
 
@@ -84,6 +96,10 @@ class Cost(BaseModel):
     nfe_by_network: dict[str, float] = Field(default_factory=dict)
     ms_per_image: Interval | None = None
     latency_ms: Interval | None = None
+    timing: dict[str, Any] = Field(default_factory=dict)
+    """What the machine was like while the samples were timed: clocks, temperature, load, ..."""
+    unfit: list[str] = Field(default_factory=list)
+    """Why the machine was not fit to time on; empty where it was."""
     parameters: int | None = None
     parameters_by_network: dict[str, int] = Field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -98,6 +114,22 @@ class SharedBy(BaseModel):
     cell: str
     train_flops: float
     seconds: float
+
+
+class Attempt(BaseModel):
+    """One process that worked on a cell."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    started: str
+    """UTC, ISO 8601."""
+    pid: int
+    host: str
+    seconds: float | None = None
+    """From its start to its end; ``None`` while it runs."""
+    lost: float | None = None
+    """Seconds at its end that were not kept: work since its last checkpoint."""
+    ended: Status | None = None
 
 
 class Record(BaseModel):
@@ -125,6 +157,8 @@ class Record(BaseModel):
     reason: str = ""
     started: str | None = None
     ended: str | None = None
+    attempts: list[Attempt] = Field(default_factory=list)
+    """Every process that worked on the cell, in order."""
     metrics: dict[str, Value] = Field(default_factory=dict)
     cost: Cost = Field(default_factory=Cost)
     shared_stages: dict[str, SharedBy] = Field(default_factory=dict)
