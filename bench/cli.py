@@ -81,6 +81,10 @@ def run(
     timeout: Annotated[
         float | None, Parameter(help="Seconds that a cell may run before it is stopped.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        Parameter(help="Memory of the host that a cell may take before it is ended: 8GiB."),
+    ] = None,
     weights: Weights = None,
     reference: Statistics = None,
     study: Annotated[
@@ -122,6 +126,7 @@ def run(
         study=study,
         results=results,
         rerun=rerun,
+        memory=memory,
     )
     if dry_run:
         return commands.dry_run(asked)

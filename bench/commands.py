@@ -38,7 +38,7 @@ from bench.options import (
     resolve_samples,
 )
 from bench.progress import Display
-from bench.record import Status, load
+from bench.record import RESERVE, Status, load
 from bench.tracking import NullTracker, Tracker, has_store
 from methods import registry
 
@@ -71,8 +71,8 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
         if with_curve:
             lost = sample_planned(request, planned, display)
     except KeyboardInterrupt:
-        if (request.folder / "study.yaml").exists():
-            finish(request.folder, trackers)
+        if any(request.folder.glob("*/record.json")):
+            break_off(request.folder)
         raise
     finish(request.folder, trackers)
     print_places(request, tracking)
@@ -119,14 +119,25 @@ def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
     from bench.report.plots import write_plots
     from bench.report.tables import render, write_tables
 
-    write_tables(folder)
     print(render(folder, "md"))
+    # On a full disk the tables take the room that was kept for the records.
+    (folder / RESERVE).unlink(missing_ok=True)
+    write_tables(folder)
     write_plots(folder)
     if nfe.write_tables(folder):
         print(nfe.render(folder))
         nfe.write_plots(folder)
     for tracker in trackers:
         tracker.sync_study(folder)
+
+
+def break_off(folder: Path) -> None:
+    """Write and print the tables of a study that was stopped; plots and MLflow take too long."""
+    from bench.report.tables import render, write_tables
+
+    print(render(folder, "md"))
+    write_tables(folder)
+    print(f"plots    bench plot {folder.name}\nMLflow   bench sync {folder.name}")
 
 
 def print_places(request: study.Request, tracking: bool) -> None:
@@ -143,10 +154,12 @@ def print_places(request: study.Request, tracking: bool) -> None:
 
 def report_failures(planned: Sequence[study.Planned]) -> int:
     """Name the cells without a result; return the exit code."""
-    failed = [cell for cell in planned if not finished(cell)]
+    failed = [cell for cell in planned if cell.broken or not finished(cell)]
     for cell in failed:
-        log = cell.folder / "log.txt"
-        print(f"bench: {cell.folder.name} did not finish; see {log}", file=sys.stderr)
+        told = f"see {cell.folder / study.Runner.log}"
+        if finished(cell):
+            told = f"its result is of before, and now {cell.broken}"
+        print(f"bench: {cell.folder.name} did not finish; {told}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -257,7 +270,7 @@ def sync(results: Path, folders: Sequence[Path]) -> int:
     """Bring MLflow up to date with the studies; 1 if it could not be."""
     tracker = Tracker.open(results)
     for folder in folders:
-        study.settle_if_idle(folder)
+        study.settle_study(folder)
         tracker.sync_study(folder)
         if tracker.trouble:
             print(f"bench: {folder.name}: {tracker.trouble}", file=sys.stderr)

@@ -30,8 +30,9 @@ class Ledger:
     """Seconds by part; exactly one part runs at any time, so that the parts sum to the wall clock.
 
     The device is synchronised at the edges only. ``started`` is a ``perf_counter`` reading from
-    before this object existed (the process's start); ``carried`` holds the seconds of an
-    interrupted run that this one continues.
+    before this object existed (the process's start); ``carried`` holds the ``totals`` of an
+    interrupted run that this one continues, and ``spent`` the seconds that its processes really
+    took: what they did after their last checkpoint is lost, and charged to ``other``.
     """
 
     def __init__(
@@ -40,11 +41,16 @@ class Ledger:
         *,
         started: float | None = None,
         carried: Mapping[str, float] | None = None,
+        spent: float = 0.0,
     ) -> None:
         self.device = device
         self.started = time.perf_counter() if started is None else started
         self.carried = dict(carried or {})
         self.seconds = {part: self.carried.get(part, 0.0) for part in PARTS}
+        kept = self.carried.get("wall", 0.0) - self.carried.get("charged", 0.0)
+        self.lost = max(0.0, spent - kept)
+        self.seconds["other"] += self.lost
+        self.carried["wall"] = self.carried.get("wall", 0.0) + self.lost
         self.current = "other"
         self.since = self.started
 
@@ -69,7 +75,8 @@ class Ledger:
     def charge(self, name: str, seconds: float) -> None:
         """Charge what another cell has spent for this one, in the part and in the wall clock."""
         self.seconds[name] += seconds
-        self.carried["wall"] = self.carried.get("wall", 0.0) + seconds
+        for total in ("wall", "charged"):
+            self.carried[total] = self.carried.get(total, 0.0) + seconds
 
     def elapsed(self, name: str) -> float:
         """Seconds of a part so far, the running stretch included."""
@@ -77,10 +84,13 @@ class Ledger:
         return self.seconds[name] + running
 
     def totals(self) -> dict[str, float]:
-        """Seconds of each part, and ``wall`` by the process's own clock, carried time included."""
+        """Seconds of each part, and ``wall`` by the process's own clock, carried time included.
+
+        ``charged`` is what of them another cell has spent for this one.
+        """
         self._close()
         wall = time.perf_counter() - self.started + self.carried.get("wall", 0.0)
-        return {**self.seconds, "wall": wall}
+        return {**self.seconds, "wall": wall, "charged": self.carried.get("charged", 0.0)}
 
 
 def count_flops(call: Callable[[], T]) -> tuple[T, float]:

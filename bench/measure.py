@@ -14,6 +14,7 @@ from bench import study
 from bench.commands import check_writable, finish, heed_signals, show_in_store
 from bench.config import Settings, build
 from bench.errors import UserError
+from bench.locks import hold
 from bench.options import (
     AskedEvaluation,
     default_device,
@@ -61,7 +62,7 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], asked: AskedEvaluation)
     for option, value in (("--as", asked.name), ("--samples", asked.samples)):
         if value is not None:
             raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
-    with study.only_command(folder):
+    with study.only_command(folder), hold(chosen):
         room.evaluate_cells(folder, chosen, wish_in(folder, asked))
         finish(folder, [])
         show_in_store(folder)

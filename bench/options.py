@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from methods.samplers import SAMPLERS
 
 RESERVED = ("cache", "mlartifacts", "mlflow.db")
 """Names under the results folder that are no study's."""
+SMALLEST_MEMORY = 2**26
+"""Bytes below which a limit of memory must be a slip of the pen."""
 INCEPTIONS = {"fid": "fd", "kid": "kd", "fidc": "fdc"}
 """What Inception's values are called, by the family that they are of."""
 
@@ -54,11 +57,32 @@ class Asked:
     study: str | None
     results: Path
     rerun: str = "failed,stale"
+    memory: str | None = None
+
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
+    f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("kmgt", start=1)
+}
+"""Bytes in each prefix of a size, in lower case."""
+
+
+def parse_size(text: str) -> int:
+    """Parse ``8GiB``, ``500MB`` or ``8g`` into bytes; UserError if it is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    size = float(match[1]) * UNITS.get(match[2], 0) if match else 0
+    if size < SMALLEST_MEMORY:
+        raise UserError(
+            f"--memory '{text}': write a size of {SMALLEST_MEMORY >> 20} MiB or more, as 8GiB or "
+            "500MB"
+        )
+    return int(size)
 
 
 def resolve(asked: Asked) -> study.Request:
     """Resolve and validate all that was asked for; UserError in one line if it cannot be."""
-    methods = parse_methods(asked.methods)
+    wanted = parse_methods(asked.methods)
+    broken = find_broken(wanted)
+    methods = [label for label in wanted if label not in broken]
     seeds = parse_seeds(asked.seeds)
     check_limits(asked.jobs, asked.timeout)
     if asked.dataset not in preset_names():
@@ -89,6 +113,8 @@ def resolve(asked: Asked) -> study.Request:
         jobs=asked.jobs or default_jobs(settings),
         timeout=asked.timeout,
         rerun=parse_rerun(asked.rerun),
+        memory=None if asked.memory is None else parse_size(asked.memory),
+        broken=broken,
     )
 
 
@@ -165,6 +191,17 @@ def parse_methods(text: str | None) -> list[str]:
         if labels.count(label) > 1:
             raise UserError(f"--methods names '{label}' twice; name each method once")
     return labels
+
+
+def find_broken(labels: Sequence[str]) -> dict[str, str]:
+    """Return the methods that cannot be loaded, each with the reason in one line."""
+    found = {}
+    for label in labels:
+        try:
+            registry.load(label)
+        except registry.BrokenMethodError as error:
+            found[label] = one_line(error)
+    return found
 
 
 def load_method(label: str) -> Any:

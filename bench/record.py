@@ -7,11 +7,13 @@ file is written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -21,6 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field
 RECORD = "record.json"
 CURVES = "metrics.jsonl"
 ANCHORS = "anchors.json"
+RESERVE = ".reserve"
+RESERVED = 2**21
+"""Bytes in the file ``.reserve`` of a study: room for hundreds of records on a full disk."""
+SAVES, SAVE_PAUSE = 5, 0.2
+"""Tries to write a record on a full disk, and seconds between them: others may fill it again."""
+BALANCE = 0.01
+"""Fraction of the wall clock that a ledger's parts may miss it by."""
 FOREIGN = "foreign"
 """Folder within a study of samples that came from elsewhere, each with a record like a cell's."""
 
@@ -164,9 +173,33 @@ class Record(BaseModel):
     shared_stages: dict[str, SharedBy] = Field(default_factory=dict)
     """Stages that another cell trained for this one; their cost is in this record all the same."""
     ledger: dict[str, float] = Field(default_factory=dict)
-    """Seconds of compile, train, sample, evaluate, log, checkpoint, other; and wall."""
+    """Seconds of compile, train, sample, evaluate, log, checkpoint, other, which sum to ``wall``;
+    ``charged`` is what of them another cell has spent for this one, ``other`` holds what was lost
+    when a process was killed."""
     environment: dict[str, Any] = Field(default_factory=dict)
     """commit, dirty, device, threads, package versions, command, host, pid."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the cell's processes took until they ended."""
+        return sum(attempt.seconds or 0.0 for attempt in self.attempts)
+
+    @property
+    def imbalance(self) -> float:
+        """Fraction by which the ledger's parts miss the wall clock of the cell's processes.
+
+        0 where there is no ledger, or no clock to hold it against.
+        """
+        if not self.ledger or not self.attempts:
+            return 0.0
+        parts = sum(s for name, s in self.ledger.items() if name not in {"wall", "charged"})
+        clock = self.spent + self.ledger.get("charged", 0.0)
+        return abs(parts - clock) / clock if clock else 0.0
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether the ledger's parts are the wall clock within ``BALANCE``."""
+        return self.imbalance <= BALANCE
 
 
 class Anchors(BaseModel):
@@ -190,9 +223,28 @@ def new_file(target: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, target)
+        _sync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a file's new name survive a loss of power, as its content does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # Not every file system can do this to a folder; the file itself is safe.
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing."""
+    for path in folder.glob(".*.????????"):
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -209,6 +261,32 @@ def write_text(path: Path, text: str) -> None:
 def save(record: Record, folder: Path) -> None:
     """Write ``record.json`` into the cell's folder."""
     write_text(folder / RECORD, record.model_dump_json(indent=2) + "\n")
+
+
+def save_anyhow(record: Record, folder: Path) -> None:
+    """Write ``record.json`` even where the disk is full, in the room that the study keeps for it.
+
+    Raises:
+        OSError: that room is used up too.
+    """
+    for _ in range(SAVES):
+        try:
+            save(record, folder)
+            return
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            (folder.parent / RESERVE).unlink(missing_ok=True)
+            time.sleep(SAVE_PAUSE)
+    save(record, folder)
+
+
+def keep_reserve(study: Path) -> None:
+    """Set some room aside in a study's folder, for the records of cells that fill the disk."""
+    path = study / RESERVE
+    if not path.exists():
+        with suppress(OSError):
+            write_atomically(path, lambda file: file.write(bytes(RESERVED)))
 
 
 def load(folder: Path) -> Record | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -92,18 +92,43 @@ def draw_images(source: Source, n: int, batch: int) -> NDArray[Any]:
     return np.concatenate(parts)[:n]
 
 
+@dataclass(frozen=True)
+class Timed:
+    """One batch: its samples on the host, where they are wanted, and how long it took."""
+
+    images: NDArray[Any] | None
+    labels: NDArray[np.int64] | None
+    milliseconds: float
+    """An image."""
+
+
+class Kept(Protocol):
+    """Where batches are kept, so that a process that is killed loses few."""
+
+    def load(self) -> list[Timed]:
+        """Return the batches that are there, from the first on."""
+
+    def note(self, batches: Sequence[Timed], *, is_last: bool) -> None:
+        """Take note of all batches so far, and keep them where it is time to."""
+
+
 def draw_and_time(
-    source: Source, n: int, settings: Sampling, progress: Callable[[float], None]
+    source: Source,
+    n: int,
+    settings: Sampling,
+    progress: Callable[[float], None],
+    kept: Kept | None = None,
 ) -> Drawn:
     """Draw ``n`` images in batches and time each batch, after warming up.
 
-    All timed batches have the protocol's size; what is over ``n`` is dropped.
+    All timed batches have the protocol's size; what is over ``n`` is dropped. Batches that are
+    ``kept`` already are not drawn again.
     """
     size = settings.batch
     calls, flops = count_sampling(source, size)
     warm_up(source, size)
     images, labels, times = draw_batches(
-        source, n, size, at_least=settings.timed_batches, progress=progress
+        source, n, size, at_least=settings.timed_batches, progress=progress, kept=kept
     )
     return Drawn(
         images=images,
@@ -122,24 +147,34 @@ def draw_batches(
     *,
     at_least: int = 1,
     progress: Callable[[float], None] = lambda fraction: None,
+    kept: Kept | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64] | None, list[float]]:
     """Draw ``n`` images, the classes asked for, and milliseconds an image of every batch.
 
     ``at_least`` so many batches are drawn and timed, all of the same ``size``.
     """
-    images, labels, times = [], [], []
     needed = -(-n // size)
-    batches = max(needed, at_least)
-    for index in range(batches):
-        seconds, (drawn, asked) = timed(source, size, index)
-        times.append(1000 * seconds / size)
-        if index < needed:
-            images.append(source.on_host(drawn))
-            if asked is not None:
-                labels.append(asked.cpu().numpy())
-        progress((index + 1) / batches)
+    total = max(needed, at_least)
+    batches = kept.load() if kept else []
+    for index in range(len(batches), total):
+        batches.append(draw_batch(source, size, index, is_wanted=index < needed))
+        if kept:
+            kept.note(batches, is_last=index + 1 == total)
+        progress((index + 1) / total)
+    images = [batch.images for batch in batches if batch.images is not None]
+    labels = [batch.labels for batch in batches if batch.labels is not None]
     told = np.concatenate(labels)[:n] if labels else None
-    return np.concatenate(images)[:n], told, times
+    return np.concatenate(images)[:n], told, [batch.milliseconds for batch in batches]
+
+
+def draw_batch(source: Source, size: int, index: int, *, is_wanted: bool) -> Timed:
+    """Draw and time one batch; its samples are brought to the host only where they are wanted."""
+    seconds, (drawn, asked) = timed(source, size, index)
+    return Timed(
+        images=source.on_host(drawn) if is_wanted else None,
+        labels=asked.cpu().numpy() if is_wanted and asked is not None else None,
+        milliseconds=1000 * seconds / size,
+    )
 
 
 def count_sampling(source: Source, size: int) -> tuple[dict[str, float], float]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,12 +24,21 @@ from pydantic import ValidationError
 
 from bench.config import CellConfig, Settings, digest, one_line, read_cell, to_yaml
 from bench.errors import MissingDataError, UserError
+from bench.locks import CellLock
 from bench.progress import Display
-from bench.record import Record, Status, save, write_text
+from bench.record import (
+    RECORD,
+    Attempt,
+    Record,
+    Status,
+    keep_reserve,
+    save_anyhow,
+    write_text,
+)
 from bench.record import load as load_record
 from bench.report.frame import flatten
 from bench.source import source_hashes
-from bench.worker import BAD_INPUT, CHECKPOINT, NO_DATA, now
+from bench.worker import BAD_INPUT, NO_DATA, note_death, now, stamp
 from methods import registry
 
 POLL_SECONDS = 0.1
@@ -49,8 +58,13 @@ PLACES = {"data", "weights", "reference"}
 """Settings that tell where files lie."""
 RERUN = ("failed", "stale", "all", "none")
 """Which cells ``--rerun`` can choose."""
-RESUMABLE = {Status.RUNNING, Status.INTERRUPTED, Status.TIMEOUT, Status.KILLED}
-"""States that go on from their checkpoint; other unfinished ones start afresh."""
+AFRESH = {Status.DIVERGED}
+"""Unfinished states that start afresh; all others go on from their checkpoint."""
+HINTS = {
+    signal.SIGKILL: ", perhaps for lack of memory",
+    signal.SIGBUS: ", perhaps since a file that it had mapped was cut short or cannot be read",
+}
+"""What a signal may mean, of those that say little by their names."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +77,13 @@ class Request:
     methods: Mapping[str, dict[str, Any]]
     """Each method's resolved settings."""
     seeds: Sequence[int]
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Methods that were asked for and cannot be loaded, each with the reason."""
     jobs: int = 1
     timeout: float | None = None
     """Seconds a cell may take, all in all."""
+    memory: int | None = None
+    """Bytes of memory that a cell's processes may hold, all in all."""
     rerun: frozenset[str] = frozenset({"failed", "stale"})
     """Which cells with a result or a failure are run again, of ``RERUN``."""
 
@@ -90,13 +108,15 @@ class Planned:
     identity: Mapping[str, Any]
     """What the key is of, for the record; see ``Record.identity``."""
     action: str
-    """``reuse``, ``resume``, ``run``, or ``keep`` for what is not to be run again."""
+    """``reuse``, ``resume``, ``run``, ``keep`` for what is not to be run again, or ``fail``."""
     why: str
+    broken: str = ""
+    """Why its method cannot be loaded at all."""
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is done with the cell."""
-        return self.action in {"reuse", "keep"}
+        return self.action in {"reuse", "keep", "fail"}
 
 
 # -- identity and plan ------------------------------------------------------------------------
@@ -148,14 +168,32 @@ def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
             config = CellConfig(
                 settings=request.settings, method=method, method_config=method_config, seed=seed
             )
-            folder = request.folder / f"{method.replace(':', '-')}-seed{seed}"
+            folder = cell_folder(request, method, seed)
             source = source_hashes(registry.load(method).__module__)
             key = cell_key(config, prepared, digest(source))
             identity = {name: prepared[name] for name in IDENTITY} | {"source": source}
             cell = Planned(config, folder, key, identity, action="run", why="to do")
             cell.action, cell.why = decide(cell, request.rerun)
             planned.append(cell)
+        planned += [plan_broken(request, label, seed) for label in request.broken]
     return planned
+
+
+def plan_broken(request: Request, label: str, seed: int) -> Planned:
+    """Plan a cell whose method cannot be loaded: it fails, and an older result of it is kept."""
+    config = CellConfig(settings=request.settings, method=label, method_config={}, seed=seed)
+    why = request.broken[label]
+    cell = Planned(config, cell_folder(request, label, seed), "broken", {}, "fail", why, why)
+    with contextlib.suppress(ValueError):
+        record = load_record(cell.folder)
+        if record is not None and record.status == Status.FINISHED:
+            cell.action, cell.why = "keep", f"done before, and now {why}"
+    return cell
+
+
+def cell_folder(request: Request, label: str, seed: int) -> Path:
+    """The folder of a method's cell."""
+    return request.folder / f"{label.replace(':', '-')}-seed{seed}"
 
 
 def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
@@ -173,8 +211,8 @@ def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
         return "reuse", why
     if state != "interrupted" and state not in rerun:
         return "keep", f"{why}, not run again"
-    resumed = state != "stale" and record.status in RESUMABLE
-    return ("resume" if resumed and (cell.folder / CHECKPOINT).exists() else "run"), why
+    resumed = state != "stale" and record.status not in AFRESH
+    return "resume" if resumed else "run", why
 
 
 def judge(cell: Planned, record: Record) -> tuple[str, str]:
@@ -309,6 +347,9 @@ class Running:
     process: subprocess.Popen[bytes]
     pipe: int
     started: float
+    oom_kills: int = 0
+    """Processes that the kernel had ended for lack of memory when this one began."""
+    ending: Ending | None = None
     buffer: bytes = b""
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -332,6 +373,15 @@ class Running:
         return bool(lines)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Why we end a cell's process, and when our patience with it is over."""
+
+    status: Status
+    reason: str
+    deadline: float
+
+
 def end(process: subprocess.Popen[Any]) -> None:
     """End a worker and whatever it started: ask, wait, then kill its process group."""
     if process.poll() is None:
@@ -349,7 +399,10 @@ def kill_group(process: subprocess.Popen[Any]) -> None:
 
 
 class Runner:
-    """Runs planned cells, some at a time, and keeps their records true whatever becomes of them."""
+    """Runs planned cells, some at a time, and keeps their records true whatever becomes of them.
+
+    Several may run on one study: a cell that another one works on is waited for.
+    """
 
     log: ClassVar[str] = "log.txt"
 
@@ -359,33 +412,72 @@ class Runner:
         self.request, self.prepared = request, prepared
         self.tracker, self.display = tracker, display
         self.running: list[Running] = []
+        self.elsewhere: set[str] = set()
+        """Names of the cells that were found with another command."""
         self.synced = time.monotonic()
         self.tracking_seconds = 0.0
 
     def run(self, planned: Sequence[Planned]) -> None:
         """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
         waiting = [cell for cell in planned if not cell.is_idle]
-        for cell in waiting:
-            self.lay_out(cell)
         try:
+            for cell in planned:
+                if cell.action in {"run", "fail"}:
+                    with self.claim(cell) as lock:
+                        if lock is not None:
+                            self.lay_out(cell)
             while waiting or self.running:
-                while waiting and len(self.running) < self.request.jobs:
-                    self.running.append(self.start(waiting.pop(self.next_of(waiting))))
+                self.fill(waiting)
                 self.poll()
                 time.sleep(POLL_SECONDS)
         except BaseException:
             self.stop_all()
             raise
 
-    def next_of(self, waiting: Sequence[Planned]) -> int:
-        """Choose the next cell: the first that need not wait for a running one's shared stage."""
+    @contextlib.contextmanager
+    def claim(self, cell: Planned) -> Iterator[CellLock | None]:
+        """Take a cell's lock, or ``None`` where another command has it; let go of it at the end."""
+        lock = CellLock(cell.folder)
+        if lock.acquire():
+            with contextlib.closing(lock):
+                yield lock
+        else:
+            if cell.folder.name not in self.elsewhere:
+                self.display.say(f"{cell.folder.name}: with {lock.holder}; waiting for it")
+            self.elsewhere.add(cell.folder.name)
+            yield None
+
+    def fill(self, waiting: list[Planned]) -> None:
+        """Start waiting cells while there is room for them."""
+        for cell in self.in_order(waiting):
+            if len(self.running) >= self.request.jobs:
+                return
+            with self.claim(cell) as lock:
+                if lock is None:
+                    continue
+                waiting.remove(cell)
+                self.renew(cell)
+                if cell.is_idle:
+                    self.display.say(f"{cell.folder.name}: {cell.action} ({cell.why})")
+                else:
+                    self.lay_out(cell)
+                    self.running.append(self.start(cell, lock))
+
+    def renew(self, cell: Planned) -> None:
+        """Decide anew what is to be done with a cell, which another command may have touched."""
+        record = load_record(cell.folder)
+        expected = {Status.PENDING} if cell.action == "run" else set(Status) - {Status.FINISHED}
+        touched = record is not None and record.status not in expected
+        if touched or cell.folder.name in self.elsewhere:
+            # What has just failed elsewhere is not tried again here.
+            cell.action, cell.why = decide(cell, frozenset())
+
+    def in_order(self, waiting: Sequence[Planned]) -> list[Planned]:
+        """Put cells that need not wait for a running one's shared stage before the others."""
         busy = {
             self.first_stage(cell.planned) for cell in self.running if not cell.is_past_training
-        }
-        for index, cell in enumerate(waiting):
-            if self.first_stage(cell) is None or self.first_stage(cell) not in busy:
-                return index
-        return 0
+        } - {None}
+        return sorted(waiting, key=lambda cell: self.first_stage(cell) in busy)
 
     def first_stage(self, cell: Planned) -> tuple[str, int] | None:
         """What identifies a cell's first stage, if others may have it too."""
@@ -394,21 +486,32 @@ class Runner:
 
     def lay_out(self, cell: Planned) -> None:
         """Write a cell's configuration and pending record; an older result is set aside."""
+        if cell.action == "fail":
+            record = self.pending(cell)
+            record.status, record.reason, record.ended = Status.FAILED, cell.broken, now()
+            save_anyhow(record, cell.folder)
+            write_text(cell.folder / self.log, f"{cell.broken}\n")
+            self.display.say(f"{cell.folder.name}: {record.status}: {record.reason}")
+            self.sync(cell.folder)
         if cell.action == "run":
             self.set_aside(cell)
-            record = Record(
-                study=self.request.name,
-                cell=cell.folder.name,
-                method=cell.config.method,
-                seed=cell.config.seed,
-                dataset=self.request.settings.dataset,
-                data_variant=self.prepared["data_variant"],
-                preset=self.request.settings.preset,
-                key=cell.key,
-                identity=dict(cell.identity),
-            )
             write_text(cell.folder / "config.yaml", to_yaml(cell.config))
-            save(record, cell.folder)
+            save_anyhow(self.pending(cell), cell.folder)
+            cell.why = "to do"
+
+    def pending(self, cell: Planned) -> Record:
+        """The record of a cell before anything is done."""
+        return Record(
+            study=self.request.name,
+            cell=cell.folder.name,
+            method=cell.config.method,
+            seed=cell.config.seed,
+            dataset=self.request.settings.dataset,
+            data_variant=self.prepared["data_variant"],
+            preset=self.request.settings.preset,
+            key=cell.key,
+            identity=dict(cell.identity),
+        )
 
     def set_aside(self, cell: Planned) -> None:
         """Move a stale or failed cell's folder out of the way; nothing is deleted."""
@@ -422,13 +525,15 @@ class Runner:
         """The command line of a cell's process."""
         return worker_command("cell", cell.folder)
 
-    def start(self, cell: Planned) -> Running:
-        """Start a cell's process, its output going to its log."""
+    def start(self, cell: Planned, lock: CellLock) -> Running:
+        """Start a cell's process, which inherits the cell's lock; its output goes to its log."""
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         environment = worker_environment(self.request)
         environment["SCOREBENCH_PROGRESS"] = str(writing)
         environment["SCOREBENCH_SPAWNED"] = repr(time.perf_counter())
+        assert lock.descriptor is not None
+        kills = oom_kills()
         with (cell.folder / self.log).open("ab") as log:
             process = subprocess.Popen(
                 self.command(cell),
@@ -436,12 +541,12 @@ class Runner:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                pass_fds=[writing],
+                pass_fds=[writing, lock.descriptor],
                 start_new_session=True,
             )
         os.close(writing)
         self.display.start(cell.folder.name, cell.why)
-        return Running(cell, process, reading, time.monotonic())
+        return Running(cell, process, reading, time.monotonic(), kills)
 
     def poll(self) -> None:
         """Look at every running cell once."""
@@ -450,14 +555,27 @@ class Runner:
                 self.display.update(cell.name, cell.last)
             if cell.process.poll() is not None:
                 self.close(cell)
-            elif self.overdue(cell):
-                end(cell.process)
-                limit = f"ran past the limit of {self.request.timeout:g} s"
-                self.close(cell, Status.TIMEOUT, limit)
+            elif cell.ending is None:
+                self.check_limits(cell)
+            elif time.monotonic() > cell.ending.deadline:
+                self.close(cell)
         if time.monotonic() - self.synced > SYNC_SECONDS:
             for cell in self.running:
                 self.sync(cell.planned.folder)
             self.synced = time.monotonic()
+
+    def check_limits(self, cell: Running) -> None:
+        """Ask a cell to stop that runs too long, and end one that takes too much memory."""
+        limit = self.request.timeout
+        if limit is not None and time.monotonic() - cell.started > limit:
+            reason = f"ran past the limit of {limit:g} s"
+            cell.ending = Ending(Status.TIMEOUT, reason, time.monotonic() + GRACE_SECONDS)
+            cell.process.terminate()
+        most = self.request.memory
+        if most is not None and (used := memory_of(cell.process)) > most:
+            reason = f"took {used / 2**20:.0f} MiB of memory, past the limit of {most >> 20} MiB"
+            # At once: what asks for so much may have the rest of the machine's soon.
+            cell.ending = Ending(Status.MEMORY, reason, 0.0)
 
     def sync(self, folder: Path) -> None:
         """Show a cell's folder in MLflow, and keep count of the seconds that takes."""
@@ -465,73 +583,117 @@ class Runner:
         self.tracker.sync_cell(folder)
         self.tracking_seconds += time.perf_counter() - started
 
-    def overdue(self, cell: Running) -> bool:
-        """Whether a cell has run past the time limit."""
-        limit = self.request.timeout
-        return limit is not None and time.monotonic() - cell.started > limit
-
-    def close(self, cell: Running, ended: Status | None = None, reason: str = "") -> None:
+    def close(self, cell: Running) -> None:
         """Make the record say how the cell ended, or that we ended it, and show it."""
         kill_group(cell.process)
         os.close(cell.pipe)
         self.running.remove(cell)
-        record = settle(cell.planned.folder, cell.process.returncode)
-        if ended is not None and record.status != Status.FINISHED:
-            record.status, record.reason = ended, reason
-            save(record, cell.planned.folder)
+        record = self.settle(cell)
         self.display.end(cell.name, record)
         self.sync(cell.planned.folder)
 
+    def settle(self, cell: Running) -> Record:
+        """Correct the record of a cell whose process could not do it itself, or that we ended."""
+        folder = cell.planned.folder
+        record = load_record(folder)
+        assert record is not None
+        before = record.model_copy(deep=True)
+        if record.status in {Status.RUNNING, Status.PENDING}:
+            record.status, record.reason = explain_end(
+                cell.process.returncode, self.log, was_short=oom_kills() > cell.oom_kills
+            )
+            record.ended = now()
+        if cell.ending is not None and record.status != Status.FINISHED:
+            record.status, record.reason = cell.ending.status, cell.ending.reason
+        note_end(record, cell.process.pid, time.monotonic() - cell.started)
+        if record != before:
+            save_anyhow(record, folder)
+        return record
+
     def stop_all(self) -> None:
         """Ask every running cell to stop, give it time for a checkpoint, then end it."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # A second signal must not leave cells behind; this takes a few seconds at most.
+            signal.signal(number, signal.SIG_IGN)
+        deadline = time.monotonic() + GRACE_SECONDS
         for cell in self.running:
+            cell.ending = Ending(Status.INTERRUPTED, "stopped by the user", deadline)
             cell.process.terminate()
         for cell in list(self.running):
-            end(cell.process)
-            self.close(cell, Status.INTERRUPTED, "stopped by the user")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                cell.process.wait(max(0.0, deadline - time.monotonic()))
+            self.close(cell)
 
 
-def settle(folder: Path, code: int) -> Record:
-    """Correct the record of a cell whose process could not do it itself."""
-    record = load_record(folder)
-    assert record is not None
-    if record.status in {Status.RUNNING, Status.PENDING}:
-        record.status, record.ended = Status.KILLED, now()
-        record.reason = explain_end(code, Runner.log)
-        save(record, folder)
-    return record
+def note_end(record: Record, pid: int, seconds: float) -> None:
+    """Note how long a process worked on a cell that could not tell it itself."""
+    if not record.attempts or record.attempts[-1].pid != pid:
+        began = stamp(time.time() - seconds)
+        record.attempts.append(Attempt(started=began, pid=pid, host=socket.gethostname()))
+    attempt = record.attempts[-1]
+    if attempt.seconds is None:
+        attempt.seconds, attempt.ended = seconds, record.status
 
 
-def explain_end(code: int, log: str) -> str:
-    """Say how a process ended that could not say it itself."""
+def memory_of(process: subprocess.Popen[Any]) -> int:
+    """Bytes of memory that a worker and all it started hold."""
+    used = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(process.pid)
+        for each in [worker, *worker.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                used += each.memory_info().rss
+    return used
+
+
+def oom_kills() -> int:
+    """How many processes Linux has ended for lack of memory; 0 where it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status, str]:
+    """Say how a process ended that could not say it itself; ``was_short``: memory was."""
     if code >= 0:
-        return f"its process ended with code {code}; see {log}"
-    name = signal.Signals(-code).name
-    hint = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-    return f"its process was ended by {name}{hint}"
+        return Status.KILLED, f"its process ended with code {code}; see {log}"
+    number = signal.Signals(-code)
+    if number == signal.SIGKILL and was_short:
+        return Status.MEMORY, f"its process was ended by the kernel for lack of memory; see {log}"
+    told = f"its process was ended by {number.name}{HINTS.get(number, '')}; see {log}"
+    return Status.KILLED, told
 
 
 def settle_study(folder: Path) -> None:
-    """Mark as interrupted the cells of an earlier command that is gone."""
-    for path in folder.glob("*-seed*/record.json"):
+    """Mark as interrupted the cells that no process works on any more."""
+    for path in folder.glob(f"*-seed*/{RECORD}"):
         record = load_record(path.parent)
         if record is not None and record.status == Status.RUNNING:
-            pid = record.environment.get("pid")
-            here = record.environment.get("host") == socket.gethostname()
-            if here and not (pid and psutil.pid_exists(pid)):
-                record.status, record.reason = Status.INTERRUPTED, "its command was ended"
-                save(record, path.parent)
+            settle_orphan(path.parent)
 
 
-def settle_if_idle(folder: Path) -> None:
-    """Settle a study unless a command is running it."""
-    with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=0):
-        settle_study(folder)
+def settle_orphan(folder: Path) -> None:
+    """Mark a running cell as interrupted if its lock is free; the next run goes on with it."""
+    lock = CellLock(folder)
+    if not lock.acquire():
+        return
+    with contextlib.closing(lock):
+        record = load_record(folder)
+        if record is not None and record.status == Status.RUNNING:
+            note_death(record, folder)
+            record.status, record.reason = Status.INTERRUPTED, "its command was ended"
+            save_anyhow(record, folder)
 
 
 @contextlib.contextmanager
-def only_command(folder: Path) -> Iterator[None]:
-    """Hold a study against a second command; UserError if there is one already."""
+def only_command(folder: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold a study as a whole against other commands, while it is prepared or measured.
+
+    Where one holds it already, call ``wait`` and wait for it; without ``wait``, UserError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -540,10 +702,13 @@ def only_command(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(
-            f"study '{folder.name}' is being run by another command; wait for it to end, "
-            "or give another --study name"
-        ) from error
+        if wait is None:
+            raise UserError(
+                f"study '{folder.name}' is in use by another command; wait for it to end, "
+                "or give another --study name"
+            ) from error
+        wait()
+        lock.acquire()
     try:
         yield
     finally:
@@ -551,12 +716,31 @@ def only_command(folder: Path) -> Iterator[None]:
 
 
 def execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
-    """Prepare, plan and run a study; returns its cells. Raises UserError before any training."""
-    with only_command(request.folder):
-        return _execute(request, tracker_factory, display)
+    """Prepare, plan and run a study; returns its cells. Raises UserError before any training.
+
+    Other commands may run the same study at the same time; each cell is run by one of them.
+    """
+
+    def wait() -> None:
+        display.say(f"another command is preparing study '{request.name}'; waiting for it")
+
+    with only_command(request.folder, wait):
+        prepared, tracker = make_ready(request, tracker_factory, display)
+    settle_study(request.folder)
+    keep_reserve(request.folder)
+    planned = plan(request, prepared)
+    display.plan(planned, prepared)
+    runner = Runner(request, prepared, tracker, display)
+    with display:
+        runner.run(planned)
+    say_tracking(runner, planned, display)
+    return planned
 
 
-def _execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
+def make_ready(
+    request: Request, tracker_factory: Any, display: Display
+) -> tuple[dict[str, Any], Any]:
+    """Prepare a study and write down what it is; return what was found, and the tracker."""
     check_study(request)
     with tempfile.TemporaryDirectory() as scratch:
         preparation = start_prepare(request, Path(scratch), check_only=False)
@@ -569,14 +753,7 @@ def _execute(request: Request, tracker_factory: Any, display: Display) -> list[P
         "prepared": prepared,
     }
     write_text(request.folder / "study.yaml", yaml.safe_dump(study, sort_keys=False))
-    settle_study(request.folder)
-    planned = plan(request, prepared)
-    display.plan(planned, prepared)
-    runner = Runner(request, prepared, tracker, display)
-    with display:
-        runner.run(planned)
-    say_tracking(runner, planned, display)
-    return planned
+    return prepared, tracker
 
 
 def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -> None:

@@ -57,7 +57,7 @@ class Sweep:
 class Task(Planned):
     """A cell and the points that it lacks."""
 
-    record: Record
+    record: Record = field(kw_only=True)
     missing: list[Point] = field(default_factory=list)
 
 
@@ -211,19 +211,34 @@ class Resampler(Runner):
         """The command line of a cell's process."""
         return [sys.executable, "-m", "bench.resampling", str(self.asked(cell))]
 
-    def close(self, cell: Running, ended: Status | None = None, reason: str = "") -> None:
+    def renew(self, cell: Planned) -> None:
+        """Leave out the points that another command has drawn meanwhile."""
+        assert isinstance(cell, Task)
+        stored = curve.read(cell.folder, cell.record)
+        cell.missing = [point for point in cell.missing if not is_drawn(stored.find(point))]
+        if not cell.missing:
+            cell.action, cell.why = "reuse", "drawn by another command"
+
+    def close(self, cell: Running) -> None:
         """Give each point without a result its reason, unless the user stopped the command."""
         kill_group(cell.process)
         os.close(cell.pipe)
         self.running.remove(cell)
         task = cell.planned
         assert isinstance(task, Task)
-        if ended != Status.INTERRUPTED:
-            settle(task, reason or explain_end(cell.process.returncode, curve.LOG))
+        if cell.ending is None:
+            settle(task, explain_end(cell.process.returncode, curve.LOG)[1])
+        elif cell.ending.status != Status.INTERRUPTED:
+            settle(task, cell.ending.reason)
         failed = failures(task)
         self.failures += failed
         lost = f", {len(failed)} failed" if failed else ""
         self.display.close(cell.name, f"{len(task.missing) - len(failed)} points drawn{lost}")
+
+
+def is_drawn(point: Point | None) -> bool:
+    """Whether a point is there and has a result."""
+    return point is not None and not point.reason
 
 
 def settle(task: Task, reason: str) -> None:

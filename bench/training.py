@@ -8,8 +8,9 @@ same bits as one that was never interrupted.
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +28,8 @@ from methods.base import EMA, Adam, Batch, Method, Objective, Stage
 
 State = dict[str, Any]
 
+CHECKPOINT_SHARE = 0.015
+"""Largest share of the time that checkpoints may take: slow ones come more seldom."""
 RESIDENT = 2**30
 """Bytes of training images up to which all of them lie on the device."""
 
@@ -158,6 +161,27 @@ class MovingAverage:
         return self.model.module.state_dict()
 
 
+class Pace:
+    """When the next checkpoint is due: after so many seconds, and later where one takes long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = self.rest = seconds
+        self.last = time.perf_counter()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.perf_counter() - self.last > self.rest
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure a checkpoint, and wait accordingly for the next."""
+        began = time.perf_counter()
+        yield
+        self.last = time.perf_counter()
+        self.rest = max(self.seconds, (self.last - began) / CHECKPOINT_SHARE)
+
+
 @dataclass
 class StageRun:
     """What belongs to the stage being trained."""
@@ -235,7 +259,7 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.last_loss = float("nan")
-        self.last_checkpoint = time.perf_counter()
+        self.pace = Pace(settings.checkpoint_seconds)
         self.run_: StageRun | None = None
 
     # -- the loop ---------------------------------------------------------------------------
@@ -299,9 +323,9 @@ class Trainer:
         self.snapshots = math.floor(done / self.total_share * self.settings.snapshots + 1e-9)
 
     def _begin(self, stage: Stage) -> StageRun:
-        # Dropout draws from the global generators: a stage's masks must not depend on what came
+        # Dropout draws from a global generator: a stage's masks must not depend on what came
         # before it, so that a shared first stage leaves no trace in the second.
-        torch.manual_seed(derive(self.seed, "dropout", self.stage_index))
+        seed_everything(derive(self.seed, "dropout", self.stage_index))
         objectives = {o.network: o for o in reversed(stage.objectives)}
         networks = self.method.networks
         for name, network in networks.items():
@@ -439,9 +463,8 @@ class Trainer:
                 with self.averaged(run):
                     self.hooks.snapshot(self._place(run))
         self.hooks.progress({"fraction": done, "loss": self.last_loss, **self._place(run)})
-        due = time.perf_counter() - self.last_checkpoint > self.settings.checkpoint_seconds
         stopping = self.hooks.stopping()
-        if due or stopping:
+        if self.pace.is_due or stopping:
             self._checkpoint()
         if stopping:
             raise InterruptedTrainingError(f"stopped after {self.steps} steps")
@@ -497,9 +520,8 @@ class Trainer:
     # -- checkpoints ------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
-        with self.ledger.part("checkpoint"):
+        with self.pace.saving(), self.ledger.part("checkpoint"):
             self.hooks.checkpoint(self.state())
-        self.last_checkpoint = time.perf_counter()
 
     def state(self) -> State:
         """Everything that decides how training goes on: tensors, numbers and strings only."""
@@ -518,6 +540,7 @@ class Trainer:
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
+            "other_generators": other_generators(),
             "cuda_generator": (
                 torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
             ),
@@ -552,8 +575,37 @@ class Trainer:
                 self._compile(run)
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_generator"].cpu())
+        set_other_generators(state["other_generators"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)
+
+
+def other_generators() -> State:
+    """States of Python's and numpy's global generators, which a plug-in may draw from."""
+    version, inner, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)
+    keys = numpy["state"]["key"].tolist()
+    return {
+        "python": [version, list(inner), gauss],
+        "numpy": numpy | {"state": numpy["state"] | {"key": keys}},
+    }
+
+
+def set_other_generators(state: State) -> None:
+    """Put Python's and numpy's global generators back."""
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
+    numpy = state["numpy"]
+    keys = np.array(numpy["state"]["key"], np.uint32)
+    np.random.set_state(numpy | {"state": numpy["state"] | {"key": keys}})
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global generator: torch's, Python's and numpy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def clone(weights: State) -> State:

@@ -9,15 +9,19 @@ data, 75 interrupted.
 
 from __future__ import annotations
 
+import errno
+import faulthandler
 import json
 import os
+import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,13 +36,17 @@ from bench.cost import Ledger, parameters, peak_memory
 from bench.data import Dataset, load
 from bench.environment import describe
 from bench.errors import MissingDataError, UserError
+from bench.parts import Parts
 from bench.record import (
     ANCHORS,
     CURVES,
     Anchors,
+    Attempt,
+    Record,
     Status,
     Value,
-    save,
+    remove_unfinished,
+    save_anyhow,
     write_atomically,
     write_text,
 )
@@ -47,7 +55,15 @@ from bench.report.grid import write_grid
 from bench.sampling import Drawn, Source, draw_and_time, draw_images
 from bench.seeds import derive
 from bench.stages import StagePlace, stage_key
-from bench.training import DivergedError, Feed, Hooks, InterruptedTrainingError, State, Trainer
+from bench.training import (
+    DivergedError,
+    Feed,
+    Hooks,
+    InterruptedTrainingError,
+    State,
+    Trainer,
+    seed_everything,
+)
 from methods import registry
 from methods.base import DataSpec, Method, Stage
 
@@ -55,12 +71,21 @@ CHECKPOINT = "checkpoint.pt"
 SAMPLES = "samples.npz"
 FAILED, BAD_INPUT, NO_DATA, INTERRUPTED = 1, 2, 3, 75
 PROGRESS_SECONDS = 0.3
+PATIENCE = 6.0
+"""Seconds that a step, a batch or a file may go on after a request to stop, before it is cut."""
 GRID_IMAGES = 64
+OOM_SCORE = 500
+"""Of 1000: how readily the kernel ends this process when memory runs short."""
 
 
 def now() -> str:
     """The present moment, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return stamp(time.time())
+
+
+def stamp(seconds: float) -> str:
+    """A moment given in seconds since 1970, UTC, ISO 8601 to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def open_device(name: str, threads: int | None, precision: str) -> torch.device:
@@ -197,13 +222,27 @@ def are_current(path: Path, answer: dict[str, Any], evaluator: metrics.Evaluator
 
 
 class Stop:
-    """A request to stop, by signal: training heeds it after a step, everything else at once."""
+    """A request to stop, by signal: training heeds it after a step, everything else at once.
 
-    def __init__(self) -> None:
+    ``give_up`` is called where that takes too long, from another thread: a single backward pass
+    may keep Python from seeing a signal for minutes.
+    """
+
+    def __init__(self, give_up: Callable[[], None]) -> None:
         self.requested = False
         self.training = False
+        self.give_up = give_up
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
+
+    def _watch(self, reading: int) -> None:
+        os.read(reading, 1)
+        time.sleep(PATIENCE)
+        self.give_up()
 
     def _handle(self, number: int, frame: object) -> None:
         # A second signal must not break into what the first one set off.
@@ -256,6 +295,8 @@ class Curves:
 class Cell:
     """One method with one seed: build, train, sample, evaluate, record."""
 
+    ledger: Ledger
+
     def __init__(self, folder: Path, cache: Path) -> None:
         record = load_record(folder)
         assert record is not None, f"{folder} has no record"
@@ -264,33 +305,58 @@ class Cell:
         self.settings = self.config.settings
         self.training = self.settings.training.of(self.config.method)
         self.evaluation = self.settings.evaluation
-        self.stop, self.progress = Stop(), Progress()
+        self.stop, self.progress = Stop(self.give_up), Progress()
         self.curves = Curves(folder / CURVES)
+        self.parts = Parts(
+            folder, record.key, lambda: self.ledger, self.training.checkpoint_seconds
+        )
         self.spawned = float(os.environ.get("SCOREBENCH_SPAWNED", time.perf_counter()))
 
     def run(self) -> None:
         """Run the cell to its end; the record is complete when this returns."""
-        self.record.status, self.record.reason = Status.RUNNING, ""
-        self.record.started = self.record.started or now()
-        self.record.environment |= {"host": socket.gethostname(), "pid": os.getpid()}
-        save(self.record, self.folder)
+        self._begin()
         self.progress("starting", fraction=0.0)
         settings = self.settings
         self.device = open_device(settings.device, settings.threads, self.training.precision)
         state = self._read_checkpoint()
-        self.ledger = Ledger(
-            self.device, started=self.spawned, carried=state["ledger"] if state else None
-        )
+        self._open_ledger(state)
         self.record.environment |= describe(self.device)
-        save(self.record, self.folder)
+        self._save()
         self._load()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._train(state)
-        drawn = self._sample()
-        self._note_peak_memory()
-        self._evaluate(drawn)
+        images, labels = self._kept_samples() or self._sample()
+        self._evaluate(images, labels)
         self._finish()
+
+    def _begin(self) -> None:
+        """Note in the record that this process works on the cell now."""
+        remove_unfinished(self.folder)
+        note_death(self.record, self.folder)
+        host, pid = socket.gethostname(), os.getpid()
+        self.record.status, self.record.reason = Status.RUNNING, ""
+        began = stamp(time.time() - (time.perf_counter() - self.spawned))
+        self.record.started = self.record.started or began
+        self.record.environment |= {"host": host, "pid": pid}
+        self.record.attempts.append(Attempt(started=began, pid=pid, host=host))
+        self._save()
+
+    def _open_ledger(self, state: State | None) -> None:
+        """Go on with the ledger where the latest of the cell's files leaves it."""
+        known = [self.record.ledger if self._is_sampled else None, self.parts.seconds()]
+        known += [state["ledger"] if state else None]
+        carried = max(filter(None, known), key=lambda totals: totals["wall"], default=None)
+        self.ledger = Ledger(
+            self.device, started=self.spawned, carried=carried, spent=self.record.spent
+        )
+        if len(self.record.attempts) > 1:
+            before = self.record.attempts[:-1]
+            earlier = sum(attempt.lost or 0.0 for attempt in before[:-1])
+            before[-1].lost = round(max(0.0, self.ledger.lost - earlier), 3)
+
+    def _save(self) -> None:
+        save_anyhow(self.record, self.folder)
 
     def _load(self) -> None:
         settings = self.settings
@@ -306,7 +372,7 @@ class Cell:
 
     def _build(self) -> Method:
         """Build the method, with weights of the seed's own, on the device."""
-        torch.manual_seed(derive(self.config.seed, "networks"))
+        seed_everything(derive(self.config.seed, "networks"))
         method = build_method(self.config.method, self.config.method_config, self.dataset)
         for network in method.networks.values():
             # Convolutions are faster so, on CPUs and GPUs alike.
@@ -342,8 +408,7 @@ class Cell:
             ledger=self.ledger,
             hooks=hooks,
         )
-        if state:
-            self.curves.cut(state["curve_bytes"])
+        self.curves.cut(state["curve_bytes"] if state else 0)
         self.first_images: int | None = None
         self.stop.training = True
         self.trainer.run(state["trainer"] if state else None)
@@ -404,7 +469,12 @@ class Cell:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return None
-        state: State = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state: State = torch.load(path, map_location=self.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"'{path}' cannot be read ({one_line(error)[:100]}); remove it to train anew"
+            ) from error
         # A checkpoint of other settings or another source is not this cell's.
         return state if state["key"] == self.record.key else None
 
@@ -434,22 +504,23 @@ class Cell:
             quantise=not self.dataset.is_points,
         )
 
-    def _sample(self) -> Drawn:
-        def progress(fraction: float) -> None:
-            self.progress("sampling", fraction=fraction)
+    @property
+    def _is_sampled(self) -> bool:
+        """Whether an earlier process has drawn all samples and noted their cost."""
+        return self.record.cost.ms_per_image is not None and (self.folder / SAMPLES).exists()
 
+    def _kept_samples(self) -> tuple[Any, Any] | None:
+        """Return the samples and classes that an earlier process has drawn, if it has."""
+        if not self._is_sampled:
+            return None
+        with np.load(self.folder / SAMPLES) as content:
+            return content["images"], content.get("labels")
+
+    def _sample(self) -> tuple[Any, Any]:
+        """Draw the samples; return images and classes once they and their cost are on disk."""
         with self.ledger.part("sample"):
-            drawn = draw_and_time(
-                self._source("samples"),
-                self.evaluation.samples,
-                self.settings.sampling,
-                progress,
-            )
-        cost = self.record.cost
-        cost.ms_per_image, cost.latency_ms = drawn.ms_per_image, drawn.latency_ms
-        cost.nfe_by_network = drawn.nfe_by_network
-        cost.nfe = sum(drawn.nfe_by_network.values())
-        cost.sample_flops_per_image = drawn.flops_per_image
+            drawn = self._draw()
+        self._note_sampling(drawn)
         with self.ledger.part("log"):
             arrays: dict[str, Any] = {"images": drawn.images}
             if drawn.labels is not None:
@@ -457,15 +528,40 @@ class Cell:
             write_atomically(self.folder / SAMPLES, lambda file: np.savez(file, **arrays))
             shown = len(drawn.images) if self.dataset.is_points else GRID_IMAGES
             write_grid(self.folder / "grid.png", drawn.images[:shown], labels=drawn.labels)
-        return drawn
+        self.record.ledger = self.ledger.totals()
+        self._save()
+        self.parts.clear()
+        return drawn.images, drawn.labels
 
-    def _evaluate(self, drawn: Drawn) -> None:
+    def _draw(self) -> Drawn:
+        try:
+            return draw_and_time(
+                self._source("samples"),
+                self.evaluation.samples,
+                self.settings.sampling,
+                lambda fraction: self.progress("sampling", fraction=fraction),
+                self.parts,
+            )
+        except InterruptedTrainingError:
+            self.parts.save()
+            raise
+
+    def _note_sampling(self, drawn: Drawn) -> None:
+        self._note_peak_memory()
+        self._note_size()
+        cost = self.record.cost
+        cost.ms_per_image, cost.latency_ms = drawn.ms_per_image, drawn.latency_ms
+        cost.nfe_by_network = drawn.nfe_by_network
+        cost.nfe = sum(drawn.nfe_by_network.values())
+        cost.sample_flops_per_image = drawn.flops_per_image
+
+    def _evaluate(self, images: Any, labels: Any) -> None:
         with self.ledger.part("evaluate"):
-            self.record.metrics = self._measure(drawn.images, drawn.labels, folder=self.folder)
+            self.record.metrics = self._measure(images, labels, folder=self.folder)
             self.record.metrics |= self._diagnose()
             # The curves' last point, of as many samples as the points before it.
             few = self.evaluation.snapshot_samples
-            last = self._measure_for_curve(drawn.images[:few]) if few < len(drawn.images) else {}
+            last = self._measure_for_curve(images[:few]) if few < len(images) else {}
         place = {"images": self.trainer.images, "step": self.trainer.steps}
         seconds = round(self.ledger.elapsed("train"), 3)
         measured = last | self.record.metrics
@@ -523,10 +619,12 @@ class Cell:
         )
 
     def _finish(self) -> None:
+        self.close(Status.FINISHED, "")
+
+    def _note_size(self) -> None:
         networks, cost = self.method.networks, self.record.cost
         cost.parameters_by_network = {name: parameters(n) for name, n in networks.items()}
         cost.parameters = sum(cost.parameters_by_network.values())
-        self.close(Status.FINISHED, "")
 
     def _note_peak_memory(self) -> int:
         """Keep and return the peak of training and sampling; the extractor's must not count."""
@@ -540,7 +638,15 @@ class Cell:
         self.record.status, self.record.reason, self.record.ended = status, reason, now()
         if hasattr(self, "ledger"):
             self.record.ledger = self.ledger.totals()
-        save(self.record, self.folder)
+        if self.record.attempts:
+            attempt = self.record.attempts[-1]
+            attempt.seconds, attempt.ended = time.perf_counter() - self.spawned, status
+        self._save()
+
+    def give_up(self) -> None:
+        """End this process at once: a request to stop was not heeded in time."""
+        self.close(Status.INTERRUPTED, "stopped within a step; goes on from the last checkpoint")
+        os._exit(INTERRUPTED)
 
 
 def run_cell(folder: Path, cache: Path) -> int:
@@ -556,9 +662,37 @@ def run_cell(folder: Path, cache: Path) -> int:
         return FAILED
     except Exception as error:
         traceback.print_exc()
-        cell.close(Status.FAILED, one_line(f"{type(error).__name__}: {error}")[:500])
+        cell.close(Status.MEMORY if is_for_memory(error) else Status.FAILED, explain(error))
         return FAILED
     return 0
+
+
+def is_for_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory, on the device or off it."""
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "DefaultCPUAllocator" in str(error) or is_errno(error, errno.ENOMEM)
+
+
+def is_errno(error: BaseException, number: int) -> bool:
+    """Whether the system gave this number as an error's reason."""
+    return isinstance(error, OSError) and error.errno == number
+
+
+def explain(error: Exception) -> str:
+    """Say in one line what an error was."""
+    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return one_line(told)[:500]
+
+
+def note_death(record: Record, folder: Path) -> None:
+    """Give a last attempt that nobody saw the end of the time of its last sign of life."""
+    if not record.attempts or record.attempts[-1].seconds is not None:
+        return
+    attempt = record.attempts[-1]
+    signs = [path.stat().st_mtime for path in folder.iterdir() if path.is_file()]
+    began = datetime.fromisoformat(attempt.started).timestamp()
+    attempt.seconds = max(0.0, max(signs) - began)
+    attempt.ended = Status.KILLED
 
 
 def die_with_parent() -> None:
@@ -573,9 +707,18 @@ def die_with_parent() -> None:
         sys.exit(INTERRUPTED)
 
 
+def offer_to_the_kernel() -> None:
+    """Have Linux end this process before the command that waits for it, if memory runs short."""
+    place = Path("/proc/self/oom_score_adj")
+    with suppress(OSError, ValueError):
+        place.write_text(str(max(int(place.read_text()), OOM_SCORE)))
+
+
 def main(arguments: list[str]) -> int:
     """Run the task named on the command line."""
     die_with_parent()
+    faulthandler.enable()
+    offer_to_the_kernel()
     task, path = arguments[0], Path(arguments[1])
     if task == "cell":
         return run_cell(path, Path(os.environ["SCOREBENCH_CACHE"]))

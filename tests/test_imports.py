@@ -23,10 +23,11 @@ FLOORS = [
     {"sweep"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
+    {"parts"},
     {"sampling", "stages", "tracking"},
     {"training", "metrics", "report", "source"},
     {"config", "cost", "curve", "data", "environment"},
-    {"record"},
+    {"record", "locks"},
     {"errors", "seeds", "__init__"},
 ]
 """The house from the top floor down; a room may import from lower floors only."""

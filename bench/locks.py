@@ -1,0 +1,91 @@
+"""One process at a time works on a cell.
+
+A lock is of an open file (``flock``): a command takes it, the cell's process inherits it, and the
+system frees it when the last of the two is gone, however they ended. It lies beside the cells, in
+``<study>/.locks/``, since a cell's folder may be moved.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from bench.errors import UserError
+
+FOLDER = ".locks"
+
+
+class CellLock:
+    """The lock of one cell.
+
+    Not filelock's: that one unlocks when it is released, which would take the lock from the
+    process that has inherited it. Closing the file leaves it to that process.
+    """
+
+    def __init__(self, cell: Path) -> None:
+        self.path = cell.parent / FOLDER / f"{cell.name}.lock"
+        self.descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; whether it was."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self.descriptor = descriptor
+        self._sign()
+        return True
+
+    def _sign(self) -> None:
+        """Write who has the lock, for the message of whoever finds it taken."""
+        assert self.descriptor is not None
+        command = shlex.join(["bench", *sys.argv[1:]])
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
+        # A full disk must not keep a cell from being marked as what it is.
+        with suppress(OSError):
+            os.ftruncate(self.descriptor, 0)
+            os.pwrite(self.descriptor, json.dumps(who).encode(), 0)
+
+    def close(self) -> None:
+        """Let go; the lock is free once no process that inherited it lives either."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    @property
+    def holder(self) -> str:
+        """Who has the lock, in words."""
+        try:
+            who = json.loads(self.path.read_bytes())
+            return f"process {who['pid']} on {who['host']}: {who['command']}"
+        except (OSError, ValueError, KeyError):
+            return "another process"
+
+
+@contextmanager
+def hold(cells: Sequence[Path]) -> Iterator[None]:
+    """Keep all other processes off these cells.
+
+    Raises:
+        UserError: another process works on one of them.
+    """
+    with ExitStack() as held:
+        for cell in cells:
+            lock = CellLock(cell)
+            if not lock.acquire():
+                raise UserError(
+                    f"cell '{cell.name}' is being worked on by another command ({lock.holder}); "
+                    "wait for it to end"
+                )
+            held.callback(lock.close)
+        yield

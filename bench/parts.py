@@ -1,0 +1,94 @@
+"""Samples that are being drawn, kept in parts so that a process that is killed loses few of them.
+
+``drawing/part-<first batch>.pt`` in a cell's folder holds some batches and the ledger's state when
+they were written; the folder is gone once ``samples.npz`` is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.cost import Ledger
+from bench.record import write_atomically
+from bench.sampling import Timed
+from bench.training import Pace, State
+
+FOLDER = "drawing"
+
+
+class Parts:
+    """The parts of one cell's samples."""
+
+    def __init__(self, cell: Path, key: str, ledger: Callable[[], Ledger], seconds: float) -> None:
+        """Keep batches of the cell of this ``key``, every so many ``seconds``."""
+        self.folder, self.key, self.ledger = cell / FOLDER, key, ledger
+        self.pace = Pace(seconds)
+        self.written = 0
+        self.batches: Sequence[Timed] = []
+
+    def load(self) -> list[Timed]:
+        """Return the batches that are there, from the first on."""
+        found: list[Timed] = []
+        for part in self._parts():
+            if part["first"] == len(found):
+                found += [Timed(**_arrays(batch)) for batch in part["batches"]]
+        self.written, self.batches = len(found), found
+        return found
+
+    def seconds(self) -> dict[str, float] | None:
+        """Return the ledger's totals when the last part was written; ``None`` without parts."""
+        totals: list[dict[str, float]] = [part["ledger"] for part in self._parts()]
+        return totals[-1] if totals else None
+
+    def _parts(self) -> list[State]:
+        paths = sorted(self.folder.glob("part-*.pt"))
+        parts = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
+        return [part for part in parts if part["key"] == self.key]
+
+    def note(self, batches: Sequence[Timed], *, is_last: bool) -> None:
+        """Take note of all batches so far; write the new ones when it is time to."""
+        self.batches = batches
+        if is_last or self.pace.is_due:
+            self.save()
+
+    def save(self) -> None:
+        """Write the batches that are in no part yet."""
+        new = self.batches[self.written :]
+        if not new:
+            return
+        with self.pace.saving(), self.ledger().part("checkpoint"):
+            content = {
+                "key": self.key,
+                "first": self.written,
+                "batches": [_tensors(asdict(batch)) for batch in new],
+                "ledger": self.ledger().totals(),
+            }
+            path = self.folder / f"part-{self.written:08}.pt"
+            write_atomically(path, lambda file: torch.save(content, file))
+        self.written = len(self.batches)
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.written, self.batches = 0, []
+
+
+def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """Turn arrays into tensors, which load with ``weights_only``."""
+    return {
+        name: torch.from_numpy(value) if hasattr(value, "dtype") else value
+        for name, value in batch.items()
+    }
+
+
+def _arrays(batch: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
