@@ -603,8 +603,9 @@ class Runner:
                 cell.process.returncode, self.log, was_short=oom_kills() > cell.oom_kills
             )
             record.ended = now()
-        if cell.ending is not None and record.status != Status.FINISHED:
-            record.status, record.reason = cell.ending.status, cell.ending.reason
+        ending = cell.ending
+        if ending is not None and record.status not in {Status.FINISHED, ending.status}:
+            record.status, record.reason = ending.status, ending.reason
         note_end(record, cell.process.pid, time.monotonic() - cell.started)
         if record != before:
             save_anyhow(record, folder)

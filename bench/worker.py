@@ -556,6 +556,7 @@ class Cell:
         cost.sample_flops_per_image = drawn.flops_per_image
 
     def _evaluate(self, images: Any, labels: Any) -> None:
+        self.progress("evaluating", fraction=0.0)
         with self.ledger.part("evaluate"):
             self.record.metrics = self._measure(images, labels, folder=self.folder)
             self.record.metrics |= self._diagnose()
@@ -689,7 +690,7 @@ def note_death(record: Record, folder: Path) -> None:
     if not record.attempts or record.attempts[-1].seconds is not None:
         return
     attempt = record.attempts[-1]
-    signs = [path.stat().st_mtime for path in folder.iterdir() if path.is_file()]
+    signs = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file()]
     began = datetime.fromisoformat(attempt.started).timestamp()
     attempt.seconds = max(0.0, max(signs) - began)
     attempt.ended = Status.KILLED

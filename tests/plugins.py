@@ -64,6 +64,53 @@ class Hangs(Faulty):
         time.sleep(3600)
 
 
+class Sleeps(Faulty):
+    """Does not come back from a step for an hour, but would heed a request to stop after it."""
+    name = "sleeps"
+
+    def fault(self):
+        time.sleep(3600)
+
+
+class Hoards(Faulty):
+    """Takes ever more memory."""
+    name = "hoards"
+    hoard = ()
+
+    def fault(self):
+        while True:
+            self.hoard = (*self.hoard, torch.ones(4 << 20))
+            time.sleep(0.005)
+
+
+class Crashes(Faulty):
+    """Reads where there is no memory."""
+    name = "crashes"
+
+    def fault(self):
+        import ctypes
+        ctypes.string_at(0)
+
+
+class Fills(Faulty):
+    """Fills the disk of the results, until its process ends."""
+    name = "fills"
+
+    def fault(self):
+        import atexit
+        from pathlib import Path
+        filler = Path(os.environ["SCOREBENCH_CACHE"]) / "filler"
+        atexit.register(filler.unlink, missing_ok=True)
+        with filler.open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 12, 1):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                except OSError:
+                    pass
+        self.steps = -(10**9)
+
+
 class Exits(Faulty):
     """Ends its process without a word."""
     name = "exits"
@@ -80,7 +127,9 @@ class Unfit(SDE):
         return torch.full((n, *self.data.shape), float("inf"))
 '''
 
-NAMES = ("raises", "diverges", "killed", "hangs", "exits", "unfit")
+NAMES = ("raises", "diverges", "killed", "hangs", "exits", "unfit", "crashes")
+OTHERS = ("sleeps", "hoards", "fills")
+"""Faults that tests of their own bring about."""
 
 
 def install(folder: Path) -> Path:
@@ -90,7 +139,7 @@ def install(folder: Path) -> Path:
     info = folder / "faulty_methods-0.1.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-methods\nVersion: 0.1\n")
-    points = [f"{name} = faulty_methods:{name.capitalize()}" for name in NAMES]
+    points = [f"{name} = faulty_methods:{name.capitalize()}" for name in NAMES + OTHERS]
     points += ["broken = no_such_module:Method", "wrong = faulty_methods:CODE_IS_NOT_HERE"]
     (info / "entry_points.txt").write_text("\n".join(["[bench.methods]", *points, ""]))
     return folder

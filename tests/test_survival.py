@@ -1,0 +1,345 @@
+"""Cells that are killed at any moment end with the bits of those that never were."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import record, study
+from bench.cost import PARTS, Ledger
+from bench.errors import UserError
+from bench.options import Asked, resolve
+from bench.parts import Parts
+from bench.progress import Display
+from bench.record import Attempt, Record, Status
+from bench.sampling import draw_batch, draw_batches
+from bench.tracking import NullTracker
+from bench.training import Pace
+from bench.worker import Cell
+from methods import registry
+
+from . import plugins
+from .fake_study import make_record
+from .test_plan import PREPARED
+
+SMOKE = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
+KILLS = 20
+"""In all, over the four methods."""
+
+ATTEMPTS = '''
+"""Run a cell in forked processes that have torch already: whole, then killed at its moments."""
+import json, os, random, signal, sys, time
+import bench.training, bench.worker
+from pathlib import Path
+
+whole, cell, cache = map(Path, sys.argv[1:4])
+moments = json.loads(sys.argv[4])
+bench.worker.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
+bench.training.CHECKPOINT_SHARE = 1.0  # so small a cell would hardly have any
+PHASES = {"starting": 0.0, "waiting": 0.0, "training": 0.1, "sampling": 0.55, "evaluating": 0.85}
+LENGTHS = {"starting": 0.0, "waiting": 0.0, "training": 0.45, "sampling": 0.3, "evaluating": 0.15}
+
+def moment_of(told):
+    phase, fraction = told["phase"], told.get("fraction", 0.0)
+    if phase == "evaluating":  # told once, if the features are there
+        fraction = 1.0
+    return PHASES[phase] + LENGTHS[phase] * fraction
+
+def attempt(folder, moment, jitter=0.0):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.environ["SCOREBENCH_PROGRESS"] = str(writing)
+        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        os._exit(bench.worker.run_cell(folder, cache))
+    os.close(writing)
+    phases = set()
+    with os.fdopen(reading) as lines:
+        for line in lines:
+            phases.add(json.loads(line)["phase"])
+            if moment is not None and moment_of(json.loads(line)) >= moment:
+                time.sleep(jitter)
+                os.kill(child, signal.SIGKILL)
+                break
+    return os.waitpid(child, 0)[1], sorted(phases)
+
+random.seed(json.dumps(moments))
+assert attempt(whole, None)[0] == 0
+print(json.dumps([attempt(cell, moment, random.uniform(0, 0.05)) for moment in [*moments, None]]))
+'''
+
+
+def lay_out(method: str, place: Path) -> Path:
+    """Write a cell that is to be run, without any preparation; return its folder."""
+    asked = Asked(
+        methods=method, dataset="digits", preset="smoke", data=None, seeds="0", budget=None,
+        overrides=["training.checkpoint_seconds=0.02"], device="cpu", jobs=None, timeout=None,
+        weights=[], reference=None, study="s", results=place,
+    )  # fmt: skip
+    request = resolve(asked)
+    prepared = {**PREPARED, "data_variant": "digits"}
+    (cell,) = study.plan(request, prepared)
+    study.Runner(request, prepared, NullTracker(), Display()).lay_out(cell)
+    return cell.folder
+
+
+def moments_for(method: str) -> list[float]:
+    """Seeded moments of a cell's course, 0 to 1, in which it is killed."""
+    share = KILLS // len(registry.BUILTIN)
+    rng = np.random.default_rng([4, list(registry.BUILTIN).index(method)])
+    return sorted(rng.uniform(0.0, 0.97, share).tolist())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    trainer = torch.load(folder / "checkpoint.pt", weights_only=True)["trainer"]
+    return {
+        f"{name}.{key}": value
+        for name, network in trainer["networks"].items()
+        for key, value in network.items()
+    }
+
+
+def assert_same_result(one: Path, other: Path) -> None:
+    """Weights, samples, metrics, curves and FLOPs are equal, to the bit."""
+    assert weights(one).keys() == weights(other).keys()
+    for name, value in weights(one).items():
+        assert torch.equal(value, weights(other)[name]), name
+    samples = [np.load(folder / "samples.npz") for folder in (one, other)]
+    assert set(samples[0]) == set(samples[1])
+    for name in samples[0]:
+        assert np.array_equal(samples[0][name], samples[1][name]), name
+    rows = [record.load(folder) for folder in (one, other)]
+    first, second = (row for row in rows if row is not None)
+    assert {k: v.value for k, v in first.metrics.items()} == {
+        k: v.value for k, v in second.metrics.items()
+    }
+    for field in ("steps", "images_seen", "train_flops", "train_flops_by_objective", "nfe",
+                  "nfe_by_network", "sample_flops_per_image", "parameters"):  # fmt: skip
+        assert getattr(first.cost, field) == getattr(second.cost, field), field
+    curves = [
+        [(p["images"], p["step"], p["values"]) for p in record.read_curves(folder)]
+        for folder in (one, other)
+    ]
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", registry.BUILTIN)
+def test_a_cell_killed_at_random_moments_ends_the_same(tmp_path: Path, method: str) -> None:
+    """Twenty kills in all, in training, sampling and evaluation, each at a seeded moment."""
+    whole, cell = lay_out(method, tmp_path / "whole"), lay_out(method, tmp_path / "killed")
+    moments = moments_for(method)
+    done = subprocess.run(
+        [sys.executable, "-c", ATTEMPTS, whole, cell, tmp_path / "cache", json.dumps(moments)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    attempts = json.loads(done.stdout)
+    ends = [end for end, _ in attempts]
+    assert ends == [signal.SIGKILL] * len(moments) + [0], (cell / "log.txt").read_text()
+
+    assert_same_result(whole, cell)
+    row, undisturbed = record.load(cell), record.load(whole)
+    assert row is not None
+    assert undisturbed is not None
+    assert row.status == Status.FINISHED
+    assert [attempt.ended for attempt in row.attempts] == ["killed"] * len(moments) + ["finished"]
+    assert_balances(row)
+    assert_balances(undisturbed)
+    # What was lost is told, and in the wall clock.
+    assert sum(attempt.lost or 0.0 for attempt in row.attempts) > 0
+    assert not [path.name for path in cell.iterdir() if path.name.startswith(".")]
+    assert not (cell / "drawing").exists()
+    # What was done before a kill is not done again.
+    for moment, (_, phases) in zip(moments, attempts[1:], strict=True):
+        assert moment < 0.56 or "training" not in phases
+        assert moment < 0.86 or "sampling" not in phases
+
+
+def assert_balances(row: Record) -> None:
+    parts = sum(row.ledger[part] for part in PARTS)
+    assert parts == pytest.approx(row.spent + row.ledger["charged"], rel=0.01)
+    assert row.ledger["wall"] == pytest.approx(parts, rel=0.01)
+    assert row.is_balanced
+
+
+def test_the_moments_reach_every_phase() -> None:
+    found = [moment for method in registry.BUILTIN for moment in moments_for(method)]
+    assert len(found) == KILLS
+    assert min(found) < 0.1
+    for low, high in ((0.1, 0.55), (0.55, 0.85), (0.85, 1.0)):
+        assert any(low < moment < high for moment in found)
+
+
+def test_a_ledger_that_misses_time_is_told() -> None:
+    """More than one part in a hundred: the clock of the processes knows of a second more."""
+    row = make_record(Path("s"), "sde", 0)
+    wall = row.ledger["wall"]
+    times = {"started": row.started, "pid": 1, "host": "h"}
+    row.attempts = [Attempt(**times, seconds=wall / 2), Attempt(**times, seconds=wall / 2)]
+    assert row.is_balanced
+    row.attempts[1].seconds = 0.52 * wall
+    assert not row.is_balanced
+    row.ledger["charged"] = 10.0
+    row.ledger["train"] += 10.0 + 0.02 * wall
+    assert row.is_balanced
+
+
+# -- parts of samples ---------------------------------------------------------------------------
+
+
+class FakeSource:
+    """Draws batches of one number each, and notes which."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.drawn: list[int] = []
+
+    def batch(self, n: int, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.drawn.append(index)
+        return torch.full((n, 1), index), torch.full((n,), index)
+
+    def on_host(self, images: torch.Tensor) -> Any:
+        return images.numpy()
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3, 5])
+def test_batches_that_are_kept_are_not_drawn_again(tmp_path: Path, stopped_after: int) -> None:
+    ledger = Ledger(torch.device("cpu"))
+
+    def parts(key: str = "k") -> Parts:
+        return Parts(tmp_path, key, lambda: ledger, seconds=0.0)
+
+    def draw(source: FakeSource, kept: Any, n: int = 6) -> Any:
+        return draw_batches(source, n, 2, at_least=5, kept=kept)  # type: ignore[arg-type]
+
+    whole = draw(FakeSource(), None)
+    first = parts()
+    first.note(
+        [draw_batch(FakeSource(), 2, index, is_wanted=index < 3) for index in range(stopped_after)],  # type: ignore[arg-type]
+        is_last=True,
+    )
+    source, again = FakeSource(), parts()
+    images, labels, times = draw(source, again)
+    assert source.drawn == list(range(stopped_after, 5))
+    assert np.array_equal(images, whole[0])
+    assert np.array_equal(labels, whole[1])
+    assert len(times) == 5
+    assert parts().seconds() is not None
+    # Those of another training are none of ours.
+    other = FakeSource()
+    draw(other, parts("other"))
+    assert other.drawn == [0, 1, 2, 3, 4]
+    again.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_slow_checkpoints_come_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever one takes, together they take under two per cent of the time."""
+    clock = [0.0]
+    monkeypatch.setattr("bench.training.time.perf_counter", lambda: clock[0])
+    for takes in (0.01, 1.0, 30.0):
+        pace, saving = Pace(60.0), 0.0
+        start = clock[0]
+        for _ in range(20_000):
+            clock[0] += 1.0
+            if pace.is_due:
+                with pace.saving():
+                    clock[0] += takes
+                    saving += takes
+        assert 0 < saving / (clock[0] - start) < 0.02
+        assert saving / takes > 2
+
+
+# -- requests to stop ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Any]:
+    """Start ``bench`` and wait for a line of its progress; what is left is ended."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, until: str, env: dict[str, str] | None = None) -> Any:
+        command = [sys.executable, "-m", "bench", *arguments]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **(env or {})},
+        )  # fmt: skip
+        processes.append(process)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if until in line:
+                return process
+        raise AssertionError(f"'{until}' never came; it ended with {process.wait()}")
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_sigterm_ends_all_cells_with_checkpoints(tmp_path: Path, started: Any) -> None:
+    """As a scheduler sends it; the table is still printed, and names both cells."""
+    process = started(
+        "run", "--methods", "sde,smm", *SMOKE, "--budget", "900kimg", "--jobs", "2",
+        "--study", "s", until="kimg",
+    )  # fmt: skip
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in output
+    for name in ("sde-seed0", "smm-seed0"):
+        row = record.load(tmp_path / "results" / "s" / name)
+        assert row is not None
+        assert row.status == Status.INTERRUPTED
+        assert row.attempts[-1].ended == Status.INTERRUPTED
+        assert row.is_balanced
+
+
+def test_a_step_that_heeds_no_signal_is_cut_short(tmp_path: Path, started: Any) -> None:
+    """The main thread sleeps in its step; the checkpoint before it stands."""
+    env = {"PYTHONPATH": os.pathsep.join([str(plugins.install(tmp_path / "plugin")),
+                                          os.environ.get("PYTHONPATH", "")])}  # fmt: skip
+    process = started(
+        "run", "--methods", "sleeps", *SMOKE, "--set", "training.checkpoint_seconds=0.001",
+        "--study", "s", until="kimg", env=env,
+    )  # fmt: skip
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    row = record.load(tmp_path / "results" / "s" / "sleeps-seed0")
+    assert row is not None
+    assert row.status == Status.INTERRUPTED
+    assert row.reason == "stopped within a step; goes on from the last checkpoint"
+    state = torch.load(row_folder(tmp_path) / "checkpoint.pt", weights_only=True)
+    assert state["trainer"]["steps"] > 0
+
+
+def row_folder(place: Path) -> Path:
+    return place / "results" / "s" / "sleeps-seed0"
+
+
+def test_an_unreadable_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    cell: Any = SimpleNamespace(folder=tmp_path, device="cpu")
+    with pytest.raises(UserError, match=r"checkpoint\.pt' cannot be read .*; remove it"):
+        Cell._read_checkpoint(cell)
