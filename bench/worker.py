@@ -662,8 +662,10 @@ def run_cell(folder: Path, cache: Path) -> int:
         cell.close(Status.DIVERGED, str(error))
         return FAILED
     except Exception as error:
-        traceback.print_exc()
         cell.close(Status.MEMORY if is_for_memory(error) else Status.FAILED, explain(error))
+        with suppress(OSError):  # The log may lie on a full disk, too.
+            traceback.print_exc()
+            sys.stderr.flush()
         return FAILED
     return 0
 

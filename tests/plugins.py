@@ -111,6 +111,22 @@ class Fills(Faulty):
         self.steps = -(10**9)
 
 
+class Blind(Faulty):
+    """Loses the images that it learns from, which it reads from their file."""
+    name = "blind"
+
+    def __init__(self, config, data):
+        super().__init__(config, data)
+        from bench import training
+        training.Feed.__init__.__kwdefaults__["resident"] = 0
+
+    def fault(self):
+        from pathlib import Path
+        for path in (Path(os.environ["SCOREBENCH_CACHE"]) / "prepared").rglob("*"):
+            if path.is_file() and path.stat().st_size > 10**5:
+                os.truncate(path, 0)
+
+
 class Exits(Faulty):
     """Ends its process without a word."""
     name = "exits"
@@ -127,8 +143,8 @@ class Unfit(SDE):
         return torch.full((n, *self.data.shape), float("inf"))
 '''
 
-NAMES = ("raises", "diverges", "killed", "hangs", "exits", "unfit", "crashes")
-OTHERS = ("sleeps", "hoards", "fills")
+NAMES = ("raises", "diverges", "killed", "hangs", "exits", "unfit", "crashes", "hoards")
+OTHERS = ("sleeps", "fills", "blind")
 """Faults that tests of their own bring about."""
 
 

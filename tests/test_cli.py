@@ -204,10 +204,9 @@ def test_failed_cells_stay_apart(
     """Each fault is a row with its reason, the good method finishes, exit code 1, MLflow agrees."""
     import mlflow
 
-    methods = ",".join([*plugins.NAMES, "smm"])
-    done = run_bench(
-        "run", "--methods", methods, *SMOKE, "--timeout", "60", env=plugin_env, timeout=500
-    )
+    methods = ",".join([*plugins.NAMES, "broken", "smm"])
+    limits = ("--timeout", "60", "--memory", "2GiB")
+    done = run_bench("run", "--methods", methods, *SMOKE, *limits, env=plugin_env, timeout=500)
     assert done.returncode == 1, done.stderr
     study = tmp_path / "results" / "digits-smoke"
     found = {row.method: (row.status, row.reason) for row in records(study).values()}
@@ -217,10 +216,17 @@ def test_failed_cells_stay_apart(
     assert "loss/denoiser is nan" in found["diverges"][1]
     assert found["killed"][0] == Status.KILLED
     assert "SIGKILL" in found["killed"][1]
+    assert found["crashes"][0] == Status.KILLED
+    assert "SIGSEGV" in found["crashes"][1]
+    assert "Segmentation fault" in (study / "crashes-seed0" / "log.txt").read_text()
+    assert found["hoards"][0] == Status.MEMORY
+    assert "past the limit of 2048 MiB" in found["hoards"][1]
+    assert found["broken"][0] == Status.FAILED
+    assert "no_such_module" in found["broken"][1]
     assert found["exits"] == (Status.KILLED, "its process ended with code 3; see log.txt")
     assert found["unfit"] == (Status.DIVERGED, "a sample is not finite")
     assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 60 s")
-    for name in plugins.NAMES:
+    for name in (*plugins.NAMES, "broken"):
         assert re.search(rf"^\|.*{name}.*\|", done.stdout, re.MULTILINE), name
         assert f"{name}-seed0 did not finish" in done.stderr
     assert "planted fault" in (study / "raises-seed0" / "log.txt").read_text()
@@ -286,17 +292,6 @@ def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not Path(f"/proc/{pid}").exists()
-
-
-def test_a_second_command_on_the_same_study_is_refused(tmp_path: Path, run_bench: Bench) -> None:
-    from filelock import FileLock
-
-    study = tmp_path / "results" / "digits-smoke"
-    study.mkdir(parents=True)
-    with FileLock(study / ".lock"):
-        done = run_bench("run", "--methods", "smm", *SMOKE, "--no-tracking")
-    assert one_line_of_help(done) == 2
-    assert "being run by another command" in done.stderr
 
 
 def test_changed_settings_do_not_mix_in_a_study(

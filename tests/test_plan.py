@@ -61,10 +61,11 @@ def write(cell: Planned, status: Status = Status.FINISHED, *, checkpoint: bool =
         (Status.FINISHED, True, ("reuse", "done")),
         (Status.INTERRUPTED, True, ("resume", "interrupted")),
         (Status.RUNNING, True, ("resume", "interrupted")),
-        (Status.INTERRUPTED, False, ("run", "interrupted")),
+        (Status.INTERRUPTED, False, ("resume", "interrupted")),
         (Status.KILLED, True, ("resume", "killed before")),
         (Status.TIMEOUT, True, ("resume", "timeout before")),
-        (Status.FAILED, True, ("run", "failed before")),
+        (Status.FAILED, True, ("resume", "failed before")),
+        (Status.MEMORY, True, ("resume", "memory before")),
         (Status.DIVERGED, True, ("run", "diverged before")),
     ],
 )
