@@ -184,6 +184,8 @@ class Display:
             self.close(cell, f"finished{took}: {', '.join(values)}")
         else:
             self.close(cell, f"{record.status}{took}: {record.reason}")
+        if not record.is_balanced:
+            self.say(f"note: {cell}: its ledger misses its wall clock by {record.imbalance:.1%}")
 
     def close(self, cell: str, told: str) -> None:
         """Take a cell's bar away and say how it ended."""

@@ -334,9 +334,31 @@ def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
         clock[0] += 10
         assert ledger.elapsed("train") == 42
     totals = ledger.totals()
-    assert set(totals) == {*PARTS, "wall"}
+    assert set(totals) == {*PARTS, "wall", "charged"}
     assert (totals["train"], totals["log"], totals["other"]) == (42, 20, 6)
     assert sum(totals[part] for part in PARTS) == totals["wall"] == 68
+
+
+def test_the_ledger_counts_what_a_kill_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What processes took beyond what they kept is ``other``; another cell's work is none of it."""
+    clock = [0.0]
+    monkeypatch.setattr("bench.cost.time.perf_counter", lambda: clock[0])
+    ledger = Ledger(CPU)
+    with ledger.part("train"):
+        clock[0] += 10
+    ledger.charge("train", 50.0)
+    kept = ledger.totals()
+    assert (kept["train"], kept["charged"], kept["wall"]) == (60, 50, 60)
+    clock[0] += 7  # Killed 7 s after its checkpoint.
+    resumed = Ledger(CPU, carried=kept, spent=17.0)
+    assert resumed.lost == 7
+    clock[0] += 2
+    totals = resumed.totals()
+    assert (totals["train"], totals["other"], totals["wall"]) == (60, 9, 69)
+    # Killed again before another checkpoint: all of that is lost too.
+    assert Ledger(CPU, carried=kept, spent=19.0).lost == 9
+    # A checkpoint at the very end has lost nothing.
+    assert Ledger(CPU, carried=totals, spent=19.0).lost == 0
 
 
 def test_a_timing_s_interval_holds_its_median() -> None:
