@@ -319,6 +319,20 @@ def study_of(place: Path, found: dict[str, list[float | None]]) -> Path:
     return study
 
 
+@pytest.mark.parametrize(("factor", "ranks"), [(0.999, [(1, 2)] * 2), (1.001, [(1, 1), (2, 2)])])
+def test_the_hurdle_is_where_a_pair_begins_to_separate(
+    tmp_path: Path, factor: float, ranks: list[tuple[int, int]]
+) -> None:
+    hurdle = 4.30265  # Of two-sided 5 % with two degrees of freedom, from a table.
+    error = 3**-0.5
+    apart = [5 + factor * hurdle * error + step for step in (-1, 0, 1)]
+    study = study_of(tmp_path, {"a": [5.0, 5.0, 5.0], "b": [*apart]})
+    found = ranking.ranking(load_frame(study), "fd_digits_500")
+    assert found.hurdle == (3, 1, pytest.approx(hurdle, rel=1e-5))
+    assert [*found.ranks.values()] == ranks
+    assert "must be 4.30 times its standard error" in render(study)
+
+
 def test_ranks_are_of_shared_seeds(tmp_path: Path) -> None:
     study = study_of(
         tmp_path,

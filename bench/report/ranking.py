@@ -110,6 +110,17 @@ class Ranking:
     pairs: tuple[Pair, ...]
 
     @property
+    def hurdle(self) -> tuple[int, int, float]:
+        """The most seeds of a pair, the tests, and the t value that the clearest pair needs."""
+        from scipy.special import stdtrit
+
+        tests = [pair.test.count for pair in self.pairs if not np.isnan(pair.adjusted)]
+        seeds = max(tests, default=0)
+        if seeds < 2:
+            return seeds, 0, float("nan")
+        return seeds, len(tests), float(stdtrit(seeds - 1, 1 - LEVEL / (2 * len(tests))))
+
+    @property
     def untested(self) -> list[Pair]:
         """Pairs of ranked methods without a test."""
         ranked = self.ranks

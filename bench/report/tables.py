@@ -386,6 +386,13 @@ def _rank_notes(frame: pd.DataFrame, fewest: int) -> Iterator[str]:
             "more, with Holm's correction over the pairs of a metric (5 % in all); a range "
             f"leaves room for all from which a method was not separated.{column}"
         )
+        seeds, tests, hurdle = ranked[0].hurdle
+        if tests:
+            yield (
+                f"With {seeds} seeds and {tests} pairs ({ranked[0].metric}) the clearest gap "
+                f"must be {number(hurdle)} times its standard error to count: more seeds separate "
+                "more."
+            )
         yield from map(ranking.sentence, ranked)
     bare = [one.metric for one in found if not one.ranks]
     if bare or (not found and fewest < ranking.MIN_SEEDS):
