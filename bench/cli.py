@@ -349,6 +349,21 @@ def table(
 
 
 @app.command
+def compare(
+    one: Annotated[str, Parameter(help="Study to compare with, by name or folder.")],
+    other: Annotated[str, Parameter(help="Study that is compared, by name or folder.")],
+    /,
+    *,
+    format: Annotated[Literal["md", "json", "csv"], Parameter(help="Format to print.")] = "md",
+    results: Results = Path("results"),
+) -> int:
+    """Say what moved beyond noise between two studies, and what else differs."""
+    from bench import commands
+
+    return commands.compare(study_at(results, one), study_at(results, other), format)
+
+
+@app.command
 def plot(study: StudyName = None, *, results: Results = Path("results")) -> int:
     """Draw a study's plots."""
     from bench import commands
@@ -481,6 +496,12 @@ def find_study(results: Path, name: str | None) -> Path:
         if folder.name == name:
             return folder
     raise unknown("study", name, [folder.name for folder in found])
+
+
+def study_at(results: Path, given: str) -> Path:
+    """Return a study's folder, given as such or by name; UserError if there is none."""
+    folder = Path(given)
+    return folder if (folder / "study.yaml").exists() else find_study(results, given)
 
 
 def main(arguments: list[str] | None = None) -> int:

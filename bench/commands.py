@@ -256,6 +256,14 @@ def table(folder: Path, format: str) -> int:
     return 0
 
 
+def compare(one: Path, other: Path, format: str) -> int:
+    """Print what moved between two studies."""
+    from bench.report.compare import render
+
+    print(render(one, other, format), end="")
+    return 0
+
+
 def plot(folder: Path) -> int:
     """Draw a study's plots and name the files."""
     from bench.report import nfe

@@ -582,6 +582,7 @@ class Cell:
             images,
             labels,
             families=families,
+            jackknife=True,
             folder=folder,
             provenance=self._provenance(),
             progress=lambda fraction: self.progress("evaluating", fraction=fraction),

@@ -133,6 +133,25 @@ def test_features_are_enough(
     assert all(after[name] == before.metrics[name] for name in after)
 
 
+def test_older_cells_get_their_error_within_the_seed(
+    results: Path, bench: Callable[..., tuple[int, str, str]]
+) -> None:
+    name = "fd_digits_100"
+    before = load(results)
+    value = before.metrics[name]
+    assert value.error is not None
+    assert value.corrected is not None
+    assert 0 < value.error < value.value
+    assert value.corrected < value.value
+    bare = value.model_copy(update={"error": None, "corrected": None})
+    older = before.model_copy(update={"metrics": before.metrics | {name: bare}})
+    record.save(older, results / "s" / CELL)
+    code, printed, _ = bench("evaluate", f"s/{CELL}", "--metrics", "fd")
+    assert code == 0
+    assert load(results).metrics[name] == value
+    assert f"(se {value.error:.2g})"[:6] in printed
+
+
 def test_another_extractor_adds_its_columns(
     results: Path, bench: Callable[..., tuple[int, str, str]], tiny: list[object]
 ) -> None:

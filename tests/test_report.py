@@ -253,9 +253,9 @@ def test_markdown_has_methods_anchors_failures_and_notes(study: Path) -> None:
     head, *rows = [line for line in text.splitlines() if line.startswith("|")]
     titles = [title.strip() for title in head.strip("|").split("|")]
     assert titles == [
-        "method", "seeds", "fd_digits_500 ↓", "is_digits_500 ↑", "accuracy_digits_500 ↑", "NFE",
-        "ms/image (batch 100)", "latency ms (batch 1)", "train FLOPs", "images seen", "train s",
-        "total s", "parameters", "peak memory",
+        "method", "seeds", "rank", "fd_digits_500 ↓", "is_digits_500 ↑", "accuracy_digits_500 ↑",
+        "NFE", "ms/image (batch 100)", "latency ms (batch 1)", "train FLOPs", "images seen",
+        "train s", "total s", "parameters", "peak memory",
     ]  # fmt: skip
     first = [row.split("|")[1].strip() for row in rows[1:]]
     assert first == ["cdm", "dlsm", "sde", "smm", "noise", "real (held-out)", "cell",
@@ -270,7 +270,7 @@ def test_markdown_has_methods_anchors_failures_and_notes(study: Path) -> None:
     assert "n 500" in text
     assert "aaaaaaaaaaaa…" in text
     assert "Device: cpu: fake processor." in text
-    assert "no rank is claimed" in text
+    assert "no rank is claimed for smm (2)" in text
 
 
 def test_columns_are_aligned(study: Path) -> None:
@@ -297,9 +297,8 @@ def test_three_seeds_of_all_give_an_order_with_ties(tmp_path: Path) -> None:
         row = make_record(study, "cdm", seed, metrics=close)
         record.save(row, study / row.cell)
     text = render(study, "md")
-    order = re.search(r"Order by fd_digits_500.*: (.*)\.$", text, re.MULTILINE)
-    assert order is not None
-    assert order.group(1) in {"cdm ≈ sde > smm", "sde ≈ cdm > smm"}
+    assert re.search(r"- Rank by fd_digits_500: 1-2 (cdm, sde|sde, cdm); 3 smm\.\n", text)
+    assert [line.split("|")[3].strip() for line in text.splitlines()[2:5]] == ["1-2", "1-2", "3"]
     assert "no rank" not in text
 
 

@@ -27,9 +27,12 @@ from bench.metrics.protocol import (
 )
 from bench.metrics.references import KERNEL, Reference, read_statistics, selected_rows
 from bench.metrics.statistics import (
+    BLOCKS,
+    LEAST_OF_A_BLOCK,
     SPLITS,
     accuracy,
     frechet_between,
+    frechet_jackknife,
     frechet_to_features,
     inception_score,
     permutation,
@@ -75,6 +78,7 @@ def evaluate(
     n: int,
     labels: NDArray[np.integer] | None = None,
     families: Collection[str] | None = None,
+    jackknife: bool = False,
     insist: bool = False,
     extra_provenance: dict[str, Any] | None = None,
     say: Say = to_stderr,
@@ -93,6 +97,8 @@ def evaluate(
         n: number of samples, part of the metrics' names.
         labels: the classes that were asked for, (n,).
         families: what is wanted, of ``FAMILIES``; ``None``: all.
+        jackknife: whether the Fréchet distance gets its error within the seed and its corrected
+            value, of 40 samples or more; 34 CPU-seconds for 50,000 of 2048 features.
         insist: whether to tell of every family that could not be had, also where such samples
             never have it.
         extra_provenance: further facts to keep with each value.
@@ -112,6 +118,7 @@ def evaluate(
         labels=labels,
         say=say,
         insist=insist,
+        jackknife=jackknife,
     )
     values: dict[str, Value] = {}
     for answers, measure in _MEASURES:
@@ -147,6 +154,7 @@ class Context:
     labels: NDArray[np.integer] | None
     say: Say
     insist: bool
+    jackknife: bool
 
     @property
     def knows_classes(self) -> bool:
@@ -165,12 +173,13 @@ class Context:
 
 
 def _frechet(context: Context) -> dict[str, Value]:
-    reference = context.reference
-    return {
-        "fd": Value(
-            value=frechet_to_features(context.samples.features, reference.mu, reference.sigma)
-        )
-    }
+    given = (context.samples.features, context.reference.mu, context.reference.sigma)
+    value = frechet_to_features(*given)
+    if not context.jackknife or len(context.samples) < BLOCKS * LEAST_OF_A_BLOCK:
+        return {"fd": Value(value=value)}
+    error, corrected = frechet_jackknife(*given)
+    facts = {"jackknife_blocks": BLOCKS}
+    return {"fd": Value(value=value, error=error, corrected=corrected, provenance=facts)}
 
 
 def _inception_score(context: Context) -> dict[str, Value]:
@@ -308,7 +317,9 @@ def anchors(
     ``evaluate``.
     """
 
-    def measure(images: Pixels, labels: NDArray[np.int64] | None) -> dict[str, Value]:
+    def measure(
+        images: Pixels, labels: NDArray[np.int64] | None, jackknife: bool
+    ) -> dict[str, Value]:
         return evaluate(
             extract(extractor, images, batch=batch, progress=progress),
             reference,
@@ -316,12 +327,13 @@ def anchors(
             n=n,
             labels=labels,
             families=families,
+            jackknife=jackknife,
             say=_already_noted,
         )
 
-    rows = {NOISE: measure(noise_like(dataset, n), None)}
+    rows = {NOISE: measure(noise_like(dataset, n), None, False)}
     chosen = _held_out(dataset, n)
-    real = {} if chosen is None else measure(chosen.images, chosen.labels)
+    real = {} if chosen is None else measure(chosen.images, chosen.labels, True)
     if with_cas and (families is None or "cas" in families):
         real |= _real_cas(dataset, extractor, n)
     return rows | ({HELD_OUT: real} if real else {})

@@ -93,6 +93,7 @@ class Evaluator:
         labels: NDArray[np.int64] | None = None,
         *,
         families: Collection[str] | None = None,
+        jackknife: bool = False,
         insist: bool = False,
         folder: Path | None = None,
         provenance: dict[str, Any] | None = None,
@@ -100,8 +101,8 @@ class Evaluator:
     ) -> dict[str, Value]:
         """Return what all extractors tell of samples, and for labelled ones the CAS.
 
-        With a ``folder``, features that are kept there are taken, and new ones kept. ``insist`` as
-        in ``evaluate``.
+        With a ``folder``, features that are kept there are taken, and new ones kept. ``jackknife``
+        and ``insist`` as in ``evaluate``.
         """
         values: dict[str, Value] = {}
         for place, (extractor, against) in enumerate(self.pairs):
@@ -113,6 +114,7 @@ class Evaluator:
                 n=len(images),
                 labels=labels,
                 families=families,
+                jackknife=jackknife,
                 insist=insist,
                 extra_provenance=provenance,
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,10 @@ Array = NDArray[np.float64]
 
 SPLITS = 10
 """Parts that the Inception Score is averaged over (Salimans et al. 2016)."""
+BLOCKS = 20
+"""Blocks of samples that the jackknife leaves out in turn."""
+LEAST_OF_A_BLOCK = 2
+"""Samples of a block without which there is no jackknife."""
 _ORDER_SEED = 20_160_610
 
 
@@ -43,6 +49,16 @@ class Moments:
         self._scatter += np.outer(step, step) * (self.count * size / total)
         self.mean = self.mean + step * (size / total)
         self.count = total
+
+    def without(self, part: Moments) -> Moments:
+        """Return the moments of what is left when the vectors of ``part`` are taken out."""
+        rest = Moments(len(self.mean))
+        rest.count = self.count - part.count
+        rest.mean = (self.count * self.mean - part.count * part.mean) / rest.count
+        step = part.mean - rest.mean
+        rest._scatter = self._scatter - part._scatter
+        rest._scatter -= np.outer(step, step) * (part.count * rest.count / self.count)
+        return rest
 
     @property
     def covariance(self) -> Array:
@@ -97,6 +113,68 @@ def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array)
     return _combine(own.mean - mu, own.covariance, sigma, gram)
 
 
+def frechet_jackknife(
+    features: NDArray[np.floating], mu: Array, sigma: Array, blocks: int = BLOCKS
+) -> tuple[float, float]:
+    """Return the standard error of ``frechet_to_features`` and its value less the term in 1/N.
+
+    With T the distance of all N features and T_i that without block i of g, the samples in a fixed
+    random order, and m the mean of T_i: error = sqrt((g - 1)/g sum (T_i - m)^2), corrected =
+    g T - (g - 1) m.
+    The reference (mu, sigma) counts as exact: its error is common to all that is compared with it.
+    The corrected value estimates the distance of infinitely many samples and may be negative.
+    A bootstrap would add the term in 1/N once more instead of removing it.
+    Source: Quenouille 1956; Shao and Tu 1995, sections 1.2 and 2.3.
+
+    Raises:
+        ValueError: fewer than two samples a block.
+    """
+    if len(features) < blocks * LEAST_OF_A_BLOCK:
+        raise ValueError(f"{len(features)} samples do not fill {blocks} blocks")
+    parts = np.array_split(permutation(len(features)), blocks)
+    fewest = len(features) - len(parts[0])
+    leave_out = _leave_out_of_gram if fewest < features.shape[1] else _leave_out_of_moments
+    whole, rest = leave_out(features, mu, sigma, parts)
+    centre = rest.mean()
+    error = np.sqrt((blocks - 1) / blocks * ((rest - centre) ** 2).sum())
+    return float(error), float(blocks * whole - (blocks - 1) * centre)
+
+
+def _leave_out_of_moments(
+    features: NDArray[np.floating], mu: Array, sigma: Array, parts: Sequence[NDArray[np.int64]]
+) -> tuple[float, Array]:
+    """Return the distance of all features, and those without each part, by covariances."""
+    factor = _factor(sigma)
+    total = moments(features)
+
+    def distance(of: Moments) -> float:
+        own = of.covariance
+        return _combine(of.mean - mu, own, sigma, factor.T @ own @ factor)
+
+    rest = [distance(total.without(moments(features[part]))) for part in parts]
+    return distance(total), np.array(rest)
+
+
+def _leave_out_of_gram(
+    features: NDArray[np.floating], mu: Array, sigma: Array, parts: Sequence[NDArray[np.int64]]
+) -> tuple[float, Array]:
+    """The same of fewer features than dimensions: parts of one N x N matrix, centred anew."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    centred = features.astype(np.float64) - mean
+    gram = centred @ sigma @ centred.T
+    squares = (centred**2).sum(axis=1)
+
+    def distance(part: NDArray[np.int64]) -> float:
+        kept = np.setdiff1d(np.arange(len(features)), part)
+        shift = -centred[part].sum(axis=0) / len(kept)
+        trace = (squares[kept].sum() - len(kept) * (shift @ shift)) / (len(kept) - 1)
+        own = gram[np.ix_(kept, kept)]
+        own = own - own.mean(axis=0) - own.mean(axis=1, keepdims=True) + own.mean()
+        return _distance(mean + shift - mu, trace, np.trace(sigma), own / (len(kept) - 1))
+
+    return distance(np.zeros(0, np.int64)), np.array([distance(part) for part in parts])
+
+
 def frechet_between(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     """Return the squared Fréchet distance of features (N, d) and (M, d), two rows or more each.
 
@@ -118,10 +196,14 @@ def frechet_between(one: NDArray[np.floating], other: NDArray[np.floating]) -> f
 
 
 def _combine(difference: Array, sigma1: Array, sigma2: Array, product: Array) -> float:
+    return _distance(difference, np.trace(sigma1), np.trace(sigma2), product)
+
+
+def _distance(difference: Array, trace1: float, trace2: float, product: Array) -> float:
     # The symmetric part only: rounding leaves a product's two halves unequal.
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
     root_trace = np.sqrt(eigenvalues.clip(min=0)).sum()
-    distance = difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * root_trace
+    distance = difference @ difference + trace1 + trace2 - 2 * root_trace
     return max(0.0, float(distance))
 
 

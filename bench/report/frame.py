@@ -1,7 +1,7 @@
 """A study's folders as one data frame: a row per cell and per anchor, a column per number.
 
-Columns are flat, with the record's part as prefix: ``metrics.<name>`` and
-``metrics.<name>.spread``, ``cost.<field>`` (``cost.ms_per_image.median``), ``ledger.<part>``.
+Columns are flat, with the record's part as prefix: ``metrics.<name>``, with its ``.spread``,
+``.error`` and ``.corrected``, ``cost.<field>`` (``cost.ms_per_image.median``), ``ledger.<part>``.
 They keep the record's units: seconds, milliseconds, bytes, FLOPs.
 """
 
@@ -29,12 +29,16 @@ HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
 """Families of metrics that stand beside the costs; the others have a table of their own."""
 LOWER_IS_BETTER = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score", "violation")
 HIGHER_IS_BETTER = ("is", "accuracy", "cas", "modes", "precision", "recall", "density", "coverage")
+BESIDE = ("spread", "error", "corrected")
+"""What a metric's value can have beside it: ``metrics.<name>.spread``; see ``Value``."""
 COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
 """Beginnings of the provenance keys that, with ``n``, two values must share to be compared."""
+NO_NUMBERS = {"peak_memory_kind", "timing", "unfit"}
+"""Parts of a cost that have no column of numbers."""
 TEXT: tuple[str, ...] = (
     "kind", "study", "cell", "method", "seed", "status", "reason", "dataset", "data_variant",
     "preset", "key", "started", "ended", "device", "commit", "dirty", "log",
-    "shared",
+    "shared", "unfit",
 )  # fmt: skip
 
 
@@ -60,7 +64,7 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
     names = [
         column.removeprefix("metrics.")
         for column in frame.columns
-        if column.startswith("metrics.") and not column.endswith(".spread")
+        if column.startswith("metrics.") and not column.endswith(tuple(f".{x}" for x in BESIDE))
     ]
     found = [name for name in names if frame[f"metrics.{name}"].notna().any()]
     return sorted(found, key=lambda name: order.get(metric_family(name), len(order)))
@@ -136,12 +140,11 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
         "shared": "; ".join(
             f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
         ),
+        "unfit": "; ".join(row.cost.unfit),
     }
     # What was made elsewhere has a cost, but not one that is known here.
     made_here = row.origin == "cell"
-    costs = (
-        row.cost.model_dump(exclude={"peak_memory_kind"}, exclude_none=True) if made_here else {}
-    )
+    costs = row.cost.model_dump(exclude=NO_NUMBERS, exclude_none=True) if made_here else {}
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
     return dict.fromkeys(TEXT) | named | numbers
 
@@ -162,8 +165,12 @@ def _anchor_row(study: Path, name: str, values: Mapping[str, Value]) -> dict[str
 
 def _metrics(values: Mapping[str, Value]) -> dict[str, float]:
     row = {f"metrics.{name}": found.value for name, found in values.items()}
-    spread = {f"metrics.{name}.spread": found.spread for name, found in values.items()}
-    return row | {name: value for name, value in spread.items() if value is not None}
+    beside = {
+        f"metrics.{name}.{part}": getattr(found, part)
+        for name, found in values.items()
+        for part in BESIDE
+    }
+    return row | {name: value for name, value in beside.items() if value is not None}
 
 
 def flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,16 +203,23 @@ def refuse_difference(
     name: str, one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]
 ) -> None:
     """Raise UserError unless two values of a metric, with their owners, may be compared."""
-    left, right = (comparable(provenance) for _, provenance in (one, other))
-    differing = sorted(key for key in left | right if left.get(key) != right.get(key))
-    if differing:
-        key = differing[0]
+    told = difference(one[1], other[1])
+    if told:
         raise UserError(
-            f"'{name}' of {one[0]} and {other[0]} were not measured alike: {key} is "
-            f"{_short(left.get(key))} and {_short(right.get(key))}"
-            + (f" (and {', '.join(differing[1:])} differ)" if differing[1:] else "")
-            + "; run the older again, or put them into two studies"
+            f"'{name}' of {one[0]} and {other[0]} were not measured alike: {told}"
+            "; run the older again, or put them into two studies"
         )
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Say in what two provenances differ that must be shared, or nothing."""
+    left, right = comparable(one), comparable(other)
+    differing = sorted(key for key in left | right if left.get(key) != right.get(key))
+    if not differing:
+        return ""
+    key = differing[0]
+    more = f" (and {', '.join(differing[1:])} differ)" if differing[1:] else ""
+    return f"{key} is {_short(left.get(key))} and {_short(right.get(key))}{more}"
 
 
 def is_comparable(key: str) -> bool:
@@ -273,8 +287,8 @@ def mean_interval(values: list[float]) -> tuple[float, float, int]:
     if count == 0:
         return float("nan"), float("nan"), 0
     mean = float(np.mean(values))
-    if count == 1:
-        return mean, float("nan"), 1
+    if count == 1 or not np.isfinite(mean):
+        return mean, float("nan"), count
     from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
 
     error = float(np.std(values, ddof=1)) / count**0.5

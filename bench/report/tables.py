@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import unknown
 from bench.record import Status, write_text
+from bench.report import published, ranking
 from bench.report.frame import (
     TEXT,
     aggregate,
@@ -19,7 +19,6 @@ from bench.report.frame import (
     headline,
     is_comparable,
     load_frame,
-    mean_interval,
     metric_names,
 )
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING = "—"
-MIN_SEEDS = 3
-"""Seeds below which no order between methods is claimed."""
 
 Row = Mapping[str, Any]
 
@@ -54,6 +51,14 @@ def plus_minus(mean: float, half: float) -> str:
         return number(mean, 4)
     decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def with_error(value: float, error: float) -> str:
+    """Write a value of one seed with its standard error within it, told apart from ±."""
+    if math.isnan(error) or error <= 0:
+        return number(value, 4)
+    decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
+    return f"{value:.{decimals}f} (se {error:.{decimals}f})"
 
 
 def scaled(value: float, unit: str, half: float = float("nan")) -> str:
@@ -98,6 +103,7 @@ def columns(frame: pd.DataFrame) -> list[Column]:
     return [
         Column("method", lambda row: str(row["method"])),
         Column("seeds", _seeds),
+        *_rank_column(frame),
         *(_metric_column(name) for name in headline(metric_names(frame))),
         Column("NFE", lambda row: _calls(*_pair(row, "cost.nfe"))),
         _time_column(frame, "ms_per_image", "ms/image"),
@@ -119,9 +125,32 @@ def quality_columns(frame: pd.DataFrame) -> list[Column]:
     """Build the columns of the second table: what else was measured of the samples."""
     names = metric_names(frame)
     rest = [name for name in names if name not in headline(names)]
-    if not rest:
+    more = [*map(_metric_column, rest), *map(_corrected_column, _corrected(frame))]
+    return [Column("method", lambda row: str(row["method"])), *more] if more else []
+
+
+def _corrected(frame: pd.DataFrame) -> list[str]:
+    """Return the metrics that have the jackknife's corrected value."""
+    return [name for name in metric_names(frame) if f"metrics.{name}.corrected" in frame.columns]
+
+
+def _rank_column(frame: pd.DataFrame) -> list[Column]:
+    """Build the column of ranks by the leading metric, where any is claimed."""
+    lead = _lead(frame)
+    if lead is None or not lead.ranks:
         return []
-    return [Column("method", lambda row: str(row["method"])), *map(_metric_column, rest)]
+
+    def fill(row: Row) -> str:
+        rank = lead.ranks.get(str(row["method"]))
+        return NOTHING if rank is None else ranking.rank_text(rank)
+
+    return [Column("rank", fill)]
+
+
+def _lead(frame: pd.DataFrame) -> ranking.Ranking | None:
+    """Return the ranking by the first metric of the table that ranks."""
+    names = headline(metric_names(frame))
+    return next((one for one in ranking.rankings(frame) if one.metric in names), None)
 
 
 def _pair(row: Row, name: str) -> tuple[float, float]:
@@ -143,7 +172,24 @@ def _seeds(row: Row) -> str:
 
 def _metric_column(name: str) -> Column:
     title = f"{name} {direction(name)}".rstrip()
-    return Column(title, lambda row: plus_minus(*_pair(row, f"metrics.{name}")))
+    return Column(title, lambda row: _quality(row, name))
+
+
+def _corrected_column(name: str) -> Column:
+    title = f"{name} corrected {direction(name)}".rstrip()
+    return Column(title, lambda row: _quality(row, name, ".corrected"))
+
+
+def _quality(row: Row, name: str, part: str = "") -> str:
+    """Write a metric's mean with its interval over seeds; of one seed, with the error within."""
+    pair = _pair(row, f"metrics.{name}{part}")
+    return with_error(pair[0], _error(row, name)) if math.isnan(pair[1]) else plus_minus(*pair)
+
+
+def _error(row: Row, name: str) -> float:
+    """Return the standard error within the seed of a row of one, else NaN."""
+    alone = row.get(f"metrics.{name}:n", 1) == 1
+    return float(row.get(f"metrics.{name}.error", math.nan)) if alone else math.nan
 
 
 def _time_column(frame: pd.DataFrame, field: str, title: str) -> Column:
@@ -213,6 +259,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_timing_notes(cells),
         *_shared_notes(cells),
         *_foreign_notes(frame),
+        *_published_notes(frame),
         *_certainty_notes(frame),
     ]
 
@@ -282,32 +329,76 @@ def _foreign_notes(frame: pd.DataFrame) -> Iterator[str]:
         yield f"{name}: {sources}, made elsewhere at a cost unknown here; not ranked."
 
 
+def _published_notes(frame: pd.DataFrame) -> Iterator[str]:
+    """Say to which methods no published value applies, and why; and what the bands are."""
+    found = published.compare(frame)
+    for reason, methods in found.reasons.items():
+        yield f"No published value applies to {', '.join(methods)}: {reason}."
+    if found.beside:
+        yield "Published: 'inside' is said of our mean; outside, on either side, asks for a reason."
+    for why, sources in _grouped((one.published.why, one.published.source) for one in found.beside):
+        yield f"Band of {'; '.join(sources)}: {why}."
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for key, value in pairs:
+        if value not in groups.setdefault(key, []):
+            groups[key].append(value)
+    yield from groups.items()
+
+
 def _certainty_notes(frame: pd.DataFrame) -> Iterator[str]:
     summary = aggregate(frame)
     seeds = sorted(set(summary["seeds"]))
     told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     meaning = "; ± is the half-width of the 95 % t interval over seeds" if seeds[-1] > 1 else ""
     yield f"Seeds: {told} finished per method{meaning}."
-    if seeds[0] < MIN_SEEDS:
-        yield f"With fewer than {MIN_SEEDS} seeds of every method no rank is claimed."
-    elif len(summary) > 1:
-        yield from _ranks(frame)
+    yield from _jackknife_notes(frame)
+    yield from _rank_notes(frame, fewest=seeds[0])
 
 
-def _ranks(frame: pd.DataFrame) -> Iterator[str]:
-    """Yield the order by each metric; neighbours that do not separate by pairs are ties (≈)."""
-    cells = frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
-    for name in metric_names(frame):
-        table = cells.pivot_table(index="seed", columns="method", values=f"metrics.{name}")
-        if len(table.columns) < 2 or not direction(name):
-            continue
-        order = table.mean().sort_values(ascending=direction(name) == "↓").index.tolist()
-        text = order[0]
-        for one, other in itertools.pairwise(order):
-            mean, half, count = mean_interval((table[one] - table[other]).dropna().tolist())
-            apart = count >= MIN_SEEDS and abs(mean) > half
-            text += f" {'>' if apart else '≈'} {other}"
-        yield f"Order by {name}, best first, paired by seed (≈: not separated at 95 %): {text}."
+def _jackknife_notes(frame: pd.DataFrame) -> Iterator[str]:
+    """Say what the errors within a seed are, where the table shows any, and what is corrected."""
+    names = _corrected(frame)
+    rows = [*method_rows(frame), *foreign_rows(frame), *anchor_rows(frame)]
+    if any(not math.isnan(_error(row, name)) for row in rows for name in names):
+        yield (
+            "(se ...): standard error within the one seed, by a jackknife over blocks of its "
+            "samples; no interval over seeds, since of another training it says nothing."
+        )
+    if names:
+        yield (
+            "corrected: less the jackknife's estimate of the term in 1/n, for infinitely many "
+            "samples; it may be negative."
+        )
+
+
+def _rank_notes(frame: pd.DataFrame, fewest: int) -> Iterator[str]:
+    found = ranking.rankings(frame)
+    ranked = [one for one in found if one.ranks]
+    if ranked:
+        lead = _lead(frame)
+        column = f' The column "rank" is by {lead.metric}.' if lead and lead.ranks else ""
+        yield (
+            "Ranks: 1 is best, and methods whose ranges overlap are tied. Every two methods are "
+            f"compared by a paired t test on the seeds that both have, {ranking.MIN_SEEDS} or "
+            "more, with Holm's correction over the pairs of a metric (5 % in all); a range "
+            f"leaves room for all from which a method was not separated.{column}"
+        )
+        seeds, tests, hurdle = ranked[0].hurdle
+        if tests:
+            yield (
+                f"With {seeds} seeds and {tests} pairs ({ranked[0].metric}) the clearest gap "
+                f"must be {number(hurdle)} times its standard error to count: more seeds separate "
+                "more."
+            )
+        yield from map(ranking.sentence, ranked)
+    bare = [one.metric for one in found if not one.ranks]
+    if bare or (not found and fewest < ranking.MIN_SEEDS):
+        by = f" by {', '.join(bare)}" if ranked else ""
+        few = f"fewer than {ranking.MIN_SEEDS} seeds that two methods share"
+        yield f"With {few} no rank{by} is claimed."
 
 
 def unfinished(frame: pd.DataFrame) -> list[list[str]]:
@@ -316,6 +407,27 @@ def unfinished(frame: pd.DataFrame) -> list[list[str]]:
     return [
         [str(row[name] or NOTHING) for name in ("cell", "status", "reason", "log")]
         for _, row in cells.iterrows()
+    ]
+
+
+PUBLISHED = ["row", "metric", "ours", "published", "band", "ours is", "source"]
+
+
+def published_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """Return a row under ``PUBLISHED`` for each published value that applies to the study."""
+    return [
+        [
+            one.row,
+            one.published.metric,
+            with_error(one.mean, one.error)
+            if math.isnan(one.half)
+            else plus_minus(one.mean, one.half),
+            f"{one.published.value:g}",
+            f"{one.published.band[0]:g} to {one.published.band[1]:g}",
+            one.verdict,
+            one.published.source,
+        ]
+        for one in published.compare(frame).beside
     ]
 
 
@@ -328,6 +440,8 @@ def markdown(frame: pd.DataFrame) -> str:
     for chosen in filter(None, (columns(frame), quality_columns(frame))):
         methods, anchors = body(frame, chosen)
         parts.append(markdown_table([column.title for column in chosen], methods + anchors))
+    if rows := published_rows(frame):
+        parts += ["Published:\n", markdown_table(PUBLISHED, rows)]
     if rest := unfinished(frame):
         parts += ["Not finished:\n", markdown_table(["cell", "status", "reason", "log"], rest)]
     parts.append("\n".join(f"- {note}" for note in notes(frame)) + "\n")
@@ -366,24 +480,31 @@ def latex(frame: pd.DataFrame) -> str:
     tables = [(columns(frame), caption)]
     if rest := quality_columns(frame):
         tables.append((rest, ["Further metrics of the same samples."]))
-    return "\n".join(_latex_table(frame, *given) for given in tables)
+    texts = [_latex_of(frame, *given) for given in tables]
+    if rows := published_rows(frame):
+        texts.append(_latex_table(PUBLISHED, [rows], ["Published values beside ours."]))
+    return "\n".join(texts)
 
 
-def _latex_table(frame: pd.DataFrame, given: Sequence[Column], caption: Sequence[str]) -> str:
+def _latex_of(frame: pd.DataFrame, given: Sequence[Column], caption: Sequence[str]) -> str:
     chosen = [column for column in given if column.in_paper]
-    methods, anchors = body(frame, chosen)
+    return _latex_table([column.title for column in chosen], body(frame, chosen), caption)
+
+
+def _latex_table(
+    head: Sequence[str], parts: Sequence[Sequence[Sequence[str]]], caption: Sequence[str]
+) -> str:
+    """Write a table whose parts, each of several rows, have a rule between them."""
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{escape_latex(' '.join(caption))}}}",
         r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(chosen) - 1)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
-        _latex_row([column.title for column in chosen]),
-        r"\midrule",
-        *map(_latex_row, methods),
-        *([r"\midrule", *map(_latex_row, anchors)] if anchors else []),
+        _latex_row(head),
+        *(line for part in parts if part for line in (r"\midrule", *map(_latex_row, part))),
         r"\bottomrule",
         r"\end{tabular}}",
         r"\end{table*}",
@@ -408,10 +529,41 @@ def to_json(frame: pd.DataFrame) -> str:
         "foreign": _plain(frame[frame["kind"] == "foreign"]),
         "anchors": _plain(frame[frame["kind"] == "anchor"]),
         "methods": _plain(aggregate(frame)),
+        "rankings": [_ranking(one) for one in ranking.rankings(frame)],
+        "published": [_published(one) for one in published.compare(frame).beside],
         "provenance": frame.attrs["provenance"],
         "notes": notes(frame),
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _ranking(one: ranking.Ranking) -> dict[str, Any]:
+    pairs = [
+        {
+            "methods": [pair.one, pair.other],
+            "seeds": pair.test.count,
+            **_known(difference=pair.test.mean, half=pair.test.half),
+            **_known(p=pair.test.p, p_holm=pair.adjusted),
+            "apart": pair.is_apart,
+        }
+        for pair in one.pairs
+    ]
+    return {
+        "metric": one.metric,
+        "ranks": one.ranks,
+        "unranked": one.unranked,
+        "pairs": pairs,
+    }
+
+
+def _published(one: published.Beside) -> dict[str, Any]:
+    named = {"row": one.row, **one.published.model_dump(exclude={"rows"}), "verdict": one.verdict}
+    return named | {"ours": one.mean} | _known(half=one.half, error=one.error)
+
+
+def _known(**numbers: float) -> dict[str, float]:
+    """Return the numbers that are there."""
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -19,11 +19,16 @@ def render(values: Mapping[str, Value], format: str) -> str:
         [f"{name} {direction(name)}".rstrip(), number(value.value, 5), _spread(value)]
         for name, value in values.items()
     ]
-    return "\n".join([markdown_table(["metric", "value", "±"], rows), *_how(values)]) + "\n"
+    return "\n".join([markdown_table(["metric", "value", "beside it"], rows), *_how(values)]) + "\n"
 
 
 def _spread(value: Value) -> str:
-    return "" if value.spread is None else f"{number(value.spread)} over its splits"
+    told = [
+        (value.spread, "over its splits"),
+        (value.error, "standard error, by a jackknife over blocks of images"),
+        (value.corrected, "is the value less the jackknife's term in 1/n"),
+    ]
+    return "; ".join(f"{number(part)} {what}" for part, what in told if part is not None)
 
 
 def _how(values: Mapping[str, Value]) -> list[str]:

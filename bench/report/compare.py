@@ -1,0 +1,534 @@
+"""Two studies beside each other: what moved beyond noise, what did not, and what cannot be told.
+
+Methods are matched by their labels. Quality and measured costs are tested, by seed where both
+studies have the same seeds, by Welch's test where they do not; from one seed alone, by the
+jackknife's error within it. Holm's correction holds the chance of any false move at 5 % among the
+metrics and, apart, among the measured costs. What is counted is compared exactly, and what is
+equal to the bit is no test's matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import UserError, unknown
+from bench.report.frame import difference, direction, metric_names
+from bench.report.ranking import LEVEL, MIN_SEEDS, SAME, Difference, holm, paired
+from bench.report.surroundings import Side, differences
+from bench.report.tables import markdown_table, number, plus_minus, scaled
+
+COUNTED = {
+    "cost.nfe": "NFE",
+    "cost.sample_flops_per_image": "sampling FLOPs an image",
+    "cost.train_flops": "training FLOPs",
+    "cost.steps": "steps",
+    "cost.images_seen": "images seen",
+    "cost.parameters": "parameters",
+}
+MEASURED = {
+    "cost.ms_per_image.median": "ms/image",
+    "cost.latency_ms.median": "latency ms",
+    "ledger.train": "train s",
+    "ledger.wall": "total s",
+    "cost.peak_memory_bytes": "peak memory, bytes",
+}
+"""Costs that depend on the machine, and are compared on the same device alone."""
+Z = 1.959963984540054
+"""Standard errors on either side of a normal 95 % interval."""
+LARGE = 1e5
+"""Numbers that are written with a prefix."""
+Verdict = str
+MOVED, STAYED, UNKNOWN = "moved", "not moved", "no interval"
+CHANGED, EQUAL = "changed", "equal"
+
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One number of one method in both studies; the difference is of the second less the first."""
+
+    method: str
+    what: str
+    kind: str
+    """``metric``, ``measured`` or ``counted``."""
+    one: float
+    """Mean over the first study's seeds."""
+    other: float
+    difference: float
+    half: float
+    """Half-width of the difference's 95 % interval, by itself; NaN without one."""
+    p: float
+    p_holm: float
+    how: str
+    """What the interval rests on."""
+    verdict: Verdict
+    is_better: bool | None
+    """Whether the second is the better by the difference; ``None``: equal, or nobody knows."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that there is to say of two studies."""
+
+    one: Path
+    other: Path
+    differences: tuple[str, ...]
+    rows: tuple[Compared, ...]
+    only: tuple[str, ...]
+    """What only one of them has."""
+    left_out: tuple[str, ...]
+    """What both have and cannot be compared, and why."""
+
+    def of(self, verdict: Verdict) -> list[Compared]:
+        """The rows with a verdict."""
+        return [row for row in self.rows if row.verdict == verdict]
+
+    def tested(self, kind: str) -> int:
+        """How many tests there were of a kind."""
+        return sum(row.kind == kind and not math.isnan(row.p) for row in self.rows)
+
+
+# Tests ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The values of two studies that are compared, by seed."""
+
+    one: BySeed
+    other: BySeed
+    is_paired: bool
+    """Whether they are of the same seeds."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether they are the same to the bit, seed by seed."""
+        return self.is_paired and self.one == self.other
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Both means."""
+        one, other = (float(np.mean([*side.values()])) for side in (self.one, self.other))
+        return one, other
+
+
+def choose(one: BySeed, other: BySeed) -> Chosen:
+    """Choose what is compared: the same seeds where there are enough, else all that there are."""
+    shared = sorted(one.keys() & other.keys())
+    alone = min(len(one), len(other)) < 2
+    if one.keys() == other.keys() or len(shared) >= MIN_SEEDS or (shared and alone):
+        left, right = ({seed: side[seed] for seed in shared} for side in (one, other))
+        return Chosen(left, right, is_paired=True)
+    return Chosen(one, other, is_paired=False)
+
+
+def over_seeds(chosen: Chosen) -> tuple[Difference, str]:
+    """Test ``other - one`` over seeds, paired where they are the same, and say how."""
+    one, other = (np.array([*side.values()]) for side in (chosen.one, chosen.other))
+    if chosen.is_paired:
+        return paired(other, one), f"paired, {len(one)} seeds"
+    return welch(one, other), f"Welch, {len(one)} and {len(other)} seeds"
+
+
+def welch(one: Any, other: Any) -> Difference:
+    """Test the difference of means, ``other - one``, of independent values (N,) and (M,).
+
+    Source: Welch 1947. No test where either has one value, or neither varies.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    mean, count = float(other.mean() - one.mean()), len(one) + len(other)
+    if min(len(one), len(other)) < 2:
+        return Difference(mean, math.nan, math.nan, count)
+    parts = [float(side.var(ddof=1)) / len(side) for side in (one, other)]
+    square = sum(parts)
+    if square <= (SAME * max(abs(one.mean()), abs(other.mean()))) ** 2:
+        return Difference(mean, math.nan, math.nan, count)
+    divisors = (len(one) - 1, len(other) - 1)
+    freedom = square**2 / sum(part**2 / d for part, d in zip(parts, divisors, strict=True))
+    p = 2 * float(stdtr(freedom, -abs(mean) / square**0.5))
+    return Difference(mean, float(stdtrit(freedom, 0.975)) * square**0.5, p, count)
+
+
+def by_errors(mean: float, errors: Sequence[float]) -> Difference:
+    """Test a difference of two values against their standard errors, as of normal ones."""
+    from scipy.special import ndtr
+
+    error = math.hypot(*errors)
+    if math.isnan(error) or error == 0:
+        return Difference(mean, math.nan, math.nan, 1)
+    return Difference(mean, Z * error, 2 * float(ndtr(-abs(mean) / error)), 1)
+
+
+# Values -----------------------------------------------------------------------------------------
+
+
+def values(side: Side, method: str, column: str) -> dict[int, float]:
+    """Return a column's finite values of a method's finished cells by seed."""
+    if column not in side.frame.columns:
+        return {}
+    cells = side.finished[side.finished["method"] == method]
+    found = zip(cells["seed"], cells[column], strict=True)
+    return {int(seed): float(value) for seed, value in found if math.isfinite(value)}
+
+
+Errors = Callable[[Side, str, int], float]
+"""Gives the standard error of one cell's value: of a side, a method and a seed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A column of a method in two studies: the means compared, the test and what it rests on."""
+
+    one: float
+    other: float
+    test: Difference
+    how: str
+    is_equal: bool = False
+
+
+def compare_column(
+    sides: tuple[Side, Side], method: str, column: str, errors: Errors | None = None
+) -> Found | None:
+    """Compare a column of a method; ``None`` where one study has no value."""
+    one, other = (values(side, method, column) for side in sides)
+    if not one or not other:
+        return None
+    chosen = choose(one, other)
+    if chosen.is_equal:
+        return Found(*chosen.means, Difference(0.0, math.nan, math.nan, len(one)), "", True)
+    test, how = over_seeds(chosen)
+    if errors is not None and len(chosen.one) == len(chosen.other) == 1:
+        pair = (*chosen.one, *chosen.other)
+        told = [errors(side, method, seed) for side, seed in zip(sides, pair, strict=True)]
+        test, how = by_errors(test.mean, told), _within(pair)
+    return Found(*chosen.means, test, "" if math.isnan(test.p) else how)
+
+
+def _within(pair: Sequence[int]) -> str:
+    one, other = pair
+    return f"within seed {one}" if one == other else f"within seeds {one} and {other}"
+
+
+def jackknife_error(metric: str) -> Errors:
+    """Return the errors within a seed of a metric."""
+    return lambda side, method, seed: values(side, method, f"metrics.{metric}.error").get(
+        seed, math.nan
+    )
+
+
+def batch_error(field: str) -> Errors:
+    """Return the standard errors of a timing, from its 95 % interval over batches."""
+
+    def error(side: Side, method: str, seed: int) -> float:
+        low, high = (values(side, method, f"{field}.{end}").get(seed) for end in ("low", "high"))
+        return math.nan if low is None or high is None else (high - low) / (2 * Z)
+
+    return error
+
+
+# The comparison ---------------------------------------------------------------------------------
+
+
+def compare(one: Path, other: Path) -> Comparison:
+    """Compare two studies, folder by folder.
+
+    Raises:
+        UserError: the same folder twice, no study there, or values within one that were not
+            measured alike.
+    """
+    if one.resolve() == other.resolve():
+        raise UserError(f"'{one}' is the same study twice; give two")
+    sides = (Side.read(one), Side.read(other))
+    methods = [name for name in sides[0].methods if name in sides[1].methods]
+    metrics, apart = _metrics(sides)
+    tests = [
+        *_corrected(_metric_rows(sides, methods, metrics)),
+        *_corrected([row for name in methods for row in _measured_rows(sides, name)]),
+    ]
+    counts = [row for name in methods for row in _counted_rows(sides, name)]
+    places = [line for name in methods for line in _elsewhere(sides, name)]
+    return Comparison(
+        one,
+        other,
+        tuple(differences(*sides)),
+        (*tests, *counts),
+        tuple(_only(sides, methods, metrics)),
+        (*apart, *places),
+    )
+
+
+def _metrics(sides: tuple[Side, Side]) -> tuple[list[str], list[str]]:
+    """Return the metrics that may be compared, and why others that both have may not."""
+    left, right = (metric_names(side.frame) for side in sides)
+    alike, apart = [], []
+    for name in [name for name in left if name in right]:
+        told = difference(*(side.frame.attrs["provenance"].get(name, {}) for side in sides))
+        if told:
+            apart.append(f"{name}: not measured alike, {told}")
+        else:
+            alike.append(name)
+    return alike, apart
+
+
+def _metric_rows(
+    sides: tuple[Side, Side], methods: Sequence[str], metrics: Sequence[str]
+) -> Iterator[Compared]:
+    for method in methods:
+        for name in metrics:
+            found = compare_column(sides, method, f"metrics.{name}", jackknife_error(name))
+            if found is not None:
+                sign = {"↓": -1, "↑": 1}.get(direction(name))
+                yield _row(method, f"{name} {direction(name)}".rstrip(), "metric", found, sign)
+
+
+def _measured_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
+    if _devices(sides, method)[0] != _devices(sides, method)[1]:
+        return
+    for column, title in MEASURED.items():
+        field = column.removesuffix(".median")
+        if (
+            field != column
+            and _batches(sides, method, field)[0] != _batches(sides, method, field)[1]
+        ):
+            continue
+        errors = batch_error(field) if field != column else None
+        found = compare_column(sides, method, column, errors)
+        if found is not None:
+            row = _row(method, title, "measured", found, -1)
+            unfit = row.how and field != column and any(_unfit(side, method) for side in sides)
+            yield replace(row, how=f"{row.how}; machine not fit") if unfit else row
+
+
+def _row(method: str, what: str, kind: str, found: Found, sign: int | None) -> Compared:
+    test = found.test
+    return Compared(
+        method=method,
+        what=what,
+        kind=kind,
+        one=found.one,
+        other=found.other,
+        difference=test.mean,
+        half=test.half,
+        p=test.p,
+        p_holm=math.nan,
+        how=found.how,
+        verdict=EQUAL if found.is_equal else UNKNOWN,
+        is_better=None if sign is None or test.mean == 0 else sign * test.mean > 0,
+    )
+
+
+def _corrected(rows: Iterator[Compared] | Sequence[Compared]) -> list[Compared]:
+    """Correct the p values of one family, and say what moved."""
+    family = [*rows]
+    adjusted = holm([row.p for row in family])
+
+    return [
+        row if math.isnan(p) else replace(row, p_holm=p, verdict=MOVED if p <= LEVEL else STAYED)
+        for row, p in zip(family, adjusted, strict=True)
+    ]
+
+
+def _counted_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
+    """Compare counts seed by seed where seeds are shared, else by their means."""
+    for column, title in COUNTED.items():
+        found = compare_column(sides, method, column)
+        if found is not None:
+            # Nothing is random in a count: no test, and no interval.
+            nothing = Difference(found.test.mean, math.nan, math.nan, found.test.count)
+            same = found.is_equal or found.test.mean == 0
+            row = _row(method, title, "counted", replace(found, test=nothing, how=""), None)
+            yield replace(row, verdict=EQUAL if same else CHANGED)
+
+
+def _devices(sides: tuple[Side, Side], method: str) -> list[str]:
+    cells = [side.finished[side.finished["method"] == method] for side in sides]
+    return ["; ".join(sorted({str(name) for name in rows["device"]})) for rows in cells]
+
+
+def _batches(sides: tuple[Side, Side], method: str, field: str) -> list[set[float]]:
+    return [{*values(side, method, f"{field}.batch").values()} for side in sides]
+
+
+def _unfit(side: Side, method: str) -> bool:
+    cells = side.finished[side.finished["method"] == method]
+    return any(cells["unfit"])
+
+
+def _elsewhere(sides: tuple[Side, Side], method: str) -> Iterator[str]:
+    """Say why a method's measured costs are not compared."""
+    devices = _devices(sides, method)
+    if devices[0] != devices[1]:
+        yield f"times and memory of {method}: measured on {devices[0]} and on {devices[1]}"
+        return
+    for field, title in (("cost.ms_per_image", "ms/image"), ("cost.latency_ms", "latency ms")):
+        one, other = _batches(sides, method, field)
+        if one and other and one != other:
+            yield f"{title} of {method}: measured at batches of {_list(one)} and {_list(other)}"
+
+
+def _list(numbers: set[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(numbers))
+
+
+def _only(
+    sides: tuple[Side, Side], methods: Sequence[str], metrics: Sequence[str]
+) -> Iterator[str]:
+    """Say what only one study has; an unfinished method is said to be."""
+    for side, rest, letter in zip(sides, reversed(sides), "AB", strict=True):
+        begun = {row.method for _, row in rest.cells}
+        for name in side.methods:
+            if name not in methods:
+                told = ", without a finished cell in the other" if name in begun else ""
+                yield f"{letter}: method {name}{told}"
+        there = set(metric_names(rest.frame))
+        yield from (f"{letter}: {name}" for name in metric_names(side.frame) if name not in there)
+        for method in methods:
+            for name in metrics:
+                column = f"metrics.{name}"
+                if values(side, method, column) and not values(rest, method, column):
+                    yield f"{letter}: {name} of {method}"
+
+
+# Formats ----------------------------------------------------------------------------------------
+
+
+def markdown(found: Comparison) -> str:
+    """Write a comparison for reading."""
+    parts = [f"A: {found.one}\nB: {found.other}\n"]
+    parts.append(_lines("What differs between the studies", found.differences) or _ALIKE)
+    for verdict, title in _SECTIONS.items():
+        if rows := found.of(verdict):
+            parts.append(f"{title}:\n\n{_table(rows, verdict)}")
+    if equal := found.of(EQUAL):
+        parts.append(_lines("Equal to the bit, seed by seed", _by_method(equal)))
+    parts.append(_lines("Only in one", found.only))
+    parts.append(_lines("Not compared", found.left_out))
+    parts.append("\n".join(f"- {note}" for note in notes(found)) + "\n")
+    return "\n".join(part for part in parts if part)
+
+
+_ALIKE = "Nothing else differs: settings, data, commit, packages, device and yardsticks agree.\n"
+_SECTIONS = {
+    MOVED: "Moved beyond noise",
+    STAYED: "Not moved beyond noise",
+    UNKNOWN: "Without an interval, so nothing can be said",
+    CHANGED: "Counted, changed",
+}
+
+
+def notes(found: Comparison) -> list[str]:
+    """Say what the words mean, and of how many comparisons they are."""
+    metrics, costs = found.tested("metric"), found.tested("measured")
+    told = [
+        f"{metrics} comparisons of metrics and {costs} of measured costs. Moved: p is at most "
+        f"{LEVEL:g} after Holm's correction within each of the two, so that the chance of any "
+        "false move in one is 5 %.",
+        "B - A: the mean difference with the half-width of its own 95 % interval, which is not "
+        "corrected.",
+    ]
+    if any(row.how.startswith("within") for row in found.rows):
+        told.append(
+            "Within a seed: against the error of the samples drawn, or of the batches timed; "
+            "of another training it says nothing."
+        )
+    if any("not fit" in row.how for row in found.rows):
+        told.append("Machine not fit: its state while timing is in the record's cost.unfit.")
+    return told
+
+
+def _table(rows: Sequence[Compared], verdict: Verdict) -> str:
+    head = ["method", "what", "A", "B", "B - A", "change"]
+    if verdict in {MOVED, STAYED}:
+        head += ["p (Holm)", "from"]
+    if verdict == MOVED:
+        head.append("B is")
+    return markdown_table(head, [_cells(row, head) for row in rows])
+
+
+def _cells(row: Compared, head: Sequence[str]) -> list[str]:
+    change = row.difference / abs(row.one) if row.one else math.nan
+    texts = {
+        "method": row.method,
+        "what": row.what,
+        "A": _large(row.one),
+        "B": _large(row.other),
+        "B - A": plus_minus(row.difference, row.half)
+        if abs(row.difference) < LARGE
+        else scaled(row.difference, "", row.half),
+        "change": "" if math.isnan(change) else f"{100 * change:+.3g} %",
+        "p (Holm)": f"{row.p_holm:.2g}",
+        "from": row.how,
+        "B is": {None: "", True: "better", False: "worse"}[row.is_better],
+    }
+    return [texts[title] for title in head]
+
+
+def _large(value: float) -> str:
+    return number(value, 4) if abs(value) < LARGE else scaled(value, "")
+
+
+def _by_method(rows: Sequence[Compared]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row.what)
+    return [f"{method}: {', '.join(names)}" for method, names in groups.items()]
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:\n", *(f"- {line}" for line in lines), ""]) if lines else ""
+
+
+def to_json(found: Comparison) -> str:
+    """Write a comparison for programs; a number that is not there is left out."""
+    content = {
+        "one": str(found.one),
+        "other": str(found.other),
+        "differences": found.differences,
+        "comparisons": [_plain(row) for row in found.rows],
+        "only": found.only,
+        "left_out": found.left_out,
+        "notes": notes(found),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(row: Compared) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in asdict(row).items()
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    }
+
+
+def to_csv(found: Comparison) -> str:
+    """Write one line for each comparison, at full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Compared.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(row) for row in found.rows)
+    return text.getvalue()
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "md": markdown,
+    "json": to_json,
+    "csv": to_csv,
+}
+
+
+def render(one: Path, other: Path, format: str = "md") -> str:
+    """Compare two studies and write what was found as ``md``, ``json`` or ``csv``."""
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return FORMATS[format](compare(one, other))

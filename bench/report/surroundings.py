@@ -1,0 +1,136 @@
+"""What differs between two studies beside their results: settings, code, machine and data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from bench.record import Record, Status
+from bench.report.frame import device, difference, flatten, load_frame, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NO_SETTINGS = ("seed", "settings.device")
+"""Parts of a cell's configuration that are told of elsewhere."""
+ROUNDING = 1e-9
+"""Yardsticks within this fraction are equal; they are computed anew, not copied."""
+LONGEST = 160
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two studies, read once."""
+
+    folder: Path
+    frame: pd.DataFrame
+    cells: Sequence[tuple[Path, Record]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Side:
+        """Read a study; UserError where there is none, or its values were not measured alike."""
+        return cls(folder, load_frame(folder), read(folder)[0])
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """The cells whose numbers may be compared."""
+        frame = self.frame
+        return frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods with a finished cell."""
+        return sorted(set(self.finished["method"]))
+
+
+def differences(one: Side, other: Side) -> list[str]:
+    """Say in lines what differs between two studies; none where nothing does."""
+    return [*_facts(one, other), *_settings(one, other), *_yardsticks(one, other)]
+
+
+def _facts(one: Side, other: Side) -> Iterator[str]:
+    left, right = _told(one.cells), _told(other.cells)
+    for name in sorted(left | right, key=list(left | right).index):
+        texts = ["; ".join(sorted(side.get(name, set()))) or "not said" for side in (left, right)]
+        if texts[0] != texts[1]:
+            yield f"{name}: {_short(texts[0])} and {_short(texts[1])}"
+
+
+def _told(cells: Sequence[tuple[Path, Record]]) -> dict[str, set[str]]:
+    """Return each fact of a study's cells that have run, with all the values that it has there."""
+    facts: dict[str, set[str]] = {}
+    for _, row in cells:
+        if not row.environment:
+            continue
+        environment = row.environment
+        told = {
+            "data set": f"{row.dataset} ({row.data_variant})",
+            "sha256 of the data": row.data.get("sha256"),
+            "preset": row.preset,
+            "commit": _commit(environment),
+            "device": device(environment),
+            **{f"version of {k}": v for k, v in (environment.get("packages") or {}).items()},
+        }
+        for name, value in told.items():
+            facts.setdefault(name, set()).add("none" if value is None else str(value))
+    return facts
+
+
+def _commit(environment: Mapping[str, Any]) -> str:
+    text = str(environment.get("commit"))[:12]
+    return f"{text} with changes" if environment.get("dirty") else text
+
+
+def _settings(one: Side, other: Side) -> Iterator[str]:
+    """Yield each setting in which cells of one method differ, with the methods."""
+    left, right = _configurations(one), _configurations(other)
+    groups: dict[str, list[str]] = {}
+    for method in sorted(left.keys() & right.keys()):
+        mine, theirs = left[method], right[method]
+        for key in sorted(mine.keys() | theirs.keys()):
+            values = [side.get(key, "not there") for side in (mine, theirs)]
+            if values[0] != values[1]:
+                told = f"{key}: {_short(str(values[0]))} and {_short(str(values[1]))}"
+                groups.setdefault(told, []).append(method)
+    yield from (f"{told} ({', '.join(methods)})" for told, methods in groups.items())
+
+
+def _configurations(side: Side) -> dict[str, dict[str, Any]]:
+    """Return the flat configuration of each method's first cell that has one."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder, row in side.cells:
+        path = folder / "config.yaml"
+        if row.method not in found and path.exists():
+            flat = flatten("", yaml.safe_load(path.read_text()))
+            found[row.method] = {k: v for k, v in flat.items() if k not in NO_SETTINGS}
+    return found
+
+
+def _yardsticks(one: Side, other: Side) -> Iterator[str]:
+    """Yield the anchors that have moved: they are the same images, so the measuring has changed."""
+    left, right = (_anchors(side.frame) for side in (one, other))
+    provenance = [side.frame.attrs["provenance"] for side in (one, other)]
+    for key in sorted(left.keys() & right.keys()):
+        name, metric = key
+        mine, theirs = left[key], right[key]
+        alike = not difference(*(told.get(metric, {}) for told in provenance))
+        if alike and abs(mine - theirs) > ROUNDING * max(abs(mine), abs(theirs)):
+            yield f"{metric} of the same yardstick, {name}: {mine:.6g} and {theirs:.6g}"
+
+
+def _anchors(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
+    rows = frame[frame["kind"] == "anchor"]
+    return {
+        (str(row["method"]), metric): float(row[f"metrics.{metric}"])
+        for _, row in rows.iterrows()
+        for metric in frame.attrs["provenance"]
+        if row.notna().get(f"metrics.{metric}", False)
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

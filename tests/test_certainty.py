@@ -1,0 +1,570 @@
+"""What may be claimed: the jackknife, intervals, ranks and bands against simulation and theory."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from bench import record
+from bench.errors import UserError
+from bench.metrics import evaluation, extractors, statistics
+from bench.metrics.features import Features
+from bench.metrics.references import Reference
+from bench.options import Asked, resolve
+from bench.record import Value
+from bench.report import published, ranking
+from bench.report.frame import flatten, load_frame, mean_interval, metric_names
+from bench.report.ranking import MIN_SEEDS, compare_all, holm, paired, rank_ranges
+from bench.report.tables import render, with_error
+
+from .fake_study import make_record, provenance, values, write_cell, write_study
+
+Array = NDArray[np.float64]
+BLOCKS = 20
+
+
+def within(share: float, rate: float, count: int, sigmas: float = 4.0) -> bool:
+    """Whether a share of ``count`` is what chance gives at a rate: four standard errors."""
+    return abs(share - rate) <= sigmas * math.sqrt(rate * (1 - rate) / count)
+
+
+# The jackknife, against its definition ------------------------------------------------------------
+
+
+def left_out(features: Array, mu: Array, sigma: Array) -> tuple[float, float]:
+    """The jackknife as it is defined: every distance computed anew from the features left."""
+    parts = np.array_split(statistics.permutation(len(features)), BLOCKS)
+    whole = statistics.frechet_to_features(features, mu, sigma)
+    rest = np.array(
+        [statistics.frechet_to_features(np.delete(features, part, 0), mu, sigma) for part in parts]
+    )
+    error = math.sqrt((BLOCKS - 1) / BLOCKS * ((rest - rest.mean()) ** 2).sum())
+    return error, BLOCKS * whole - (BLOCKS - 1) * rest.mean()
+
+
+@pytest.mark.parametrize(
+    ("count", "size"), [(40, 3), (57, 8), (200, 16), (60, 100), (50, 49), (52, 50), (330, 300)]
+)
+def test_the_jackknife_is_that_of_its_definition(count: int, size: int) -> None:
+    random = np.random.default_rng(count)
+    # Far from zero, where a careless downdate loses its digits; correlated, and of unequal blocks.
+    x = random.normal(size=(count, size)) @ random.normal(size=(size, size)) + 100
+    other = random.normal(size=(4 * size, size)) @ random.normal(size=(size, size))
+    given = (x.astype(np.float32), other.mean(axis=0), np.cov(other, rowvar=False))
+    assert statistics.frechet_jackknife(*given) == pytest.approx(left_out(*given), rel=1e-7)
+
+
+def test_few_features_never_make_a_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = set()
+    original = np.linalg.eigvalsh
+    monkeypatch.setattr(
+        np.linalg, "eigvalsh", lambda matrix: (shapes.add(matrix.shape), original(matrix))[1]
+    )
+    x = np.random.default_rng(0).normal(size=(60, 200))
+    statistics.frechet_jackknife(x, np.zeros(200), np.eye(200))
+    assert shapes == {(60, 60), (57, 57)}
+
+
+def test_moments_without_a_part_are_those_of_the_rest() -> None:
+    x = np.random.default_rng(0).normal(1e4, 1, size=(50, 6))
+    rest = statistics.moments(x).without(statistics.moments(x[:7]))
+    assert rest.count == 43
+    np.testing.assert_allclose(rest.mean, x[7:].mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(rest.covariance, np.cov(x[7:], rowvar=False), atol=1e-7)
+
+
+def test_too_few_samples_have_no_jackknife() -> None:
+    with pytest.raises(ValueError, match="39 samples do not fill 20 blocks"):
+        statistics.frechet_jackknife(np.zeros((39, 2)), np.zeros(2), np.eye(2))
+
+
+# The jackknife, against a known distance ----------------------------------------------------------
+
+
+SIZE, COUNT, STUDIES = 4, 200, 400
+
+
+def gaussian_samples(shift: float, scale: float, studies: int) -> tuple[Array, float]:
+    """Samples (studies, N, d) of N(shift, scale^2 I), and their distance to N(0, I)."""
+    random = np.random.default_rng(7)
+    samples = shift + scale * random.normal(size=(studies, COUNT, SIZE))
+    return samples, SIZE * (shift**2 + (1 - scale) ** 2)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.3, 0.8)])
+def test_the_corrected_distance_is_unbiased_and_its_interval_covers(
+    shift: float, scale: float
+) -> None:
+    from scipy.stats import t
+
+    samples, truth = gaussian_samples(shift, scale, STUDIES)
+    exact = (np.zeros(SIZE), np.eye(SIZE))
+    plug_in = np.array([statistics.frechet_to_features(x, *exact) for x in samples])
+    error, corrected = np.array([statistics.frechet_jackknife(x, *exact) for x in samples]).T
+
+    def bias(estimates: Array) -> float:
+        """The mean error, in its standard errors."""
+        return float((estimates.mean() - truth) / (estimates.std(ddof=1) / len(estimates) ** 0.5))
+
+    assert abs(bias(corrected)) < 4
+    assert bias(plug_in) > 8
+    covered = np.abs(corrected - truth) <= t.ppf(0.975, BLOCKS - 1) * error
+    # Conservative: it may cover more often than it says, never less.
+    assert covered.mean() >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / STUDIES)
+    assert np.mean(error) >= 0.9 * plug_in.std(ddof=1)
+
+
+def test_a_naive_bootstrap_fails_where_the_jackknife_covers() -> None:
+    samples, truth = gaussian_samples(0.0, 1.0, 40)
+    random = np.random.default_rng(0)
+    exact = (np.zeros(SIZE), np.eye(SIZE))
+
+    def interval(x: Array) -> Array:
+        rows = random.integers(0, COUNT, (100, COUNT))
+        again = [statistics.frechet_to_features(x[chosen], *exact) for chosen in rows]
+        return np.percentile(again, [2.5, 97.5])
+
+    low, _ = np.array([interval(x) for x in samples]).T
+    plug_in = [statistics.frechet_to_features(x, *exact) for x in samples]
+    # It never covers, and lies above even the plug-in value: the bias is added a second time.
+    assert (low > truth).all()
+    assert np.mean(low) > 0.9 * np.mean(plug_in)
+
+
+# The jackknife, in an evaluation ------------------------------------------------------------------
+
+
+@pytest.fixture
+def reference() -> Reference:
+    return Reference(
+        np.zeros(5), np.eye(5), n=100, split="train", dataset="d", variant="d",
+        data_sha256="aa", extractor_sha256="bb",
+    )  # fmt: skip
+
+
+def evaluate(reference: Reference, count: int, **options: Any) -> Value:
+    x = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
+    network = extractors.Extractor.__new__(extractors.Extractor)
+    for name, value in {
+        "name": "x", "sha256": "bb", "resize": "none", "classifies": None, "truth": None,
+        "device": type("Device", (), {"type": "cpu"})(),
+    }.items():  # fmt: skip
+        object.__setattr__(network, name, value)
+    found = evaluation.evaluate(
+        Features(x, np.zeros((count, 0), np.float32)), reference, extractor=network, n=count,
+        families=["fd"], **options,
+    )  # fmt: skip
+    return next(iter(found.values()))
+
+
+def test_final_samples_have_an_error_and_snapshots_none(reference: Reference) -> None:
+    plain, final = (evaluate(reference, 60, jackknife=asked) for asked in (False, True))
+    assert (plain.error, plain.corrected) == (None, None)
+    assert final.value == plain.value
+    assert final.error is not None
+    assert final.corrected is not None
+    assert final.corrected < final.value
+    assert final.provenance["jackknife_blocks"] == BLOCKS
+    assert "jackknife_blocks" not in plain.provenance
+
+
+def test_fewer_than_forty_samples_have_no_error(reference: Reference) -> None:
+    assert evaluate(reference, 39, jackknife=True).error is None
+    assert evaluate(reference, 40, jackknife=True).error is not None
+
+
+# Intervals over seeds -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_over_seeds_covers_at_its_rate(seeds: int) -> None:
+    studies = 4000
+    drawn = np.random.default_rng(seeds).normal(3.0, 2.0, size=(studies, seeds))
+    found = np.array([mean_interval(row.tolist())[:2] for row in drawn])
+    assert within(float((np.abs(found[:, 0] - 3.0) <= found[:, 1]).mean()), 0.95, studies)
+
+
+def test_an_infinite_value_has_no_interval() -> None:
+    mean, half, count = mean_interval([1.0, math.inf])
+    assert (mean, count) == (math.inf, 2)
+    assert math.isnan(half)
+
+
+# Pairs --------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_a_paired_t_test() -> None:
+    from scipy import stats
+
+    one, other = np.random.default_rng(1).normal(size=(2, 6))
+    expected = stats.ttest_rel(one, other)
+    found = paired(one, other)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.mean == pytest.approx((one - other).mean())
+    interval = expected.confidence_interval(0.95)
+    assert found.half == pytest.approx((interval.high - interval.low) / 2)
+
+
+def test_only_shared_finite_seeds_count() -> None:
+    one = np.array([1.0, 2.0, np.nan, 4.0, np.inf, 6.5])
+    other = np.array([0.5, 1.0, 3.0, np.nan, 1.0, 6.0])
+    found = paired(one, other)
+    assert found == paired(one[[0, 1, 5]], other[[0, 1, 5]])
+    assert found.count == 3
+    assert paired(one, np.full(6, np.nan)).count == 0
+
+
+def test_differences_without_variance_are_no_evidence() -> None:
+    same = np.array([1.0, 2.0, 3.0])
+    assert paired(same, same).p == 1
+    # 0.1 + 0.2 is not 0.3 to the last bit, which is not a difference.
+    assert paired(same + 0.1 + 0.2, same + 0.3).p == 1
+    assert math.isnan(paired(same + 1, same).p)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
+    with_gap = holm([0.01, math.nan, 0.02])
+    assert with_gap[::2] == pytest.approx([0.02, 0.02])
+    assert math.isnan(with_gap[1])
+    assert holm([]) == []
+
+
+# Ranks --------------------------------------------------------------------------------------------
+
+
+def test_ranks_leave_room_for_what_is_not_separated() -> None:
+    better = np.zeros((4, 4), bool)
+    assert rank_ranges(better) == [(1, 4)] * 4
+    better[0, 1:] = True
+    assert rank_ranges(better) == [(1, 1), (2, 4), (2, 4), (2, 4)]
+    better[1, 3] = True
+    assert rank_ranges(better) == [(1, 1), (2, 3), (2, 4), (3, 4)]
+
+
+def test_methods_that_are_not_separated_always_share_a_rank() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        size = int(random.integers(2, 8))
+        found = random.random((size, size)) < random.random()
+        found &= ~found.T
+        ranges = rank_ranges(found)
+        for i, j in combinations(range(size), 2):
+            apart = ranges[i][1] < ranges[j][0] or ranges[j][1] < ranges[i][0]
+            follows = connected(found, i, j) != connected(found, j, i)
+            assert not apart or follows
+            assert 1 <= ranges[i][0] <= ranges[i][1] <= size
+
+
+def connected(found: NDArray[np.bool_], start: int, end: int) -> bool:
+    """Whether ``end`` can be reached from ``start``, by a search of its own."""
+    seen, todo = set(), [start]
+    while todo:
+        for after in np.flatnonzero(found[todo.pop()]):
+            if after not in seen:
+                seen.add(int(after))
+                todo.append(int(after))
+    return end in seen
+
+
+@pytest.mark.parametrize(("methods", "seeds"), [(3, 3), (5, 4)])
+def test_equal_methods_are_tied(methods: int, seeds: int) -> None:
+    studies = 1500
+    random = np.random.default_rng(methods)
+    # What a seed has in common for all methods must not count.
+    drawn = random.normal(size=(studies, methods, seeds)) + 5 * random.normal(size=(1, 1, seeds))
+    false = [min(p for *_, p in compare_all(study)) <= 0.05 for study in drawn]
+    rate = float(np.mean(false))
+    assert rate <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)
+    # Without a correction for the number of pairs this many would be called different.
+    plain = [min(test.p for *_, test, _ in compare_all(study)) <= 0.05 for study in drawn]
+    assert np.mean(plain) > 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_clearly_different_methods_separate() -> None:
+    random = np.random.default_rng(0)
+    level = np.array([1.0, 2.0, 4.0, 4.0])[None, :, None]
+    drawn = level + 0.05 * random.normal(size=(200, 4, 5)) + random.normal(size=(200, 1, 5))
+    apart = np.array([[p <= 0.05 for *_, p in compare_all(study)] for study in drawn])
+    same = [*combinations(range(4), 2)].index((2, 3))
+    assert np.delete(apart, same, axis=1).mean() > 0.99
+    assert apart[:, same].mean() <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def write_row(study: Path, method: str, seed: int, **changes: Any) -> Path:
+    """Write a cell of a method of any name."""
+    named = {"method": method, "cell": f"{method}-seed{seed}"}
+    row = make_record(study, "sde", seed).model_copy(update=named | changes)
+    write_cell(study / row.cell, row, [], images=0)
+    return study / row.cell
+
+
+def study_of(place: Path, found: dict[str, list[float | None]]) -> Path:
+    """A study whose methods have these distances by seed; ``None``: the cell failed."""
+    study = write_study(place / "s", (), failed=None)
+    for method, row in found.items():
+        for seed, value in enumerate(row):
+            measured = {} if value is None else values(value, 9.0, None)
+            status = record.Status.FAILED if value is None else record.Status.FINISHED
+            write_row(study, method, seed, metrics=measured, status=status)
+    return study
+
+
+@pytest.mark.parametrize(("factor", "ranks"), [(0.999, [(1, 2)] * 2), (1.001, [(1, 1), (2, 2)])])
+def test_the_hurdle_is_where_a_pair_begins_to_separate(
+    tmp_path: Path, factor: float, ranks: list[tuple[int, int]]
+) -> None:
+    hurdle = 4.30265  # Of two-sided 5 % with two degrees of freedom, from a table.
+    error = 3**-0.5
+    apart = [5 + factor * hurdle * error + step for step in (-1, 0, 1)]
+    study = study_of(tmp_path, {"a": [5.0, 5.0, 5.0], "b": [*apart]})
+    found = ranking.ranking(load_frame(study), "fd_digits_500")
+    assert found.hurdle == (3, 1, pytest.approx(hurdle, rel=1e-5))
+    assert [*found.ranks.values()] == ranks
+    assert "must be 4.30 times its standard error" in render(study)
+
+
+def test_ranks_are_of_shared_seeds(tmp_path: Path) -> None:
+    study = study_of(
+        tmp_path,
+        {
+            "a": [1.0, 1.1, 1.05, 1.02],
+            "b": [2.0, 2.15, 2.05, 2.02],
+            "late": [None, None, 1.0, 1.0],
+            "wild": [math.inf, math.inf, 3.0, 3.0],
+        },
+    )
+    found = ranking.ranking(load_frame(study), "fd_digits_500")
+    assert found.ranks == {"a": (1, 1), "b": (2, 2)}
+    assert found.unranked == {"late": 2, "wild": 2}
+    text = render(study)
+    assert "Rank by fd_digits_500: 1 a; 2 b. With fewer than 3 shared seeds" in text
+    assert "no rank is claimed for late (2), wild (2)." in text
+
+
+def test_methods_without_shared_seeds_have_no_rank(tmp_path: Path) -> None:
+    gap: list[float | None] = [None, None, None]
+    study = study_of(tmp_path, {"a": [1.0, 1.1, 1.2, *gap], "b": [*gap, 5.0, 5.1, 5.2]})
+    assert ranking.ranking(load_frame(study), "fd_digits_500").ranks == {}
+    text = render(study)
+    assert "With fewer than 3 seeds that two methods share no rank is claimed." in text
+    assert "| rank |" not in text
+
+
+def test_higher_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"a": [1.0, 1.1, 1.05], "b": [2.0, 2.15, 2.05]})
+    for folder, row in record.cells(study):
+        score = {"is_digits_500": row.metrics["fd_digits_500"]}
+        record.save(row.model_copy(update={"metrics": row.metrics | score}), folder)
+    frame = load_frame(study)
+    assert list(ranking.ranking(frame, "fd_digits_500").ranks) == ["a", "b"]
+    assert list(ranking.ranking(frame, "is_digits_500").ranks) == ["b", "a"]
+
+
+def test_one_seed_claims_nothing(tmp_path: Path) -> None:
+    text = render(study_of(tmp_path, {"a": [1.0], "b": [9.0]}))
+    assert "no rank is claimed" in text
+    assert "Rank by" not in text
+
+
+def test_json_has_every_pair(tmp_path: Path) -> None:
+    study = study_of(tmp_path, {"a": [1.0, 1.1, 1.05], "b": [2.0, 2.15, 2.05], "c": [2.0] * 3})
+    content = json.loads(render(study, "json"))
+    found = {one["metric"]: one for one in content["rankings"]}["fd_digits_500"]
+    assert [pair["methods"] for pair in found["pairs"]] == [["a", "b"], ["a", "c"], ["b", "c"]]
+    first = found["pairs"][0]
+    assert first["seeds"] == MIN_SEEDS
+    assert first["p"] <= first["p_holm"]
+    assert found["ranks"]["a"] == [1, 1]
+
+
+# What the table shows of one seed -----------------------------------------------------------------
+
+
+def with_errors(study: Path) -> Path:
+    """Give every cell's distance an error within its seed and a corrected value."""
+    for folder, row in record.cells(study):
+        value = row.metrics["fd_digits_500"]
+        told = value.model_copy(update={"error": 0.123, "corrected": value.value - 1})
+        record.save(
+            row.model_copy(update={"metrics": row.metrics | {"fd_digits_500": told}}), folder
+        )
+    return study
+
+
+def test_an_error_within_a_seed_is_no_interval_over_seeds(tmp_path: Path) -> None:
+    one = render(with_errors(study_of(tmp_path / "1", {"a": [5.0], "b": [6.0]})))
+    assert "5.00 (se 0.12)" in one
+    assert "4.00 (se 0.12)" in one
+    assert "±" not in one
+    assert "(se ...): standard error within the one seed" in one
+    several = render(with_errors(study_of(tmp_path / "2", {"a": [5.0, 5.2], "b": [6.0, 6.1]})))
+    assert "(se" not in several
+    assert "5.10 ± 1.27" in several or "5.1 ± 1.3" in several
+    assert "4.1 ± 1.3" in several
+    assert "fd_digits_500 corrected ↓" in several
+
+
+def test_errors_are_columns_and_no_metrics(tmp_path: Path) -> None:
+    frame = load_frame(with_errors(study_of(tmp_path, {"a": [5.0]})))
+    assert metric_names(frame) == ["fd_digits_500", "is_digits_500"]
+    cell = frame[frame["kind"] == "cell"].iloc[0]
+    assert cell["metrics.fd_digits_500.error"] == 0.123
+    assert cell["metrics.fd_digits_500.corrected"] == 4.0
+
+
+def test_numbers_with_an_error() -> None:
+    assert with_error(0.7041, 0.0213) == "0.704 (se 0.021)"
+    assert with_error(412.3, 31.4) == "412 (se 31)"
+    assert with_error(0.7041, math.nan) == "0.7041"
+
+
+# Published values ---------------------------------------------------------------------------------
+
+
+HEUN, MISMATCHING = "sde:heun", "smm"
+PAPER = {"data": "cifar10", "extractor": "inception-legacy", "reference_n": 50_000, "n": 50_000}
+
+
+def paper_study(place: Path, method: str, found: list[float], **options: Any) -> Path:
+    """A CIFAR-10 study at the paper's preset, with the resolved settings that it would have."""
+    budget = options.pop("budget", None)
+    request = resolve(
+        Asked(
+            methods=method, dataset="cifar10", preset=options.pop("preset", "paper"), data=None,
+            seeds="0", budget=budget, overrides=options.pop("overrides", []), device="cpu",
+            jobs=None, timeout=None, weights=[], reference=None, study=None, results=place,
+            rerun="none",
+        )
+    )  # fmt: skip
+    study = write_study(place / "s", (), failed=None)
+    anchors = options.pop("anchors", {})
+    record.write_text(study / record.ANCHORS, record.Anchors(rows=anchors).model_dump_json())
+    for seed, value in enumerate(found):
+        told = provenance(**PAPER | options)
+        metrics = {"fid_legacy": Value(value=value, provenance=told)}
+        cell = write_row(
+            study, method, seed, metrics=metrics, dataset="cifar10", data_variant=told["data"],
+            preset="paper",
+        )  # fmt: skip
+        config = {
+            "settings": request.settings.model_dump(mode="json"),
+            "method_config": dict(request.methods[method]),
+        }
+        (cell / "config.yaml").write_text(yaml.safe_dump(config))
+    return study
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [([1.95, 2.0, 1.99], "inside"), ([1.5, 1.52, 1.51], "below band"), ([3.0], "above band")],
+)
+def test_a_published_value_stands_beside_ours(
+    tmp_path: Path, found: list[float], verdict: str
+) -> None:
+    study = paper_study(tmp_path, HEUN, found)
+    beside = published.compare(load_frame(study)).beside
+    assert [(one.published.value, one.verdict) for one in beside] == [
+        (1.97, verdict),
+        (2.01, verdict),
+    ]
+    text = render(study)
+    assert "Published:" in text
+    assert f"| 1.97      | 1.87 to 2.2 | {verdict}" in text
+    assert "Karras et al. 2022, table 2" in text
+    assert render(study, "latex").count("toprule") == 2
+    assert [one["verdict"] for one in json.loads(render(study, "json"))["published"]] == [
+        verdict,
+        verdict,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"budget": "10kimg"}, "settings.budget.amount is 10.0, published with 200000"),
+        ({"overrides": ["common.network.blocks=2"]}, "method_config.network.blocks is 2"),
+        ({"preset": "gpu"}, "settings.preset is gpu, published with paper"),
+        ({"data": "cifar10-jpeg"}, "data is cifar10-jpeg, published with cifar10"),
+        ({"reference_n": 10_000}, "reference_n is 10000, published with 50000"),
+    ],
+)
+def test_a_published_value_of_other_settings_does_not_apply(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    study = paper_study(tmp_path, HEUN, [1.97], **options)
+    assert not published.compare(load_frame(study)).beside
+    text = render(study)
+    assert f"No published value applies to {HEUN}: {told}" in text
+    assert "Published:" not in text
+
+
+def test_a_run_of_other_length_is_no_reproduction(tmp_path: Path) -> None:
+    longer = paper_study(tmp_path / "1", MISMATCHING, [8.0])
+    assert "budget.amount is 200000.0, published with 100000" in render(longer)
+    own = paper_study(tmp_path / "2", MISMATCHING, [8.0], budget="100000kimg")
+    assert [one.verdict for one in published.compare(load_frame(own)).beside] == ["inside"]
+
+
+def test_real_images_have_known_values_too(tmp_path: Path) -> None:
+    real = {
+        name: Value(value=value, provenance=provenance(**PAPER | {"n": 10_000}))
+        for name, value in {"fid_legacy_10k": 3.15, "is_legacy_10k": 12.5}.items()
+    }
+    study = paper_study(tmp_path, HEUN, [1.97], anchors={"real (held-out)": real})
+    rows = published.compare(load_frame(study)).beside
+    assert {(one.published.metric, one.verdict) for one in rows if one.row != HEUN} == {
+        ("fid_legacy_10k", "inside"),
+        ("is_legacy_10k", "above band"),
+    }
+
+
+def test_other_data_have_no_published_values(tmp_path: Path) -> None:
+    text = render(study_of(tmp_path, {"a": [1.0]}))
+    assert "No published value applies to a: none is known of these data." in text
+
+
+def test_every_published_value_can_be_reached(tmp_path: Path) -> None:
+    """The paper preset is what the values were published with, but for the length of one."""
+    known = published.read("cifar10")
+    assert {value.source for value in known}
+    labels = "sde,sde:heun,sde:conditional+heun,cdm,cdm:conditional,smm"
+    request = resolve(
+        Asked(
+            methods=labels, dataset="cifar10", preset="paper", data=None, seeds="0", budget=None,
+            overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None,
+            study=None, results=tmp_path, rerun="none",
+        )
+    )  # fmt: skip
+    settings = request.settings.model_dump(mode="json")
+    reached = set()
+    for value in known:
+        assert value.why
+        for label in set(value.rows) & set(request.methods):
+            config = {"settings": settings, "method_config": dict(request.methods[label])}
+            flat = flatten("", config) | (
+                {"settings.budget.amount": 100_000} if label == MISMATCHING else {}
+            )
+            if all(flat.get(key) == expected for key, expected in value.setting.items()):
+                reached.add(value.value)
+    assert reached == {1.97, 2.01, 1.79, 1.82, 1.95, 1.77, 8.10}
+
+
+def test_a_band_that_does_not_hold_its_value_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "published").mkdir()
+    body = {"rows": ["a"], "metric": "m", "value": 3, "band": [1, 2], "why": "w", "source": "s"}
+    (tmp_path / "published" / "d.yaml").write_text(yaml.safe_dump({"values": [body]}))
+    monkeypatch.setattr(published, "config_folder", lambda: tmp_path)
+    with pytest.raises(UserError, match="does not hold 3"):
+        published.read("d")
