@@ -663,9 +663,8 @@ def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status
         return Status.KILLED, f"its process ended with code {code}; see {log}"
     number = signal.Signals(-code)
     if number == signal.SIGKILL and was_short:
-        return Status.MEMORY, f"its process was ended by the kernel for lack of memory; see {log}"
-    told = f"its process was ended by {number.name}{HINTS.get(number, '')}; see {log}"
-    return Status.KILLED, told
+        return Status.MEMORY, "its process was ended by the kernel for lack of memory"
+    return Status.KILLED, f"its process was ended by {number.name}{HINTS.get(number, '')}"
 
 
 def settle_study(folder: Path) -> None:
