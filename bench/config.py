@@ -93,8 +93,8 @@ class Sampling(Section):
     """Images at a time: the protocol's batch, at which throughput is measured."""
     timed_batches: int = Field(10, ge=10)
     """Fewest batches to time, after warm-up."""
-    latency_repeats: int = Field(10, ge=3)
-    """Single images to time for the latency at batch 1."""
+    latency_repeats: int = Field(10, ge=10)
+    """Single images to time for the latency at batch 1, after a warm-up of their own."""
 
 
 class Evaluation(Section):

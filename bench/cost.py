@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -145,13 +145,18 @@ def peak_memory(device: torch.device) -> tuple[int, str]:
     return peak * (1 if sys.platform == "darwin" else 1024), "resident, whole process"
 
 
-def interval(milliseconds: list[float], *, batch: int, resamples: int = 2000) -> Interval:
+def interval(milliseconds: Sequence[float], *, batch: int) -> Interval:
     """Summarise repeated timings: median, quartiles, bootstrap 95 % interval of the median."""
-    values = np.asarray(milliseconds)
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(values, (resamples, len(values))), axis=1)
-    q25, median, q75 = np.percentile(values, [25, 50, 75])
-    low, high = np.percentile(medians, [2.5, 97.5])
+    q25, median, q75 = np.percentile(np.asarray(milliseconds), [25, 50, 75])
+    low, high = median_bounds(milliseconds)
     return Interval(
-        median=median, q25=q25, q75=q75, low=low, high=high, batch=batch, repeats=len(values)
+        median=median, q25=q25, q75=q75, low=low, high=high, batch=batch, repeats=len(milliseconds)
     )
+
+
+def median_bounds(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of the median by the percentile bootstrap, always the same."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(np.asarray(values), (resamples, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(low), float(high)

@@ -51,7 +51,8 @@ class Point(BaseModel):
     ms_per_image: Interval | None = None
     """Over the batches that the samples were drawn in."""
     environment: dict[str, Any] = Field(default_factory=dict)
-    """Of the timing: device, device_type, threads, cells_at_once."""
+    """Of the timing: device, device_type, threads, cells_at_once; ``timing`` and ``unfit`` as a
+    cell's cost has them."""
     metrics: dict[str, Value] = Field(default_factory=dict)
     reason: str = ""
     """Why there is no result; empty if there is."""

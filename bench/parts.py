@@ -30,6 +30,8 @@ class Parts:
         self.folder, self.key, self.ledger = cell / FOLDER, key, ledger
         self.pace = Pace(seconds)
         self.written = 0
+        self.found = 0
+        """Batches that an earlier process had drawn."""
         self.batches: Sequence[Timed] = []
 
     def load(self) -> list[Timed]:
@@ -38,7 +40,8 @@ class Parts:
         for part in self._parts():
             if part["first"] == len(found):
                 found += [Timed(**_arrays(batch)) for batch in part["batches"]]
-        self.written, self.batches = len(found), found
+        self.found = self.written = len(found)
+        self.batches = found
         return found
 
     def seconds(self) -> dict[str, float] | None:

@@ -23,40 +23,25 @@ from bench.cost import Ledger, count_calls, interval
 from bench.curve import Curve, Point
 from bench.environment import describe
 from bench.errors import UserError
+from bench.machine import Watch
 from bench.sampling import draw_batches
 from bench.training import InterruptedTrainingError
 from bench.worker import FAILED, INTERRUPTED, Cell, die_with_parent, open_device
+from methods.base import Method
 
 WITHOUT_TRAINING = tuple(family for family in metrics.FAMILIES if family != "cas")
 """What is measured at each point: all but the score that takes a training of its own."""
 
 
-class Resampling(Cell):
-    """A finished cell that is sampled again; its record is read and never written."""
-
-    def __init__(self, folder: Path, cache: Path) -> None:
-        super().__init__(folder, cache)
-        self.curve: Curve = curve.read(folder, self.record)
-        self.is_warm = False
+class Finished(Cell):
+    """A finished cell whose final weights are drawn from; its record is never written."""
 
     def give_up(self) -> None:
-        """End this process at once; what is drawn is kept."""
+        """End this process at once; what is there is kept."""
         os._exit(INTERRUPTED)
 
-    def draw(self, wanted: list[Point], data_sha256: str) -> int:
-        """Draw the points that are wanted, keep each at once, and return how many failed."""
-        try:
-            self._open(data_sha256)
-        except InterruptedTrainingError:
-            raise
-        except Exception as error:
-            for point in wanted:
-                self._fail(point, error)
-            return len(wanted)
-        return sum(self._attempt(point, at / len(wanted)) for at, point in enumerate(wanted))
-
-    def _open(self, data_sha256: str) -> None:
-        """Load data, extractor and the final weights."""
+    def open(self, data_sha256: str) -> None:
+        """Load what is needed, and the final weights; UserError if these are not the cell's."""
         settings = self.settings
         self.device = open_device(settings.device, settings.threads, self.training.precision)
         self.ledger = Ledger(self.device)
@@ -68,6 +53,35 @@ class Resampling(Cell):
         if state is None or state["trainer"]["stage_index"] < stages:
             raise UserError("its checkpoint is not of its finished training; run it again")
         self.weights = state["trainer"]["networks"]
+
+    def _trained(self) -> Method:
+        """Build the method with the final weights."""
+        method = self._build()
+        for name, network in method.networks.items():
+            network.load_state_dict(self.weights[name])
+            network.eval().requires_grad_(False)
+        return method
+
+
+class Resampling(Finished):
+    """A finished cell that is sampled again; its record is read and never written."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        super().__init__(folder, cache)
+        self.curve: Curve = curve.read(folder, self.record)
+        self.is_warm = False
+
+    def draw(self, wanted: list[Point], data_sha256: str) -> int:
+        """Draw the points that are wanted, keep each at once, and return how many failed."""
+        try:
+            self.open(data_sha256)
+        except InterruptedTrainingError:
+            raise
+        except Exception as error:
+            for point in wanted:
+                self._fail(point, error)
+            return len(wanted)
+        return sum(self._attempt(point, at / len(wanted)) for at, point in enumerate(wanted))
 
     def _attempt(self, point: Point, fraction: float) -> bool:
         """Draw one point; whatever goes wrong is kept as its reason. Return whether it failed."""
@@ -93,11 +107,9 @@ class Resampling(Cell):
     def _point(self, point: Point) -> Point:
         body = self.config.method_config | {"sampler": point.sampler}
         self.config = self.config.model_copy(update={"method_config": body})
-        self.method = self._build()
-        for name, network in self.method.networks.items():
-            network.load_state_dict(self.weights[name])
-            network.eval().requires_grad_(False)
-        images, labels, calls, times = self._images(point.samples)
+        self.method = self._trained()
+        with Watch(self.device) as watch:
+            images, labels, calls, times = self._images(point.samples)
         here = describe(self.device)
         # Provenance is taken from the record in memory, which is not written back.
         self.record.cost.nfe = sum(calls.values())
@@ -106,7 +118,8 @@ class Resampling(Cell):
                 "nfe": self.record.cost.nfe,
                 "nfe_by_network": calls,
                 "ms_per_image": interval(times, batch=self.settings.sampling.batch),
-                "environment": {key: here[key] for key in curve.ENVIRONMENT},
+                "environment": {key: here[key] for key in curve.ENVIRONMENT}
+                | {"timing": watch.facts(), "unfit": watch.unfit()},
                 "metrics": self._measure(images, labels, families=WITHOUT_TRAINING),
                 "reason": "",
             }

@@ -36,6 +36,7 @@ from bench.cost import Ledger, parameters, peak_memory
 from bench.data import Dataset, load
 from bench.environment import describe
 from bench.errors import MissingDataError, UserError
+from bench.machine import Watch
 from bench.parts import Parts
 from bench.record import (
     ANCHORS,
@@ -52,7 +53,15 @@ from bench.record import (
 )
 from bench.record import load as load_record
 from bench.report.grid import write_grid
-from bench.sampling import Drawn, Source, draw_and_time, draw_images
+from bench.sampling import (
+    Drawn,
+    Source,
+    draw_and_time,
+    draw_images,
+    timed,
+    warm_up_facts,
+    warm_up_reasons,
+)
 from bench.seeds import derive
 from bench.stages import StagePlace, stage_key
 from bench.training import (
@@ -104,6 +113,7 @@ def open_device(name: str, threads: int | None, precision: str) -> torch.device:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     else:
+        torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
     return device
 
@@ -534,17 +544,29 @@ class Cell:
         return drawn.images, drawn.labels
 
     def _draw(self) -> Drawn:
+        source, size = self._source("samples"), self.settings.sampling.batch
+        watch = Watch(self.device, work=lambda: timed(source, size, 0))
         try:
-            return draw_and_time(
-                self._source("samples"),
-                self.evaluation.samples,
-                self.settings.sampling,
-                lambda fraction: self.progress("sampling", fraction=fraction),
-                self.parts,
-            )
+            with watch:
+                drawn = draw_and_time(
+                    source,
+                    self.evaluation.samples,
+                    self.settings.sampling,
+                    lambda fraction: self.progress("sampling", fraction=fraction),
+                    self.parts,
+                )
         except InterruptedTrainingError:
             self.parts.save()
             raise
+        cost, unwatched = self.record.cost, self.parts.found
+        cost.timing = watch.facts() | {
+            "warm_up": warm_up_facts(drawn.warm_ups),
+            "batches_of_earlier_processes": unwatched,
+        }
+        cost.unfit = [*watch.unfit(), *warm_up_reasons(drawn.warm_ups)]
+        if unwatched:
+            cost.unfit.append(f"{unwatched} batches were timed before an interruption, unwatched")
+        return drawn
 
     def _note_sampling(self, drawn: Drawn) -> None:
         self._note_peak_memory()
