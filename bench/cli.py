@@ -179,6 +179,33 @@ def sample(
     return commands.sample(find_study(results, study), asked, tracking=tracking)
 
 
+@app.command(name="time")
+def time_(
+    study: StudyName = None,
+    *,
+    cells: Annotated[
+        str | None,
+        Parameter(help="Cells, comma-separated: sde-seed0,cdm-seed0. Default: all finished ones."),
+    ] = None,
+    rounds: Annotated[
+        int,
+        Parameter(help="Rounds there and back: A B C C B A times each cell twice. At least 5."),
+    ] = 10,
+    batch: Annotated[
+        int | None,
+        Parameter(help="Images a batch. Default: the protocol's, which the table's times are of."),
+    ] = None,
+    results: Results = Path("results"),
+    tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
+) -> int:
+    """Time finished cells together, in turn: ms/image, latency and ratios; trains nothing."""
+    from bench import commands, options, timing
+
+    names = options.parse_names("cells", cells)
+    wish = timing.Wish(cells=names, rounds=rounds, batch=batch)
+    return commands.time_together(find_study(results, study), wish, tracking=tracking)
+
+
 @app.command
 def evaluate(
     path: Annotated[

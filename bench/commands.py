@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from bench import study, sweep
+from bench import study, sweep, timing
 from bench.config import (
     choose_preset,
     config_folder,
@@ -240,6 +240,29 @@ def write_curve(folder: Path) -> None:
     print(nfe.render(folder))
     for path in [*tables, *nfe.write_plots(folder)]:
         print(path)
+
+
+# -- bench time ---------------------------------------------------------------------------------
+
+
+def time_together(folder: Path, wish: timing.Wish, *, tracking: bool) -> int:
+    """Time a study's finished cells in turn, print the times; 1 if a cell could not be timed."""
+    from bench.report import timing as report
+    from bench.report.plots import write_plots
+    from bench.report.tables import write_tables
+
+    timing.check(wish)
+    check_writable(folder.parent)
+    heed_signals()
+    found = timing.execute(folder, wish, Display())
+    report.write(folder)
+    print(report.render(found))
+    write_tables(folder)
+    write_plots(folder)
+    if tracking:
+        show_in_store(folder)
+    print(f"timing   {folder}/timing.md (.json), and the times of {folder}/table.md")
+    return report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])
 
 
 # -- the other commands -------------------------------------------------------------------------

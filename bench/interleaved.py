@@ -1,0 +1,162 @@
+"""Timings of several cells taken in turn, A B C C B A: the file ``timing.json`` of a study.
+
+Taken there and back, a machine that gets slower or faster during a round does so to all cells
+alike, and two cells are compared within each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.errors import UserError
+from bench.record import Interval, Record, write_text
+
+FILE = "timing.json"
+LOG = "timing.log"
+ROUNDS = 10
+"""Rounds where no number is given: twenty batches of each cell."""
+FEWEST_ROUNDS = 5
+"""A round has two batches of each cell, and ten are the fewest that are timed."""
+SAME = ("device", "device_type", "threads")
+"""What of the surroundings must be the same for a timing to stand in place of a cell's own."""
+T = TypeVar("T")
+
+
+class TimedCell(BaseModel):
+    """One cell's times, in the order in which they were taken: two of each round."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+    cell: str
+    key: str
+    """The cell's key when it was timed; of another one the times are not this cell's."""
+    batch_ms: list[float]
+    """Milliseconds an image at the protocol's batch."""
+    single_ms: list[float]
+    """Milliseconds for a single image."""
+    ms_per_image: Interval
+    latency_ms: Interval
+    warm_up: dict[str, Any] = Field(default_factory=dict)
+    unfit: list[str] = Field(default_factory=list)
+    """What is in doubt about this cell's times beside the machine."""
+
+
+class Bounds(BaseModel):
+    """A ratio: its median over the rounds and the 95 % interval of that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    median: float
+    low: float
+    high: float
+
+
+class Ratio(BaseModel):
+    """How many times longer one cell takes than another, paired within each round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    one: str
+    other: str
+    ms_per_image: Bounds
+    latency_ms: Bounds
+
+
+class Timing(BaseModel):
+    """The file ``timing.json``: cells that were timed together, on one device."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+    format: int = 1
+    study: str
+    started: str
+    ended: str
+    rounds: int
+    batch: int
+    """Images a batch."""
+    cells: list[TimedCell] = Field(default_factory=list)
+    """In the order of the first way of each round."""
+    failed: dict[str, str] = Field(default_factory=dict)
+    """Why cells that were to be timed have no times."""
+    ratios: list[Ratio] = Field(default_factory=list)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    """commit, dirty, device, threads, package versions, command, host, pid."""
+    machine: dict[str, Any] = Field(default_factory=dict)
+    """What the machine was like from before the first round to after the last."""
+    unfit: list[str] = Field(default_factory=list)
+    """Why the machine was not fit to time on."""
+
+    def of(self, record: Record) -> TimedCell | None:
+        """The times that may stand in place of a record's own, if there are any.
+
+        They are of the same result, on the same device and at the same batch.
+        """
+        own, here = record.environment, self.environment
+        alike = all(own.get(name) == here.get(name) for name in SAME)
+        same_batch = record.cost.ms_per_image and record.cost.ms_per_image.batch == self.batch
+        if not alike or not same_batch:
+            return None
+        named = [cell for cell in self.cells if cell.cell == record.cell]
+        return next((cell for cell in named if cell.key == record.key), None)
+
+
+def there_and_back(cells: Sequence[T]) -> Iterator[T]:
+    """The order of one round: A B C C B A."""
+    yield from cells
+    yield from reversed(cells)
+
+
+def by_round(times: Sequence[float]) -> NDArray[np.float64]:
+    """Means of the two times of each round, (rounds,): a steady drift adds alike to all cells."""
+    means: NDArray[np.float64] = np.asarray(times, np.float64).reshape(-1, 2).mean(axis=1)
+    return means
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> Bounds:
+    """How many times longer ``one`` takes, paired by rounds, which the bootstrap draws from."""
+    from bench.cost import median_bounds
+
+    ratios = by_round(one) / by_round(other)
+    low, high = median_bounds(ratios.tolist())
+    return Bounds(median=float(np.median(ratios)), low=low, high=high)
+
+
+def ratios(cells: Sequence[TimedCell]) -> list[Ratio]:
+    """Compare every two cells."""
+    return [
+        Ratio(
+            one=one.cell,
+            other=other.cell,
+            ms_per_image=ratio(one.batch_ms, other.batch_ms),
+            latency_ms=ratio(one.single_ms, other.single_ms),
+        )
+        for one, other in combinations(cells, 2)
+    ]
+
+
+def read(study: Path) -> Timing | None:
+    """Read a study's timing, ``None`` if there is none; UserError if it is not readable."""
+    path = study / FILE
+    if not path.exists():
+        return None
+    try:
+        return Timing.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"'{path}' cannot be read; remove it and time again") from error
+
+
+def save(timing: Timing, study: Path) -> None:
+    """Write a study's timing, whole or not at all."""
+    write_text(study / FILE, timing.model_dump_json(indent=1) + "\n")
+
+
+def reasons(timing: Timing, cell: TimedCell) -> list[str]:
+    """Why a cell's times are in doubt: for the machine, or its own."""
+    return [*timing.unfit, *cell.unfit]

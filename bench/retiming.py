@@ -1,0 +1,200 @@
+"""Timing finished cells together, in a process of its own: ``python -m bench.retiming REQUEST``.
+
+The final weights of all cells are loaded, each cell is warmed up, and then they take turns. A cell
+that fails is left out with its reason; the others go on. Exit codes: 0 done, 75 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.config import one_line
+from bench.cost import interval
+from bench.data import load
+from bench.environment import describe
+from bench.errors import UserError
+from bench.interleaved import TimedCell, Timing, ratios, there_and_back
+from bench.machine import Watch
+from bench.record import write_text
+from bench.resampling import Finished
+from bench.sampling import Source, WarmUp, timed, warm_up, warm_up_facts, warm_up_reasons
+from bench.training import InterruptedTrainingError
+from bench.worker import INTERRUPTED, Progress, die_with_parent, now, open_device
+
+Clock = Callable[[Source, int, int], "tuple[float, tuple[torch.Tensor, Any]]"]
+
+
+class Ready(Finished):
+    """A finished cell without what measures its quality."""
+
+    def _load(self) -> None:
+        settings = self.settings
+        self.dataset = load(
+            settings.dataset, path=settings.data, cache=self.cache, size=settings.size
+        )
+        self.method = self._build()
+
+    def source(self) -> Source:
+        """What draws from the final weights."""
+        self.method = self._trained()
+        return self._source("timing")
+
+    def take_turn(self) -> None:
+        """Set what is the process's and not the method's: threads, and arithmetic."""
+        settings = self.settings
+        open_device(settings.device, settings.threads, self.training.precision)
+
+
+@dataclass
+class Taken:
+    """One cell's source and the times taken of it."""
+
+    name: str
+    key: str
+    source: Source
+    take_turn: Callable[[], None]
+    batch_ms: list[float] = field(default_factory=list)
+    single_ms: list[float] = field(default_factory=list)
+    warm_ups: dict[str, WarmUp] = field(default_factory=dict)
+
+    def warm_up(self, batch: int) -> None:
+        """Draw until the times are stable, at the protocol's batch and at a single image."""
+        self.take_turn()
+        self.warm_ups = {"batch": warm_up(self.source, batch), "latency": warm_up(self.source, 1)}
+
+    def visit(self, batch: int, clock: Clock = timed) -> None:
+        """Time one batch and one single image.
+
+        An untimed image goes before: the caches and the allocator are another method's still.
+        """
+        self.take_turn()
+        index = len(self.batch_ms)
+        clock(self.source, 1, index)
+        seconds, (images, _) = clock(self.source, batch, index)
+        single, _ = clock(self.source, 1, index)
+        self.source.on_host(images)
+        self.batch_ms.append(1000 * seconds / batch)
+        self.single_ms.append(1000 * single)
+
+    def result(self, batch: int) -> TimedCell:
+        """Summarise the times."""
+        return TimedCell(
+            cell=self.name,
+            key=self.key,
+            batch_ms=self.batch_ms,
+            single_ms=self.single_ms,
+            ms_per_image=interval(self.batch_ms, batch=batch),
+            latency_ms=interval(self.single_ms, batch=1),
+            warm_up=warm_up_facts(self.warm_ups),
+            unfit=warm_up_reasons(self.warm_ups),
+        )
+
+
+class Turns:
+    """Cells that take turns; what fails is left out and named."""
+
+    def __init__(self, note: Callable[[str], object]) -> None:
+        self.note = note
+        """Called with a cell's name before anything is done with it."""
+        self.taken: list[Taken] = []
+        self.failed: dict[str, str] = {}
+
+    def attempt(self, name: str, action: Callable[[], object]) -> None:
+        """Do something with a cell; whatever goes wrong leaves the cell out."""
+        self.note(name)
+        try:
+            action()
+        except InterruptedTrainingError:
+            raise
+        except Exception as error:
+            traceback.print_exception(error)
+            told = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self.failed[name] = one_line(told)[:300]
+            self.taken = [cell for cell in self.taken if cell.name != name]
+
+    def open(self, folder: Path, cache: Path, data_sha256: str) -> None:
+        """Load a cell, to take part."""
+
+        def load_cell() -> None:
+            cell = Ready(folder, cache)
+            cell.open(data_sha256)
+            self.taken.append(Taken(folder.name, cell.record.key, cell.source(), cell.take_turn))
+
+        self.attempt(folder.name, load_cell)
+
+    def warm_up(self, batch: int) -> None:
+        """Warm up every cell."""
+        for cell in list(self.taken):
+            self.attempt(cell.name, lambda cell=cell: cell.warm_up(batch))  # type: ignore[misc]
+
+    def round(self, batch: int, clock: Clock = timed) -> None:
+        """Visit every cell twice, there and back."""
+        for cell in there_and_back(list(self.taken)):
+            if cell.name not in self.failed:
+                self.attempt(cell.name, lambda cell=cell: cell.visit(batch, clock))  # type: ignore[misc]
+
+
+def take(request: dict[str, Any], cache: Path) -> Timing:
+    """Time the cells of a request together."""
+    progress, at = Progress(), Path(request["at"])
+    batch, rounds = int(request["batch"]), int(request["rounds"])
+    turns, started = Turns(at.write_text), now()
+    folders = [Path(folder) for folder in request["cells"]]
+    for index, folder in enumerate(folders):
+        progress("loading", fraction=index / len(folders), stage=f"loading {folder.name}")
+        turns.open(folder, cache, request["data_sha256"])
+    device = torch.device(request["device"])
+    progress("warming up", fraction=0.0)
+    turns.warm_up(batch)
+    with Watch(device, work=lambda: keep_busy(turns, batch)) as watch:
+        for number in range(rounds):
+            progress("timing", fraction=number / rounds)
+            turns.round(batch)
+    cells = [cell.result(batch) for cell in turns.taken]
+    return Timing(
+        study=request["study"],
+        started=started,
+        ended=now(),
+        rounds=rounds,
+        batch=batch,
+        cells=cells,
+        failed=turns.failed,
+        ratios=ratios(cells),
+        environment=describe(device),
+        machine=watch.facts(),
+        unfit=watch.unfit(),
+    )
+
+
+def keep_busy(turns: Turns, batch: int) -> None:
+    """Give the device something to do while it is asked about its clocks."""
+    if turns.taken:
+        timed(turns.taken[0].source, batch, 0)
+    else:
+        time.sleep(0.01)
+
+
+def main(path: Path) -> int:
+    """Time what the request asks for."""
+    die_with_parent()
+    request = json.loads(path.read_text())
+    try:
+        found = take(request, Path(os.environ["SCOREBENCH_CACHE"]))
+    except InterruptedTrainingError:
+        return INTERRUPTED
+    write_text(Path(request["answer"]), found.model_dump_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,187 @@
+"""Timing a study's finished cells together, in turn: what is timed, and the process that does it.
+
+One process holds the final weights of all cells (:mod:`bench.retiming`). If it is ended by a cell,
+it is started again without that cell. What was there before is kept under ``replaced/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from bench import interleaved, study
+from bench.errors import UserError, unknown
+from bench.interleaved import FEWEST_ROUNDS, ROUNDS, Timing
+from bench.locks import hold
+from bench.progress import Display
+from bench.record import Record, Status
+from bench.report.frame import read
+from bench.sweep import refusal, request_of
+from bench.worker import INTERRUPTED, now
+
+NAME = "timing"
+"""What the process is called where its progress is shown."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to time, and how often."""
+
+    cells: Sequence[str] | None = None
+    """Names of cells; ``None``: all finished ones."""
+    rounds: int = ROUNDS
+    batch: int | None = None
+    """Images a batch; ``None``: the protocol's."""
+
+
+def check(wish: Wish) -> None:
+    """Refuse numbers that make no timing; UserError."""
+    if wish.rounds < FEWEST_ROUNDS:
+        raise UserError(
+            f"--rounds {wish.rounds}: give at least {FEWEST_ROUNDS}; a round times two batches of "
+            "each cell, and ten are the fewest that count"
+        )
+    if wish.batch is not None and wish.batch < 1:
+        raise UserError(f"--batch {wish.batch}: give a number of images, at least 1")
+
+
+def choose(
+    folder: Path, names: Sequence[str] | None, data_sha256: str
+) -> tuple[list[Path], dict[str, str]]:
+    """Return the cells to time, and why others that are finished cannot be.
+
+    Raises:
+        UserError: a cell that was named is unknown or cannot be timed, or none can.
+    """
+    cells = {path.name: (path, record) for path, record in read(folder)[0]}
+    for name in names or ():
+        if name not in cells:
+            raise unknown(f"cell of study '{folder.name}'", name, cells)
+        reason = refusal(*cells[name], data_sha256)
+        if reason is not None:
+            raise UserError(f"{name}: {reason}")
+    chosen = names or [name for name, (_, record) in cells.items() if is_finished(record)]
+    reasons = {name: refusal(*cells[name], data_sha256) for name in chosen}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    if not chosen:
+        raise UserError(f"study '{folder.name}' has no finished cell to time; see: bench table")
+    if len(refused) == len(chosen):
+        raise UserError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
+    return [cells[name][0] for name in chosen if name not in refused], refused
+
+
+def is_finished(record: Record) -> bool:
+    """Whether a cell has a result."""
+    return record.status == Status.FINISHED
+
+
+def execute(folder: Path, wish: Wish, display: Display) -> Timing:
+    """Time the cells together and keep what was found; cells without times are in ``failed``.
+
+    Raises:
+        UserError: nothing can be timed, a cell that was named cannot, or all of them failed.
+    """
+    check(wish)
+    request = request_of(folder, jobs=1, timeout=None)
+    data_sha256 = yaml.safe_load((folder / "study.yaml").read_text())["prepared"]["data_sha256"]
+    with study.only_command(folder):
+        cells, refused = choose(folder, wish.cells, data_sha256)
+        batch = wish.batch or request.settings.sampling.batch
+        names = ", ".join(cell.name for cell in cells)
+        display.say(f"plan: {wish.rounds} rounds of {names}, there and back, batch {batch}")
+        body = {
+            "study": folder.name,
+            "data_sha256": data_sha256,
+            "device": request.settings.device,
+            "rounds": wish.rounds,
+            "batch": batch,
+        }
+        with hold(cells), display:
+            timing = without_the_fallen(request, body, cells, display)
+        timing.failed = refused | timing.failed
+        if not timing.cells:
+            told = "; ".join(f"{name}: {reason}" for name, reason in timing.failed.items())
+            raise UserError(f"no cell could be timed: {told}; see {folder / interleaved.LOG}")
+        set_aside(folder)
+        interleaved.save(timing, folder)
+    return timing
+
+
+def without_the_fallen(
+    request: study.Request, body: dict[str, object], cells: Sequence[Path], display: Display
+) -> Timing:
+    """Time the cells; where one ends the process for all, start again without it."""
+    left, fallen = list(cells), dict[str, str]()
+    while True:
+        found, at, code = run(request, body | {"cells": [str(cell) for cell in left]}, display)
+        if found is not None:
+            found.failed = fallen | found.failed
+            return found
+        _, reason = study.explain_end(code, interleaved.LOG)
+        fallen[at] = reason
+        left = [cell for cell in left if cell.name != at]
+        if at not in {cell.name for cell in cells} or not left:
+            raise UserError(f"timing ended at {at or 'its start'}: {reason}")
+        display.say(f"{at}: {reason}; the others are timed without it")
+
+
+def run(
+    request: study.Request, body: dict[str, object], display: Display
+) -> tuple[Timing | None, str, int]:
+    """Run the process to its end; return what it found, the last cell it came to, and its code."""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answer, at = (Path(scratch) / name for name in ("request.json", "answer", "at"))
+        asked.write_text(json.dumps(body | {"answer": str(answer), "at": str(at)}))
+        code = follow(request, asked, display)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        found = Timing.model_validate_json(answer.read_bytes()) if code == 0 else None
+        return found, at.read_text() if at.exists() else "", code
+
+
+def follow(request: study.Request, asked: Path, display: Display) -> int:
+    """Start the process, show how it goes on, and return its exit code."""
+    reading, writing = os.pipe()
+    environment = study.worker_environment(request) | {
+        "SCOREBENCH_PROGRESS": str(writing),
+        "SCOREBENCH_SPAWNED": repr(time.perf_counter()),
+    }
+    with (request.folder / interleaved.LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.retiming", str(asked)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+    os.close(writing)
+    display.start(NAME, "")
+    try:
+        with os.fdopen(reading) as told:
+            for line in told:
+                display.update(NAME, json.loads(line))
+        return process.wait()
+    finally:
+        study.end(process)
+        display.close(NAME, "ended")
+
+
+def set_aside(folder: Path) -> None:
+    """Keep an earlier timing under ``replaced/``."""
+    path = folder / interleaved.FILE
+    if path.exists():
+        stamp = now().replace(":", "").replace("+0000", "Z")
+        place = folder / "replaced" / f"timing-{stamp}.json"
+        place.parent.mkdir(exist_ok=True)
+        path.rename(place)
