@@ -524,7 +524,10 @@ def _study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
 
 def _study_files(study: Path) -> tuple[list[Path], list[Path]]:
     names = [f"table.{ending}" for ending in ("md", "csv", "tex", "json")]
-    tables = [study / name for name in [*names, "nfe-curve.md", "nfe-curve.csv"]]
+    tables = [
+        study / name
+        for name in [*names, "nfe-curve.md", "nfe-curve.csv", "timing.md", "timing.json"]
+    ]
     plots = sorted((study / "plots").glob("*.png"))
     return [path for path in [*tables, study / "study.yaml"] if path.exists()], plots
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from bench import record
+from bench import interleaved, record
 from bench.errors import UserError
 from bench.record import Anchors, Record, Status, Value
 
@@ -35,10 +35,12 @@ COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
 """Beginnings of the provenance keys that, with ``n``, two values must share to be compared."""
 NO_NUMBERS = {"peak_memory_kind", "timing", "unfit"}
 """Parts of a cost that have no column of numbers."""
+TOGETHER = "interleaved"
+"""How a cell was timed whose times are of `bench time`; the others were timed ``alone``."""
 TEXT: tuple[str, ...] = (
     "kind", "study", "cell", "method", "seed", "status", "reason", "dataset", "data_variant",
     "preset", "key", "started", "ended", "device", "commit", "dirty", "log",
-    "shared", "unfit",
+    "shared", "timed", "unfit",
 )  # fmt: skip
 
 
@@ -80,6 +82,9 @@ def load_frame(study: Path) -> pd.DataFrame:
 
     Samples that were made elsewhere have a row of ``kind="foreign"`` without costs.
 
+    Times taken of several cells in turn (`bench time`) stand in place of a cell's own, and
+    ``timed`` says which; ``unfit`` says why the machine was not fit for those that stand.
+
     A cell that did not finish keeps its row, with its status and reason, whatever it measured.
     ``frame.attrs["provenance"]`` maps each metric to what its values were made with.
 
@@ -91,7 +96,8 @@ def load_frame(study: Path) -> pd.DataFrame:
 
     cells, anchors = read(study)
     cells = [*cells, *read_foreign(study)]
-    rows = [_cell_row(folder, row) for folder, row in cells]
+    timing = interleaved.read(study)
+    rows = [_cell_row(folder, row, timing) for folder, row in cells]
     rows += [_anchor_row(study, name, values) for name, values in anchors.rows.items()]
     frame = pd.DataFrame(rows)
     numbers = [column for column in frame.columns if column not in TEXT]
@@ -129,7 +135,13 @@ def _readable(path: Path, kind: type[Kept]) -> Kept:
         ) from error
 
 
-def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
+def _cell_row(
+    folder: Path, row: Record, timing: interleaved.Timing | None = None
+) -> dict[str, Any]:
+    together = timing.of(row) if timing is not None else None
+    unfit = row.cost.unfit
+    if timing is not None and together is not None:
+        unfit = interleaved.reasons(timing, together)
     named = row.model_dump(include=set(TEXT)) | {
         "kind": row.origin,
         "status": str(row.status),
@@ -140,11 +152,14 @@ def _cell_row(folder: Path, row: Record) -> dict[str, Any]:
         "shared": "; ".join(
             f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
         ),
-        "unfit": "; ".join(row.cost.unfit),
+        "timed": "" if row.cost.ms_per_image is None else "alone" if together is None else TOGETHER,
+        "unfit": "; ".join(unfit),
     }
     # What was made elsewhere has a cost, but not one that is known here.
     made_here = row.origin == "cell"
     costs = row.cost.model_dump(exclude=NO_NUMBERS, exclude_none=True) if made_here else {}
+    if together is not None:
+        costs |= together.model_dump(include={"ms_per_image", "latency_ms"})
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
     return dict.fromkeys(TEXT) | named | numbers
 

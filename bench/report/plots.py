@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.record import Status, read_curves, write_atomically
 from bench.report.frame import aggregate, direction, load_frame, metric_names
 from bench.report.grid import PALETTE, grid_image, is_points, scale_for, scatter_image
-from bench.report.tables import method_rows, number, scaled
+from bench.report.tables import MARK, method_rows, number, scaled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -296,7 +296,7 @@ def _bar(value: float, half: float | None) -> Any:
 def _quality_axes(
     axes: Axes, content: Study, metric: str, cost: CostAxis, points: Sequence[Point]
 ) -> None:
-    axes.set_xlabel(cost.label)
+    axes.set_xlabel(cost.label + fitness(content, cost))
     axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
     if content.finished.groupby("method")["seed"].nunique().max() > 1:
         told = "mean and 95 % t interval over seeds"
@@ -314,6 +314,12 @@ def _quality_axes(
             xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
             fontsize=8,
         )  # fmt: skip
+
+
+def fitness(content: Study, cost: CostAxis) -> str:
+    """Say of a timing's axis for which methods the machine was not fit, beside its label."""
+    named = [str(row["method"]) for row in method_rows(content.frame) if row["time.unfit"]]
+    return f"\n{MARK} machine not fit: {', '.join(named)}" if named and cost is TIME else ""
 
 
 def anchor_levels(frame: pd.DataFrame, metric: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from bench.record import Status, write_text
 from bench.report import published, ranking
 from bench.report.frame import (
     TEXT,
+    TOGETHER,
     aggregate,
     direction,
     headline,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING = "—"
+MARK = "†"
+"""Stands at times that were taken while the machine was not fit."""
+REASONS_SHOWN = 3
 
 Row = Mapping[str, Any]
 
@@ -202,7 +206,8 @@ def _time_column(frame: pd.DataFrame, field: str, title: str) -> Column:
         median, low, high = (row.get(f"time.{field}.{part}") for part in ("median", "low", "high"))
         if median is None or low is None or high is None or math.isnan(median):
             return NOTHING
-        return f"{number(median)} [{number(low)}, {number(high)}]"
+        mark = f" {MARK}" if row.get("time.unfit") else ""
+        return f"{number(median)} [{number(low)}, {number(high)}]{mark}"
 
     return Column(f"{title} (batch {sizes})" if sizes else title, fill)
 
@@ -214,8 +219,8 @@ def method_rows(frame: pd.DataFrame) -> list[Row]:
     return [row | _times(done[done["method"] == row["method"]]) for row in summary]
 
 
-def _times(done: pd.DataFrame) -> dict[str, float]:
-    times: dict[str, float] = {}
+def _times(done: pd.DataFrame) -> dict[str, Any]:
+    times: dict[str, Any] = {"time.unfit": bool((done["unfit"] != "").any())}
     for field in ("ms_per_image", "latency_ms"):
         if f"cost.{field}.median" in done.columns:
             times |= {
@@ -257,6 +262,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_data_notes(cells),
         *_provenance_notes(frame),
         *_timing_notes(cells),
+        *_fitness_notes(cells),
         *_shared_notes(cells),
         *_foreign_notes(frame),
         *_published_notes(frame),
@@ -313,6 +319,27 @@ def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
         "of the medians and the widest interval. NFE: network calls per image, counted. "
         "FLOPs: 2 per multiply-add, all networks of all objectives."
     )
+
+
+def _fitness_notes(cells: pd.DataFrame) -> Iterator[str]:
+    """Say which times were taken in turn, and which while the machine was not fit."""
+    done = cells[cells["status"] == str(Status.FINISHED)]
+    together = done.loc[done["timed"] == TOGETHER, "cell"].tolist()
+    if together:
+        named = "all cells" if len(together) == len(done) else ", ".join(together)
+        yield f"ms of {named}: interleaved, bench time; see timing.md for paired ratios."
+    reasons: dict[str, list[str]] = {}
+    for method, rows in done[done["unfit"] != ""].groupby("method"):
+        reasons.setdefault(_shortened("; ".join(rows["unfit"])), []).append(str(method))
+    for told, methods in reasons.items():
+        yield f"{MARK} {', '.join(methods)}: timed while the machine was not fit ({told})."
+
+
+def _shortened(reasons: str) -> str:
+    """Name each reason once, and no more than a few; all are in the table as CSV."""
+    found = list(dict.fromkeys(reasons.split("; ")))
+    more = len(found) - REASONS_SHOWN
+    return "; ".join(found[:REASONS_SHOWN]) + (f"; {more} more in table.csv" if more > 0 else "")
 
 
 def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
@@ -466,6 +493,7 @@ LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$",
     ">": r"$>$", "<": r"$<$", "|": r"\textbar{}", "—": "--", "…": r"\ldots{}",
+    "†": r"$\dagger$",
 }  # fmt: skip
 
 
