@@ -31,6 +31,8 @@ WARM_UP_BATCHES = 30
 WARM_UP_SECONDS = 10.0
 """Warm-up ends, stable or not, after so many batches or seconds, but not before the second batch:
 where batches are slow it costs two, beside the ten or more that are timed."""
+WARM_UP_LEAST = 0.25
+"""Seconds of warm-up at least: a processor takes some tenths to raise its clocks."""
 
 
 @dataclass(frozen=True)
@@ -260,13 +262,15 @@ def settle(draw: Callable[[], float], size: int) -> WarmUp:
     Where fewer than two windows of batches fit into the time, the windows are shorter.
     """
     seconds = [draw(), draw()]
-    while not is_stable(seconds):
-        if len(seconds) >= WARM_UP_BATCHES or sum(seconds) >= WARM_UP_SECONDS:
+    spent = sum(seconds)
+    while spent < WARM_UP_SECONDS:
+        if spent >= WARM_UP_LEAST and (is_stable(seconds) or len(seconds) >= WARM_UP_BATCHES):
             break
         seconds.append(draw())
+        spent += seconds[-1]
     window = min(WINDOW, len(seconds) // 2)
     stable, change = is_stable(seconds, window), change_of(seconds, window)
-    return WarmUp(size, len(seconds), round(sum(seconds), 4), stable, round(change, 4))
+    return WarmUp(size, len(seconds), round(spent, 4), stable, round(change, 4))
 
 
 def warm_up(source: Source, size: int) -> WarmUp:
