@@ -486,10 +486,16 @@ def _gpu_reasons(change: Between, before: Gpu | None, after: Gpu | None) -> Iter
 
 
 class Watch:
-    """Watches the machine during a block: ``with Watch(device) as watch: ...``."""
+    """Watches the machine during a block, and for ``least`` seconds.
 
-    def __init__(self, device: torch.device, work: Work | None = None) -> None:
-        self.device, self.work = device, work
+    Load cannot be told of less than ``SHORTEST``, and what shared the machine with a shorter block
+    is there a moment later too.
+    """
+
+    def __init__(
+        self, device: torch.device, work: Work | None = None, *, least: float = SHORTEST
+    ) -> None:
+        self.device, self.work, self.least = device, work, least
 
     def __enter__(self) -> Watch:
         self.before = self.after = take(self.device, self.work)
@@ -497,8 +503,7 @@ class Watch:
 
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is None:
-            # Load cannot be told of less, and a cell beside this one is still there.
-            time.sleep(max(0.0, SHORTEST - (time.monotonic() - self.before.at)))
+            time.sleep(max(0.0, self.least - (time.monotonic() - self.before.at)))
             self.after = take(self.device, self.work)
 
     def facts(self) -> dict[str, Any]:

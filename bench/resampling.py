@@ -108,7 +108,7 @@ class Resampling(Finished):
         body = self.config.method_config | {"sampler": point.sampler}
         self.config = self.config.model_copy(update={"method_config": body})
         self.method = self._trained()
-        with Watch(self.device) as watch:
+        with Watch(self.device, least=0.0) as watch:
             images, labels, calls, times = self._images(point.samples)
         here = describe(self.device)
         # Provenance is taken from the record in memory, which is not written back.
