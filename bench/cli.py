@@ -18,6 +18,8 @@ Start with:  bench run --methods smm,dlsm,cdm,sde --dataset digits
 """
 
 app = App(name="bench", help=HELP, version=f"scorebench {__version__}", help_format="plaintext")
+# `main` says what a stopped command leaves.
+app.suppress_keyboard_interrupt = False
 
 Results = Annotated[Path, Parameter(help="Folder of all results.")]
 StudyName = Annotated[

@@ -302,6 +302,20 @@ def test_three_seeds_of_all_give_an_order_with_ties(tmp_path: Path) -> None:
     assert "no rank" not in text
 
 
+def test_a_ledger_that_does_not_balance_is_marked(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", failed=None)
+    row = record.load(study / "cdm-seed1")
+    assert row is not None
+    seconds = 1.05 * row.ledger["wall"]
+    row.attempts = [record.Attempt(started=str(row.started), pid=1, host="h", seconds=seconds)]
+    record.save(row, study / row.cell)
+    text = render(study, "md")
+    assert "‡ cdm-seed1: the parts of its ledger miss its wall clock by 4.8%" in text
+    marked = [line for line in text.splitlines() if line.startswith("|") and "‡" in line]
+    assert [line.split()[1] for line in marked] == ["cdm"]
+    assert "$\\ddagger$" in render(study, "latex")
+
+
 def test_several_devices_are_told(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     row = make_record(study, "sde", 1, environment={"device": "cuda: other"})

@@ -40,7 +40,7 @@ TOGETHER = "interleaved"
 TEXT: tuple[str, ...] = (
     "kind", "study", "cell", "method", "seed", "status", "reason", "dataset", "data_variant",
     "preset", "key", "started", "ended", "device", "commit", "dirty", "log",
-    "shared", "timed", "unfit",
+    "shared", "timed", "unfit", "imbalance",
 )  # fmt: skip
 
 
@@ -154,6 +154,7 @@ def _cell_row(
         ),
         "timed": "" if row.cost.ms_per_image is None else "alone" if together is None else TOGETHER,
         "unfit": "; ".join(unfit),
+        "imbalance": "" if row.is_balanced else f"{row.imbalance:.1%}",
     }
     # What was made elsewhere has a cost, but not one that is known here.
     made_here = row.origin == "cell"

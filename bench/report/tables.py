@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 NOTHING = "—"
 MARK = "†"
 """Stands at times that were taken while the machine was not fit."""
+UNBALANCED = "‡"
+"""Stands at seconds of a ledger that does not sum to the wall clock."""
 REASONS_SHOWN = 3
 
 Row = Mapping[str, Any]
@@ -114,8 +116,8 @@ def columns(frame: pd.DataFrame) -> list[Column]:
         _time_column(frame, "latency_ms", "latency ms"),
         Column("train FLOPs", lambda row: _scaled(row, "cost.train_flops", "FLOP")),
         Column("images seen", lambda row: _scaled(row, "cost.images_seen", "")),
-        Column("train s", lambda row: _with_half(*_pair(row, "ledger.train"))),
-        Column("total s", lambda row: _with_half(*_pair(row, "ledger.wall")), in_paper=False),
+        Column("train s", lambda row: _seconds(row, "ledger.train")),
+        Column("total s", lambda row: _seconds(row, "ledger.wall"), in_paper=False),
         Column("parameters", lambda row: _scaled(row, "cost.parameters", "")),
         Column(
             "peak memory",
@@ -164,6 +166,11 @@ def _pair(row: Row, name: str) -> tuple[float, float]:
 def _scaled(row: Row, name: str, unit: str) -> str:
     mean, half = _pair(row, name)
     return scaled(mean, unit, half)
+
+
+def _seconds(row: Row, name: str) -> str:
+    mark = f" {UNBALANCED}" if row.get("ledger.unbalanced") else ""
+    return f"{_with_half(*_pair(row, name))}{mark}"
 
 
 def _calls(mean: float, half: float) -> str:
@@ -220,7 +227,10 @@ def method_rows(frame: pd.DataFrame) -> list[Row]:
 
 
 def _times(done: pd.DataFrame) -> dict[str, Any]:
-    times: dict[str, Any] = {"time.unfit": bool((done["unfit"] != "").any())}
+    times: dict[str, Any] = {
+        "time.unfit": bool((done["unfit"] != "").any()),
+        "ledger.unbalanced": bool((done["imbalance"] != "").any()),
+    }
     for field in ("ms_per_image", "latency_ms"):
         if f"cost.{field}.median" in done.columns:
             times |= {
@@ -263,6 +273,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_provenance_notes(frame),
         *_timing_notes(cells),
         *_fitness_notes(cells),
+        *_ledger_notes(cells),
         *_shared_notes(cells),
         *_foreign_notes(frame),
         *_published_notes(frame),
@@ -340,6 +351,13 @@ def _shortened(reasons: str) -> str:
     found = list(dict.fromkeys(reasons.split("; ")))
     more = len(found) - REASONS_SHOWN
     return "; ".join(found[:REASONS_SHOWN]) + (f"; {more} more in table.csv" if more > 0 else "")
+
+
+def _ledger_notes(cells: pd.DataFrame) -> Iterator[str]:
+    """Say which ledgers do not sum to the wall clock."""
+    for cell, missed in zip(cells["cell"], cells["imbalance"], strict=True):
+        if missed:
+            yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
 
 
 def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
@@ -493,7 +511,7 @@ LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$",
     ">": r"$>$", "<": r"$<$", "|": r"\textbar{}", "—": "--", "…": r"\ldots{}",
-    "†": r"$\dagger$",
+    "‡": r"$\ddagger$", "†": r"$\dagger$",
 }  # fmt: skip
 
 
