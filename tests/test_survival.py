@@ -304,8 +304,9 @@ def test_sigterm_ends_all_cells_with_checkpoints(tmp_path: Path, started: Any) -
     )  # fmt: skip
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "stopped; the same command continues" in errors
     assert "interrupted" in output
     for name in ("sde-seed0", "smm-seed0"):
         row = record.load(tmp_path / "results" / "s" / name)
