@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -39,11 +40,13 @@ from bench.options import (
 )
 from bench.progress import Display
 from bench.record import RESERVE, Status, load
-from bench.tracking import NullTracker, Tracker, has_store
+from bench.tracking import Background, NullTracker, Tracker, has_store
 from methods import registry
 
 SMALLEST_FREE = 64 * 2**20
 """Bytes that must be free where results go, before anything starts."""
+SHORT_PATIENCE = 0.5
+"""Seconds that a command which was stopped waits for MLflow; see ``Background.close``."""
 
 
 # -- bench run ----------------------------------------------------------------------------------
@@ -58,12 +61,13 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
     request = resolve(asked)
     check_writable(request.results)
     display = Display()
-    trackers: list[Tracker | NullTracker] = []
+    trackers: list[Background | NullTracker] = []
     heed_signals()
     lost: list[str] = []
 
-    def open_tracker() -> Tracker | NullTracker:
-        trackers.append(Tracker.open(request.results) if tracking else NullTracker())
+    def open_tracker() -> Background | NullTracker:
+        opener = partial(Tracker.open, request.results)
+        trackers.append(Background(opener) if tracking else NullTracker())
         return trackers[-1]
 
     try:
@@ -72,7 +76,7 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
             lost = sample_planned(request, planned, display)
     except KeyboardInterrupt:
         if any(request.folder.glob("*/record.json")):
-            break_off(request.folder)
+            break_off(request.folder, trackers)
         raise
     finish(request.folder, trackers)
     print_places(request, tracking)
@@ -113,7 +117,7 @@ def command_started() -> float:
     return time.perf_counter() - age
 
 
-def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
+def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     """Write and print the tables, draw the plots, and put both into MLflow."""
     from bench.report import nfe
     from bench.report.plots import write_plots
@@ -129,15 +133,19 @@ def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
         nfe.write_plots(folder)
     for tracker in trackers:
         tracker.sync_study(folder)
+        tracker.close()
 
 
-def break_off(folder: Path) -> None:
-    """Write and print the tables of a study that was stopped; plots and MLflow take too long."""
+def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
+    """Write and print the tables of a study that was stopped; plots take too long."""
     from bench.report.tables import render, write_tables
 
     print(render(folder, "md"))
     write_tables(folder)
-    print(f"plots    bench plot {folder.name}\nMLflow   bench sync {folder.name}")
+    print(f"plots    bench plot {folder.name}")
+    for tracker in trackers:
+        tracker.sync_study(folder)
+        tracker.close(SHORT_PATIENCE)
 
 
 def print_places(request: study.Request, tracking: bool) -> None:
@@ -229,7 +237,9 @@ def sample(folder: Path, asked: AskedSamples, *, tracking: bool) -> int:
 def show_in_store(folder: Path) -> None:
     """Bring MLflow up to date with a study, where studies are tracked."""
     if has_store(folder.parent):
-        Tracker.open(folder.parent).sync_study(folder)
+        tracker = Background(partial(Tracker.open, folder.parent))
+        tracker.sync_study(folder)
+        tracker.close()
 
 
 def write_curve(folder: Path) -> None:
