@@ -41,7 +41,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench import record
+from bench import locks, record
 from bench.errors import UserError
 from bench.record import Record, Status
 
@@ -74,9 +74,8 @@ PAUSE = 30.0
 """Seconds without another try after a store could not be reached."""
 PATIENCE = 20.0
 """Seconds that a command waits at its end for a store that logs nothing meanwhile."""
-LOCKS = ".sync"
-"""Folder in a study's of the locks that let one process at a time log a run."""
 LOCK_SECONDS = 60.0
+"""How long a run is waited for that another process is logging."""
 STORE_LOCK = ".mlflow.lock"
 VIEW = "scorebench"
 """Key of the shared view of an experiment's charts which shows all runs, not ten."""
@@ -807,9 +806,9 @@ def _locked(path: Path, why: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(study: Path, name: str) -> Iterator[None]:
     """Keep other processes from logging a run of a study, one that is being made included."""
-    folder = study / LOCKS
+    folder = study / locks.FOLDER
     folder.mkdir(exist_ok=True)
-    with _locked(folder / f"{name}.lock", "another command is logging it"):
+    with _locked(folder / f"{name}.sync", "another command is logging it"):
         yield
 
 

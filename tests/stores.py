@@ -27,7 +27,8 @@ def reopen(results: Path, said: list[str] | None = None) -> Tracker:
 def runs(tracker: Tracker, **tags: str) -> list[Any]:
     """Return the data set's runs that carry these tags."""
     experiment = tracker.client.get_experiment_by_name("digits")
-    assert experiment is not None
+    if experiment is None:
+        return []
     found = tracker.client.search_runs([experiment.experiment_id], max_results=100)
     return [run for run in found if tags.items() <= run.data.tags.items()]
 
