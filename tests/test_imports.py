@@ -28,7 +28,7 @@ FLOORS = [
     {"training", "metrics", "report", "source"},
     {"interleaved"},
     {"config", "cost", "curve", "data", "environment", "machine"},
-    {"record", "locks"},
+    {"record", "locks", "checkout"},
     {"errors", "seeds", "__init__"},
 ]
 """The house from the top floor down; a room may import from lower floors only."""
