@@ -275,6 +275,28 @@ def time_together(folder: Path, wish: timing.Wish, *, tracking: bool) -> int:
     return report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])
 
 
+# -- bench rerun --------------------------------------------------------------------------------
+
+
+def rerun(given: str, results: Path, data: Path | None, *, tracking: bool) -> int:
+    """Repeat a finished cell, and print whether it gave the same; 1 if it did not."""
+    from bench import rerun as room
+
+    folder = room.find(given, results)
+    check_writable(results)
+    heed_signals()
+    again = room.execute(folder, results, data, Display())
+    if room.read(again).status != Status.FINISHED:
+        log = again / study.Runner.log
+        print(f"bench: the repetition did not finish; see {log}", file=sys.stderr)
+        return 1
+    page, holds = room.report(folder, again)
+    print(page, end="")
+    if tracking:
+        show_in_store(again.parent)
+    return 0 if holds else 1
+
+
 # -- the other commands -------------------------------------------------------------------------
 
 
