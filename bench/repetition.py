@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -95,8 +97,8 @@ def compare(
     """
     loose = [*(["training was limited by seconds"] if by_the_clock else []), *reasons(*rows)]
     found = [
-        *_weights(before / CHECKPOINT, now / CHECKPOINT),
-        *_samples(before / SAMPLES, now / SAMPLES),
+        *_readable("weights", _weights, before / CHECKPOINT, now / CHECKPOINT),
+        *_readable("samples", _samples, before / SAMPLES, now / SAMPLES),
         *_curves(before, now),
         *_costs(*rows),
     ]
@@ -113,7 +115,8 @@ def _told(row: Row) -> Row:
 def reasons(before: Record, now: Record) -> Iterator[str]:
     """Say why the second run need not give the first one's bits."""
     old, new = (flatten("", row.environment) for row in (before, now))
-    for kind in sorted({str(each["device_type"]) for each in (old, new)} - {"cpu"}):
+    kinds = {str(each.get("device_type", "an unknown device")) for each in (old, new)}
+    for kind in sorted(kinds - {"cpu"}):
         yield f"it ran on {kind}"
     for name, told in ARITHMETIC.items():
         # What an older record does not tell is taken to be as it is now.
@@ -129,9 +132,17 @@ def _row(what: str, before: str, now: str, is_equal: bool, told: str = "differs"
     return Row(what, before, now, verdict, fails=not is_equal, is_equal=is_equal)
 
 
-def _gone(what: str, before: Path, now: Path) -> Row:
-    before_, now_ = ("there" if path.exists() else "gone" for path in (before, now))
-    return Row(what, before_, now_, "not compared")
+def _readable(
+    what: str, rows: Callable[[Path, Path], Iterator[Row]], before: Path, now: Path
+) -> list[Row]:
+    """Compare two files, if both are there; one that cannot be read is not the same."""
+    old, new = ("there" if path.exists() else "gone" for path in (before, now))
+    if "gone" in {old, new}:
+        return [Row(what, old, new, "not compared")]
+    try:
+        return list(rows(before, now))
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError, BadZipFile):
+        return [Row(what, old, new, "cannot be read", fails=True, is_equal=False)]
 
 
 def _hash(arrays: Mapping[str, Any]) -> str:
@@ -155,9 +166,6 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 
 def _weights(before: Path, now: Path) -> Iterator[Row]:
     """Compare the final weights, and where training left its generators."""
-    if not (before.exists() and now.exists()):
-        yield _gone("weights", before, now)
-        return
     import torch
 
     old, new = (
@@ -189,9 +197,6 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _samples(before: Path, now: Path) -> Iterator[Row]:
-    if not (before.exists() and now.exists()):
-        yield _gone("samples", before, now)
-        return
     with np.load(before) as old, np.load(now) as new:
         for name in sorted({*old.files, *new.files}):
             one, other = (file[name] if name in file.files else None for file in (old, new))
