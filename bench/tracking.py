@@ -115,6 +115,11 @@ class NullTracker:
         """Keep why nothing is tracked, or ``None`` where the user wanted it so."""
         self.trouble = trouble
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it stands for a store that could not be opened."""
+        return self.trouble is not None
+
     def sync_cell(self, folder: Path, study: Path | str | None = None) -> bool:
         """Do nothing; whether that was wanted."""
         return self.trouble is None
@@ -130,6 +135,8 @@ class NullTracker:
 
 class Tracker:
     """Brings an MLflow store up to date with the folders of cells and studies."""
+
+    is_lost = False
 
     def __init__(self, client: MlflowClient, results: Path, warn: Warn = _stderr) -> None:
         """Use an open client; ``Tracker.open`` makes one."""
@@ -470,6 +477,8 @@ class Background:
         self._opener, self._warn = opener, warn
         self._warned = self._closing = self._ended = False
         self._tracker: Tracker | NullTracker | None = None
+        self._reopen = 0.0
+        """The ``monotonic`` moment from which on the store may be opened again."""
         self._waiting: dict[tuple[str, Path], float] = {}
         """What is to be logged, and the ``monotonic`` moment from which on it may be tried."""
         self._failed: set[tuple[str, Path]] = set()
@@ -553,7 +562,10 @@ class Background:
                 self._state.wait(left)
 
     def _do(self, what: str, folder: Path) -> bool:
-        if not isinstance(self._tracker, Tracker):
+        if self._tracker is None or self._tracker.is_lost:
+            # One try for all that waits, and one more at the end.
+            if time.monotonic() < self._reopen and not self._closing:
+                return False
             self._open()
         assert self._tracker is not None
         sync = self._tracker.sync_study if what == "study" else self._tracker.sync_cell
@@ -562,7 +574,10 @@ class Background:
         return done
 
     def _open(self) -> bool:
-        self._tracker = self._opener(self._say_once)
+        try:
+            self._tracker = self._opener(self._say_once)
+        finally:
+            self._reopen = time.monotonic() + PAUSE
         self.trouble = self._tracker.trouble
         return self.trouble is None
 
