@@ -77,6 +77,10 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
     except KeyboardInterrupt:
         if any(request.folder.glob("*/record.json")):
             break_off(request.folder, trackers)
+        drop(trackers)
+        raise
+    except UserError:
+        drop(trackers)
         raise
     finish(request.folder, trackers)
     print_places(request, tracking)
@@ -134,6 +138,12 @@ def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     for tracker in trackers:
         tracker.sync_study(folder)
         tracker.close()
+
+
+def drop(trackers: Sequence[Background | NullTracker]) -> None:
+    """End the logging of a command that ends here, and what it would say."""
+    for tracker in trackers:
+        tracker.drop()
 
 
 def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:

@@ -758,7 +758,7 @@ def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -
     ran = [load_record(cell.folder) for cell in planned if not cell.is_idle]
     training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
     seconds = runner.tracker.seconds
-    if training and seconds > 0.01:
+    if training and seconds > 0.01 and runner.tracker.trouble is None:
         display.say(
             f"MLflow: {seconds:.1f} s of logging beside {training:.0f} s of "
             f"training ({seconds / training:.2%})"

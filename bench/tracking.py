@@ -132,6 +132,9 @@ class NullTracker:
         """Do nothing; whether that was wanted."""
         return self.trouble is None
 
+    def drop(self) -> None:
+        """Do nothing."""
+
 
 class Tracker:
     """Brings an MLflow store up to date with the folders of cells and studies."""
@@ -510,13 +513,21 @@ class Background:
             while not self._ended and time.monotonic() < self._deadline(begun, patience):
                 self._state.wait(0.05)
             done = self._ended and not self._failed
-        warn, self._warn = self._warn, lambda line: None
         if not done:
-            why = f" ({self.trouble})" if self.trouble else ""
-            warn(f"MLflow lacks some of what the folders say{why}; complete it: bench sync")
+            why = f" ({self.trouble})" if self.trouble and not self._warned else ""
+            self._warn(f"MLflow lacks some of what the folders say{why}; complete it: bench sync")
         elif self._warned:
-            warn("MLflow has caught up and lacks nothing")
+            self._warn("MLflow has caught up and lacks nothing")
+        self.drop()
         return done
+
+    def drop(self) -> None:
+        """Leave undone what is not done, without another word: the command ends."""
+        with self._state:
+            self._warn = _say_nothing
+            self._closing = True
+            self._waiting.clear()
+            self._state.notify_all()
 
     def _deadline(self, begun: float, patience: float) -> float:
         moved = 0.0 if self._tracker is None else self._tracker.moved
@@ -596,6 +607,10 @@ class Background:
         if not self._warned:
             self._warned = True
             self._warn(line)
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 def _bind(call: Callable[..., Item], *arguments: object) -> Callable[[], Item]:

@@ -205,6 +205,17 @@ def test_a_store_that_stays_down_is_not_waited_for(results: Path, line: Line) ->
     assert all("bench sync" in told and "\n" not in told for told in said)
 
 
+def test_a_command_that_ends_in_an_error_hears_no_more_of_it(results: Path, line: Line) -> None:
+    said: list[str] = []
+    line.delay, line.is_down = 0.2, True
+    tracker = behind(line, results, said)
+    tracker.sync_study(live_cell(results).parent)
+    wait_until(lambda: line.calls != [])
+    tracker.drop()
+    wait_until(lambda: tracker.trouble is not None)
+    assert said == []
+
+
 def test_what_raises_in_the_background_ends_nothing(results: Path) -> None:
     def opener(warn: object) -> NullTracker:
         raise OSError("no disk")
