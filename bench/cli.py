@@ -363,6 +363,25 @@ def sensitivity(
 
 
 @app.command
+def rerun(
+    record: Annotated[
+        str, Parameter(help="A finished cell: STUDY/CELL, its folder, or its record.json.")
+    ],
+    /,
+    *,
+    data: Annotated[
+        Path | None, Parameter(help="Where the data set's images are, if not where they were.")
+    ] = None,
+    results: Results = Path("results"),
+    tracking: Annotated[bool, Parameter(help="Log to MLflow.")] = True,
+) -> int:
+    """Repeat a finished cell, and say whether it is bit-equal (CPU) or within its interval."""
+    from bench import commands
+
+    return commands.rerun(record, results, data, tracking=tracking)
+
+
+@app.command
 def table(
     study: StudyName = None,
     *,

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -39,11 +40,13 @@ from bench.options import (
 )
 from bench.progress import Display
 from bench.record import RESERVE, Status, load
-from bench.tracking import NullTracker, Tracker, has_store
+from bench.tracking import Background, NullTracker, Tracker, has_store
 from methods import registry
 
 SMALLEST_FREE = 64 * 2**20
 """Bytes that must be free where results go, before anything starts."""
+SHORT_PATIENCE = 0.5
+"""Seconds that a command which was stopped waits for MLflow; see ``Background.close``."""
 
 
 # -- bench run ----------------------------------------------------------------------------------
@@ -58,12 +61,13 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
     request = resolve(asked)
     check_writable(request.results)
     display = Display()
-    trackers: list[Tracker | NullTracker] = []
+    trackers: list[Background | NullTracker] = []
     heed_signals()
     lost: list[str] = []
 
-    def open_tracker() -> Tracker | NullTracker:
-        trackers.append(Tracker.open(request.results) if tracking else NullTracker())
+    def open_tracker() -> Background | NullTracker:
+        opener = partial(Tracker.open, request.results)
+        trackers.append(Background(opener) if tracking else NullTracker())
         return trackers[-1]
 
     try:
@@ -72,7 +76,11 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
             lost = sample_planned(request, planned, display)
     except KeyboardInterrupt:
         if any(request.folder.glob("*/record.json")):
-            break_off(request.folder)
+            break_off(request.folder, trackers)
+        drop(trackers)
+        raise
+    except UserError:
+        drop(trackers)
         raise
     finish(request.folder, trackers)
     print_places(request, tracking)
@@ -113,7 +121,7 @@ def command_started() -> float:
     return time.perf_counter() - age
 
 
-def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
+def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     """Write and print the tables, draw the plots, and put both into MLflow."""
     from bench.report import nfe
     from bench.report.plots import write_plots
@@ -129,15 +137,25 @@ def finish(folder: Path, trackers: Sequence[Tracker | NullTracker]) -> None:
         nfe.write_plots(folder)
     for tracker in trackers:
         tracker.sync_study(folder)
+        tracker.close()
 
 
-def break_off(folder: Path) -> None:
-    """Write and print the tables of a study that was stopped; plots and MLflow take too long."""
+def drop(trackers: Sequence[Background | NullTracker]) -> None:
+    """End the logging of a command that ends here, and what it would say."""
+    for tracker in trackers:
+        tracker.drop()
+
+
+def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
+    """Write and print the tables of a study that was stopped; plots take too long."""
     from bench.report.tables import render, write_tables
 
     print(render(folder, "md"))
     write_tables(folder)
-    print(f"plots    bench plot {folder.name}\nMLflow   bench sync {folder.name}")
+    print(f"plots    bench plot {folder.name}")
+    for tracker in trackers:
+        tracker.sync_study(folder)
+        tracker.close(SHORT_PATIENCE)
 
 
 def print_places(request: study.Request, tracking: bool) -> None:
@@ -229,7 +247,9 @@ def sample(folder: Path, asked: AskedSamples, *, tracking: bool) -> int:
 def show_in_store(folder: Path) -> None:
     """Bring MLflow up to date with a study, where studies are tracked."""
     if has_store(folder.parent):
-        Tracker.open(folder.parent).sync_study(folder)
+        tracker = Background(partial(Tracker.open, folder.parent))
+        tracker.sync_study(folder)
+        tracker.close()
 
 
 def write_curve(folder: Path) -> None:
@@ -263,6 +283,28 @@ def time_together(folder: Path, wish: timing.Wish, *, tracking: bool) -> int:
         show_in_store(folder)
     print(f"timing   {folder}/timing.md (.json), and the times of {folder}/table.md")
     return report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])
+
+
+# -- bench rerun --------------------------------------------------------------------------------
+
+
+def rerun(given: str, results: Path, data: Path | None, *, tracking: bool) -> int:
+    """Repeat a finished cell, and print whether it gave the same; 1 if it did not."""
+    from bench import rerun as room
+
+    folder = room.find(given, results)
+    check_writable(results)
+    heed_signals()
+    again = room.execute(folder, results, data, Display())
+    if room.read(again).status != Status.FINISHED:
+        log = again / study.Runner.log
+        print(f"bench: the repetition did not finish; see {log}", file=sys.stderr)
+        return 1
+    page, holds = room.report(folder, again)
+    print(page, end="")
+    if tracking:
+        show_in_store(again.parent)
+    return 0 if holds else 1
 
 
 # -- the other commands -------------------------------------------------------------------------

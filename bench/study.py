@@ -415,7 +415,6 @@ class Runner:
         self.elsewhere: set[str] = set()
         """Names of the cells that were found with another command."""
         self.synced = time.monotonic()
-        self.tracking_seconds = 0.0
 
     def run(self, planned: Sequence[Planned]) -> None:
         """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
@@ -578,10 +577,8 @@ class Runner:
             cell.ending = Ending(Status.MEMORY, reason, 0.0)
 
     def sync(self, folder: Path) -> None:
-        """Show a cell's folder in MLflow, and keep count of the seconds that takes."""
-        started = time.perf_counter()
+        """Have a cell's folder shown in MLflow; nothing waits for that."""
         self.tracker.sync_cell(folder)
-        self.tracking_seconds += time.perf_counter() - started
 
     def close(self, cell: Running) -> None:
         """Make the record say how the cell ended, or that we ended it, and show it."""
@@ -760,11 +757,11 @@ def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -
     """Say what MLflow cost beside the training of the cells that ran."""
     ran = [load_record(cell.folder) for cell in planned if not cell.is_idle]
     training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
-    if training and runner.tracking_seconds > 0.01:
-        share = runner.tracking_seconds / training
+    seconds = runner.tracker.seconds
+    if training and seconds > 0.01 and runner.tracker.trouble is None:
         display.say(
-            f"MLflow: {runner.tracking_seconds:.1f} s of logging beside {training:.0f} s of "
-            f"training ({share:.2%})"
+            f"MLflow: {seconds:.1f} s of logging beside {training:.0f} s of "
+            f"training ({seconds / training:.2%})"
         )
 
 

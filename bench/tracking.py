@@ -1,13 +1,16 @@
 """MLflow: a live view of the records, which can be rebuilt from them at any time.
 
-The parent process does all the logging, from the cells' folders: while a study runs, and again
-in ``bench sync``. It is one code path, and it may be repeated at will: what the store already
-has is not logged again. MLflow in trouble costs one line of warning and never a run.
+The parent process does all the logging, from the cells' folders: while a study runs, in a thread
+of its own (``Background``), and again in ``bench sync``. It is one code path, and it may be
+repeated at will, cut off anywhere, and done by several processes at once: a lock lets one at a
+time log a run, and each asks the store what it has before it adds to it. MLflow in trouble costs
+a line of warning and never a run.
 
 A cell is one flat run (MLflow's charts leave out nested ones), found again by the tags
 ``origin`` (a number that the results folder keeps, so that two people's runs on one server stay
-apart), ``study``, ``cell`` and ``key``. A study has a run of its own, ``kind=study``, with the
-table and the plots.
+apart), ``study``, ``cell`` and ``key``, and by the moment it was started: a cell that was made
+anew has a run of its own, and the one it replaces is marked. A study has a run of its own,
+``kind=study``, with the table and the plots.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -35,13 +41,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench import record
+from bench import locks, record
 from bench.errors import UserError
 from bench.record import Record, Status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
 Item = TypeVar("Item")
 
@@ -66,6 +72,11 @@ LARGEST_LOG = 1_000_000
 """Bytes of ``log.txt`` up to which a failed cell's run carries it."""
 PAUSE = 30.0
 """Seconds without another try after a store could not be reached."""
+PATIENCE = 20.0
+"""Seconds that a command waits at its end for a store that logs nothing meanwhile."""
+LOCK_SECONDS = 60.0
+"""How long a run is waited for that another process is logging."""
+STORE_LOCK = ".mlflow.lock"
 VIEW = "scorebench"
 """Key of the shared view of an experiment's charts which shows all runs, not ten."""
 
@@ -98,33 +109,52 @@ def _stderr(line: str) -> None:
 class NullTracker:
     """Tracks nothing, with the interface of ``Tracker``: for ``--no-tracking`` and for trouble."""
 
+    seconds = moved = 0.0
+
     def __init__(self, trouble: str | None = None) -> None:
         """Keep why nothing is tracked, or ``None`` where the user wanted it so."""
         self.trouble = trouble
 
-    def sync_cell(self, folder: Path, study: Path | str | None = None) -> None:
-        """Do nothing."""
+    @property
+    def is_lost(self) -> bool:
+        """Whether it stands for a store that could not be opened."""
+        return self.trouble is not None
 
-    def sync_study(self, study: Path) -> None:
+    def sync_cell(self, folder: Path, study: Path | str | None = None) -> bool:
+        """Do nothing; whether that was wanted."""
+        return self.trouble is None
+
+    def sync_study(self, study: Path) -> bool:
+        """Do nothing; whether that was wanted."""
+        return self.trouble is None
+
+    def close(self, patience: float = PATIENCE) -> bool:
+        """Do nothing; whether that was wanted."""
+        return self.trouble is None
+
+    def drop(self) -> None:
         """Do nothing."""
 
 
 class Tracker:
     """Brings an MLflow store up to date with the folders of cells and studies."""
 
+    is_lost = False
+
     def __init__(self, client: MlflowClient, results: Path, warn: Warn = _stderr) -> None:
         """Use an open client; ``Tracker.open`` makes one."""
         self.client = client
         self.trouble: str | None = None
         """What went wrong last, in one line; ``None`` when the last call did all it should."""
+        self.moved = 0.0
+        """The ``monotonic`` moment at which something was last brought up to date."""
         self._results = results.resolve()
         self._origin = _origin(results)
         self._warn = warn
         self._warned = False
         self._quiet_until = 0.0
         self._experiments: dict[str, str] = {}
-        self._runs: dict[tuple[str, str, str], str] = {}
-        self._logged: dict[str, dict[str, int]] = {}
+        self._runs: dict[tuple[str, ...], str] = {}
         self._seen: dict[Path, tuple[str, str]] = {}
 
     @classmethod
@@ -145,19 +175,25 @@ class Tracker:
         warn(line)
         return NullTracker(line)
 
-    def sync_cell(self, folder: Path, study: Path | str | None = None) -> None:
+    def sync_cell(self, folder: Path, study: Path | str | None = None) -> bool:
         """Bring one cell's run up to date with its folder; cheap where nothing has changed.
 
         Args:
             folder: the cell's folder; without a record in it, nothing is done.
             study: the study's folder or name; by default the folder above.
-        """
-        if time.monotonic() >= self._quiet_until:
-            name = Path(study).name if study else folder.resolve().parent.name
-            self._try(folder.name, lambda: self._sync_cell(folder, name))
 
-    def sync_study(self, study: Path) -> None:
-        """Bring all of a study's runs up to date, end orphans, and keep table and plots."""
+        Returns:
+            Whether the run says what the folder does.
+        """
+        name = Path(study).name if study else folder.resolve().parent.name
+        return self._try(folder.name, lambda: self._sync_cell(folder, name))
+
+    def sync_study(self, study: Path) -> bool:
+        """Bring all of a study's runs up to date, end orphans, and keep table and plots.
+
+        Returns:
+            Whether the store says all that the folders do.
+        """
         self._quiet_until = 0.0
         steps: list[tuple[str, Callable[[], object]]] = [
             (path.parent.name, _bind(self._sync_cell, path.parent, study.name))
@@ -170,6 +206,7 @@ class Tracker:
         failed = [name for name, step in steps if not self._try(name, step)]
         if not failed:
             self.trouble = None
+        return not failed
 
     def _try(self, what: str, step: Callable[[], object]) -> bool:
         """Run a step; on trouble warn once, and pause if the store does not answer at all."""
@@ -185,6 +222,7 @@ class Tracker:
             if not self._answers():
                 self._quiet_until = time.monotonic() + PAUSE
             return False
+        self.moved = time.monotonic()
         return True
 
     def _answers(self) -> bool:
@@ -197,41 +235,56 @@ class Tracker:
     # A cell's run -------------------------------------------------------------------------------
 
     def _sync_cell(self, folder: Path, study: str) -> None:
+        if self._is_seen(folder):
+            return
+        # What the folder says is read once more behind the lock: another process may have logged
+        # a later state meanwhile, which must not be taken back.
+        with _alone(folder.parent, folder.name):
+            mark = _fingerprint([folder / record.RECORD, folder / record.CURVES])
+            row = record.load(folder)
+            if row is not None:
+                self._log_cell(folder, row, study, mark)
+                self._seen[folder] = (mark, _status(row))
+
+    def _is_seen(self, folder: Path) -> bool:
+        """Whether there is nothing to log since the last time, or no record at all."""
         mark = _fingerprint([folder / record.RECORD, folder / record.CURVES])
         row = record.load(folder)
-        if row is None or self._seen.get(folder) == (mark, _status(row)):
-            return
+        return row is None or self._seen.get(folder) == (mark, _status(row))
+
+    def _log_cell(self, folder: Path, row: Record, study: str, mark: str) -> None:
         run = self._cell_run(row, study)
         if run is None:
             return
-        if run.data.tags.get("synced") != mark or run.info.status != _status(row):
+        tags = run.data.tags
+        is_up = tags.get("synced") == mark and tags.get("superseded") != "true"
+        if not is_up or run.info.status != _status(row):
             self._log_params(run, folder)
             self._log_tags(run, _cell_tags(row, study) | {"origin": self._origin})
             self._log_curves(run, folder)
             self._finish_cell(run, row, folder, mark)
-        self._seen[folder] = (mark, _status(row))
 
     def _cell_run(self, row: Record, study: str) -> Run | None:
-        """Find or create the cell's run; a pending cell that has none gets none."""
-        place = (study, row.cell, row.key)
+        """Find or create the cell's run; a pending cell has none."""
+        if row.status == Status.PENDING:
+            return None
+        place = (study, row.cell, row.key, str(row.started))
         if place not in self._runs:
             same = self._search(row.dataset, study=study, cell=row.cell)
-            mine = [run for run in same if run.data.tags.get("key") == row.key]
-            if not mine and row.status == Status.PENDING:
-                return None
+            mine = [run for run in same if _is_of(run, row)]
             chosen = mine[0] if mine else self._create(row, study)
-            self._runs[place] = chosen.info.run_id
             self._supersede([run for run in same if run.info.run_id != chosen.info.run_id])
+            self._runs[place] = chosen.info.run_id
         return self.client.get_run(self._runs[place])
 
     def _create(self, row: Record, study: str) -> Run:
         tags = _cell_tags(row, study) | {"origin": self._origin}
-        started = _milliseconds(row.started) or int(time.time() * 1000)
+        started = _started(row) or int(time.time() * 1000)
         experiment = self._experiment(row.dataset)
         return self.client.create_run(experiment, started, tags, run_name=row.cell)
 
     def _supersede(self, runs: Sequence[Run]) -> None:
-        """Mark runs of the cell's other keys, and end those which a dead process left open."""
+        """Mark runs of what the cell was before, and end those that a dead process left open."""
         for run in runs:
             if run.data.tags.get("superseded") != "true":
                 self.client.set_tag(run.info.run_id, "superseded", "true")
@@ -266,35 +319,14 @@ class Tracker:
         """Log the curves' points that lie beyond the last step the run has of that name."""
         from mlflow.entities import Metric
 
-        points = _points(folder)
-        last = self._last_steps(run, {name for name, _ in points})
+        last = _latest(run)
         new = [
             Metric(name, value, run.info.start_time + round(1000 * seconds), step)
-            for (name, step), (value, seconds) in points.items()
-            if step > last.get(name, -1)
+            for (name, step), (value, seconds) in _points(folder).items()
+            if name not in last or step > last[name].step
         ]
         for batch in _batches(new, METRICS_PER_BATCH):
-            self._log_metrics(run, batch)
-            for metric in batch:
-                last[metric.key] = metric.step
-
-    def _log_metrics(self, run: Run, metrics: Sequence[Metric]) -> None:
-        try:
-            self.client.log_batch(run.info.run_id, metrics=metrics)
-        except BaseException:
-            # Part of it may have arrived: ask the store again before the next batch.
-            self._logged.pop(run.info.run_id, None)
-            raise
-
-    def _last_steps(self, run: Run, names: set[str]) -> dict[str, int]:
-        """Return the last step stored of each curve, asked from the store once per process."""
-        if run.info.run_id not in self._logged:
-            self._logged[run.info.run_id] = {
-                name: max(point.step for point in history)
-                for name in names & set(run.data.metrics)
-                if (history := self.client.get_metric_history(run.info.run_id, name))
-            }
-        return self._logged[run.info.run_id]
+            self.client.log_batch(run.info.run_id, metrics=batch)
 
     def _finish_cell(self, run: Run, row: Record, folder: Path, mark: str) -> None:
         """Log what a cell's end brings, status and ``synced`` mark last."""
@@ -321,14 +353,16 @@ class Tracker:
         seconds = max((at for _, at in points.values()), default=0.0)
         after_curves = run.info.start_time + math.ceil(1000 * seconds) + 1
         stamp = max(_milliseconds(row.ended) or 0, after_curves)
-        stored = self.client.get_run(run.info.run_id).data.metrics
+        last = _latest(self.client.get_run(run.info.run_id))
         new = [
-            Metric(name, value, stamp, row.cost.images_seen if name in curves else 0)
+            # Of two values at one step MLflow shows the later one: of what was measured again too.
+            Metric(name, value, max(stamp, last[name].timestamp + 1) if name in last else stamp,
+                   row.cost.images_seen if name in curves else 0)
             for name, value in final_metrics(row).items()
-            if not _same(stored.get(name), value)
-        ]
+            if not _same(last.get(name), value)
+        ]  # fmt: skip
         for batch in _batches(new, METRICS_PER_BATCH):
-            self._log_metrics(run, batch)
+            self.client.log_batch(run.info.run_id, metrics=batch)
 
     def _upload(self, run: Run, files: Sequence[Path], folder: str | None = None) -> None:
         for file in files:
@@ -347,8 +381,11 @@ class Tracker:
 
     def _sync_study_run(self, study: Path) -> None:
         rows = [row for _, row in record.cells(study)]
-        if not rows:
-            return
+        if rows:
+            with _alone(study, "study"):
+                self._log_study(study, rows)
+
+    def _log_study(self, study: Path, rows: Sequence[Record]) -> None:
         run = self._study_run(study.name, rows)
         tables, plots = _study_files(study)
         mark = _fingerprint([*tables, *plots])
@@ -375,11 +412,11 @@ class Tracker:
 
     def _end_orphans(self, study: Path) -> None:
         """End runs left open whose cell's folder has gone."""
-        rows = [row for _, row in record.cells(study)]
-        here = {row.cell for row in rows}
-        for dataset in {row.dataset for row in rows}:
+        for dataset in {row.dataset for _, row in record.cells(study)}:
             for run in self._search(dataset, study=study.name, kind="cell"):
-                if run.info.status not in ENDED and run.data.tags.get("cell") not in here:
+                # Asked after the search: another command may be adding cells.
+                gone = not (study / run.data.tags.get("cell", "") / record.RECORD).exists()
+                if gone and run.info.status not in ENDED:
                     self.client.set_terminated(run.info.run_id, "KILLED")
 
     # The store ----------------------------------------------------------------------------------
@@ -402,23 +439,181 @@ class Tracker:
     def _experiment(self, dataset: str) -> str:
         """Return the id of the data set's experiment, created or restored where needed."""
         if dataset not in self._experiments:
-            known = self.client.get_experiment_by_name(dataset)
-            if known is None:
-                place = None if _is_server(store_uri(self._results)) else self._artifacts(dataset)
-                identity = self.client.create_experiment(dataset, place)
-            else:
-                identity = known.experiment_id
-                if known.lifecycle_stage == "deleted":
-                    self.client.restore_experiment(identity)
+            with _locked(self._results / STORE_LOCK, "another command is opening the store"):
+                identity = self._find_experiment(dataset)
             self.client.set_experiment_tag(identity, f"mlflow.sharedViewState.{VIEW}", _view())
             self._experiments[dataset] = identity
         return self._experiments[dataset]
+
+    def _find_experiment(self, dataset: str) -> str:
+        known = self.client.get_experiment_by_name(dataset)
+        if known is None:
+            place = None if _is_server(store_uri(self._results)) else self._artifacts(dataset)
+            try:
+                return str(self.client.create_experiment(dataset, place))
+            except Exception:
+                # On a server, someone else's results folder may have been first.
+                known = self.client.get_experiment_by_name(dataset)
+                if known is None:
+                    raise
+        if known.lifecycle_stage == "deleted":
+            self.client.restore_experiment(known.experiment_id)
+        return str(known.experiment_id)
 
     def _artifacts(self, dataset: str) -> str:
         return (self._results / ARTIFACTS / dataset).as_uri()
 
 
-def _bind(call: Callable[..., object], *arguments: object) -> Callable[[], object]:
+class Background:
+    """Does what a ``Tracker`` does in a thread of its own, so that no caller ever waits.
+
+    What is asked for waits in line, once for each folder. What fails, the opening of the store
+    too, is tried again every ``PAUSE`` seconds: a store that comes back is caught up with.
+    """
+
+    def __init__(self, opener: Callable[[Warn], Tracker | NullTracker], warn: Warn = _stderr):
+        """Start the thread, which opens the store first: ``partial(Tracker.open, results)``."""
+        self.trouble: str | None = None
+        """What went wrong last, in one line; ``None`` when the last step did all it should."""
+        self.seconds = 0.0
+        """Time spent beside the caller."""
+        self._opener, self._warn = opener, warn
+        self._warned = self._closing = self._ended = False
+        self._tracker: Tracker | NullTracker | None = None
+        self._reopen = 0.0
+        """The ``monotonic`` moment from which on the store may be opened again."""
+        self._waiting: dict[tuple[str, Path], float] = {}
+        """What is to be logged, and the ``monotonic`` moment from which on it may be tried."""
+        self._failed: set[tuple[str, Path]] = set()
+        self._state = threading.Condition()
+        threading.Thread(target=self._work, name="tracking", daemon=True).start()
+
+    def sync_cell(self, folder: Path) -> None:
+        """Have a cell's run brought up to date with its folder, and return at once."""
+        self._ask(("cell", folder))
+
+    def sync_study(self, study: Path) -> None:
+        """Have all of a study's runs brought up to date, and return at once."""
+        with self._state:
+            for job in [job for job in self._waiting if job[1].parent == study]:
+                del self._waiting[job]
+            self._ask(("study", study))
+
+    def close(self, patience: float = PATIENCE) -> bool:
+        """Wait for what is left, as long as something gets done; whether all of it was.
+
+        Gives up where nothing was logged for ``patience`` seconds, and after three times as long
+        in any case; then a line says how to complete it.
+        """
+        begun = time.monotonic()
+        with self._state:
+            self._closing = True
+            self._waiting = dict.fromkeys(self._waiting, 0.0)
+            self._state.notify_all()
+            while not self._ended and time.monotonic() < self._deadline(begun, patience):
+                self._state.wait(0.05)
+            done = self._ended and not self._failed
+        if not done:
+            why = f" ({self.trouble})" if self.trouble and not self._warned else ""
+            self._warn(f"MLflow lacks some of what the folders say{why}; complete it: bench sync")
+        elif self._warned:
+            self._warn("MLflow has caught up and lacks nothing")
+        self.drop()
+        return done
+
+    def drop(self) -> None:
+        """Leave undone what is not done, without another word: the command ends."""
+        with self._state:
+            self._warn = _say_nothing
+            self._closing = True
+            self._waiting.clear()
+            self._state.notify_all()
+
+    def _deadline(self, begun: float, patience: float) -> float:
+        moved = 0.0 if self._tracker is None else self._tracker.moved
+        return min(max(begun, moved) + patience, begun + 3 * patience)
+
+    def _ask(self, job: tuple[str, Path]) -> None:
+        with self._state:
+            self._waiting.setdefault(job, time.monotonic())
+            self._state.notify_all()
+
+    def _work(self) -> None:
+        try:
+            self._charge(self._open)
+            while (job := self._next()) is not None:
+                done = self._charge(_bind(self._do, *job))
+                self._note(job, done)
+        finally:
+            with self._state:
+                self._ended = True
+                self._state.notify_all()
+
+    def _charge(self, step: Callable[[], bool]) -> bool:
+        started = time.perf_counter()
+        try:
+            return step()
+        except Exception as error:
+            self.trouble = f"MLflow could not be logged to ({_first_line(error)})"
+            return False
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def _next(self) -> tuple[str, Path] | None:
+        """Wait for the next thing to do; ``None`` when all is done and no more will come."""
+        with self._state:
+            while True:
+                job = min(self._waiting, key=self._waiting.__getitem__, default=None)
+                if job is None and self._closing:
+                    return None
+                left = None if job is None else self._waiting[job] - time.monotonic()
+                if job is not None and left is not None and left <= 0:
+                    del self._waiting[job]
+                    return job
+                self._state.wait(left)
+
+    def _do(self, what: str, folder: Path) -> bool:
+        if self._tracker is None or self._tracker.is_lost:
+            # One try for all that waits, and one more at the end.
+            if time.monotonic() < self._reopen and not self._closing:
+                return False
+            self._open()
+        assert self._tracker is not None
+        sync = self._tracker.sync_study if what == "study" else self._tracker.sync_cell
+        done = sync(folder)
+        self.trouble = None if done else self._tracker.trouble
+        return done
+
+    def _open(self) -> bool:
+        try:
+            self._tracker = self._opener(self._say_once)
+        finally:
+            self._reopen = time.monotonic() + PAUSE
+        self.trouble = self._tracker.trouble
+        return self.trouble is None
+
+    def _note(self, job: tuple[str, Path], done: bool) -> None:
+        """Keep what failed for another try; at the end there is none."""
+        with self._state:
+            if done:
+                # A study's cells are done with it.
+                self._failed -= {left for left in self._failed if left[1].parent == job[1]} | {job}
+                return
+            self._failed.add(job)
+            if not self._closing:
+                self._waiting.setdefault(job, time.monotonic() + PAUSE)
+
+    def _say_once(self, line: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(line)
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _bind(call: Callable[..., Item], *arguments: object) -> Callable[[], Item]:
     return lambda: call(*arguments)
 
 
@@ -566,9 +761,11 @@ def _study_status(rows: Sequence[Record]) -> str:
     return "FINISHED" if found == {"FINISHED"} else "KILLED"
 
 
-def _same(stored: float | None, value: float) -> bool:
-    if stored is None:
+def _same(last: Any, value: float) -> bool:
+    """Whether a metric's last point, if it has one, has this value."""
+    if last is None:
         return False
+    stored = last.value
     # MLflow keeps infinity as the largest float.
     largest = sys.float_info.max
     clipped = value if math.isnan(value) else min(max(value, -largest), largest)
@@ -581,6 +778,22 @@ def _fingerprint(files: Sequence[Path]) -> str:
         if file.exists():
             found.update(file.name.encode() + b"\0" + file.read_bytes())
     return found.hexdigest()[:32]
+
+
+def _is_of(run: Run, row: Record) -> bool:
+    """Whether a run is of this very making of a cell, not of one that was replaced by it."""
+    started = _started(row)
+    return run.data.tags.get("key") == row.key and started in {None, run.info.start_time}
+
+
+def _started(row: Record) -> int | None:
+    """When a cell was started, in milliseconds; one that could not start has its end alone."""
+    return _milliseconds(row.started or row.ended)
+
+
+def _latest(run: Run) -> dict[str, Any]:
+    """Return each metric's last point, with ``step``, ``timestamp`` and ``value``."""
+    return {point.key: point for point in run.data.to_proto().metrics}
 
 
 def _milliseconds(stamp: str | None) -> int | None:
@@ -604,6 +817,31 @@ def _first_line(error: BaseException) -> str:
 # The store --------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _locked(path: Path, why: str) -> Iterator[None]:
+    """Hold a lock file; TimeoutError says ``why`` it is not to be had."""
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as error:
+        raise TimeoutError(f"{why}, for {LOCK_SECONDS:.0f} s") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _alone(study: Path, name: str) -> Iterator[None]:
+    """Keep other processes from logging a run of a study, one that is being made included."""
+    folder = study / locks.FOLDER
+    folder.mkdir(exist_ok=True)
+    with _locked(folder / f"{name}.sync", "another command is logging it"):
+        yield
+
+
 def _origin(results: Path) -> str:
     """Return the number that stays with a results folder wherever it is moved."""
     path = results / ORIGIN
@@ -618,22 +856,36 @@ def _is_server(uri: str) -> bool:
 
 def _open_store(results: Path) -> MlflowClient:
     """Open the store; the folder's own one is created and mended by one process at a time."""
-    import filelock
+    import mlflow  # noqa: F401  # It takes seconds, in which nobody need wait.
 
-    uri = store_uri(results)
-    database = (results / DATABASE).resolve()
     results.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(results / ".mlflow.lock", timeout=120), _no_chatter():
+    uri, database = store_uri(results), (results / DATABASE).resolve()
+    lock = _locked(results / STORE_LOCK, "another command is opening the store")
+    if os.environ.get(URI):
+        with lock:
+            _origin(results)
+        return _connect(uri)
+    with lock, _no_chatter():
         _origin(results)
-        if os.environ.get(URI):
-            return _connect(uri)
-        if database.exists():
-            _migrate(uri, database)
-            _relocate(database, results.resolve() / ARTIFACTS)
-        client = _connect(uri)
+        if not database.exists():
+            _create(database)
+        _migrate(uri, database)
+        _relocate(database, results.resolve() / ARTIFACTS)
         with closing(sqlite3.connect(database, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        return client
+        return _connect(uri)
+
+
+def _create(database: Path) -> None:
+    """Make the store's tables, whole or not at all: whoever is ended meanwhile leaves no ruin."""
+    for leftover in database.parent.glob(".mlflow-new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-new-", dir=database.parent) as scratch:
+        made, copy = Path(scratch) / "made.db", Path(scratch) / DATABASE
+        _connect(f"sqlite:///{made.as_posix()}")
+        with closing(sqlite3.connect(made)) as old, closing(sqlite3.connect(copy)) as new:
+            old.backup(new)
+        os.replace(copy, database)
 
 
 def _connect(uri: str) -> MlflowClient:

@@ -34,7 +34,7 @@ from bench import metrics
 from bench.config import CellConfig, Settings, build, one_line, read_cell
 from bench.cost import Ledger, parameters, peak_memory
 from bench.data import Dataset, load
-from bench.environment import describe
+from bench.environment import note
 from bench.errors import MissingDataError, UserError
 from bench.machine import Watch
 from bench.parts import Parts
@@ -330,7 +330,7 @@ class Cell:
         self.device = open_device(settings.device, settings.threads, self.training.precision)
         state = self._read_checkpoint()
         self._open_ledger(state)
-        self.record.environment |= describe(self.device)
+        note(self.record, self.folder.parent, self.device)
         self._save()
         self._load()
         if self.device.type == "cuda":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def source(name: str) -> str:
         return BUILTIN[name]
     point = _plugins()[name]
     return f"{point.value} ({point.dist.name})" if point.dist else point.value
+
+
+def distribution(name: str) -> Distribution | None:
+    """Return the installed distribution that a plug-in's method is of; ``None`` for our own."""
+    return None if base(name) in BUILTIN else _plugins()[base(name)].dist
 
 
 def load(name: str) -> type[Method]:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import tracking
 from bench.config import Preset, choose_preset, resolve_method
 from methods import registry
 from methods.base import DataSpec, Method
+
+from .stores import copy_store
 
 GREY = DataSpec(channels=1, size=8, classes=10)
 
@@ -62,3 +65,21 @@ def run_bench(tmp_path: Path) -> Bench:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables: slow to make, so made once."""
+    results = tmp_path_factory.mktemp("store")
+    tracker = tracking.Tracker.open(results)
+    assert isinstance(tracker, tracking.Tracker), tracker.trouble
+    return results / tracking.DATABASE
+
+
+@pytest.fixture
+def results(tmp_path: Path, empty_store: Path) -> Path:
+    """A results folder with an empty store."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    copy_store(empty_store, folder / tracking.DATABASE)
+    return folder

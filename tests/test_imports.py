@@ -20,15 +20,15 @@ FLOORS = [
     {"measure"},
     {"commands"},
     {"options", "timing"},
-    {"sweep", "retiming"},
+    {"sweep", "retiming", "rerun"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
     {"parts"},
-    {"sampling", "stages", "tracking"},
+    {"sampling", "stages", "tracking", "repetition"},
     {"training", "metrics", "report", "source"},
     {"interleaved"},
     {"config", "cost", "curve", "data", "environment", "machine"},
-    {"record", "locks"},
+    {"record", "locks", "checkout"},
     {"errors", "seeds", "__init__"},
 ]
 """The house from the top floor down; a room may import from lower floors only."""

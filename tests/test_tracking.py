@@ -28,37 +28,12 @@ from bench.record import Status, write_text
 from bench.tracking import NullTracker, Tracker, final_metrics, store_uri
 
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
-
-# MLflow's own tables use an option that SQLAlchemy is about to drop.
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables: slow to make, so made once."""
-    results = tmp_path_factory.mktemp("store")
-    tracker = Tracker.open(results)
-    assert isinstance(tracker, Tracker), tracker.trouble
-    return results / tracking.DATABASE
+from .stores import everything, expected, files_under, history, numbers, reopen, runs
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(tracking.URI, raising=False)
-
-
-@pytest.fixture
-def results(tmp_path: Path, empty_store: Path) -> Path:
-    """A results folder with an empty store."""
-    folder = tmp_path / "results"
-    folder.mkdir()
-    copy_store(empty_store, folder / tracking.DATABASE)
-    return folder
-
-
-def copy_store(source: Path, target: Path) -> None:
-    """Copy a store with what its write-ahead log still holds."""
-    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
 
 
 @pytest.fixture
@@ -71,46 +46,6 @@ def said() -> list[str]:
 def tracker(results: Path, said: list[str]) -> Tracker:
     """A tracker on the empty store."""
     return reopen(results, said)
-
-
-def reopen(results: Path, said: list[str] | None = None) -> Tracker:
-    """Open a tracker as another process would: it remembers nothing."""
-    opened = Tracker.open(results, warn=[].append if said is None else said.append)
-    assert isinstance(opened, Tracker), opened.trouble
-    return opened
-
-
-def runs(tracker: Tracker, **tags: str) -> list[Any]:
-    """Return the data set's runs that carry these tags."""
-    experiment = tracker.client.get_experiment_by_name("digits")
-    assert experiment is not None
-    found = tracker.client.search_runs([experiment.experiment_id], max_results=100)
-    return [run for run in found if tags.items() <= run.data.tags.items()]
-
-
-def history(tracker: Tracker, run: Any, name: str) -> list[tuple[int, float]]:
-    """Return a metric's points as (step, value), in the order of steps."""
-    points = tracker.client.get_metric_history(run.info.run_id, name)
-    return sorted((point.step, point.value) for point in points)
-
-
-def expected(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-    """Return a curve's points as they stand in the file."""
-    return [(line["images"], line["values"][name]) for line in lines if name in line["values"]]
-
-
-def everything(results: Path) -> dict[str, list[Any]]:
-    """Return the store's rows that a second sync could double."""
-    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
-        return {
-            table: sorted(store.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
-            for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments")
-        }
-
-
-def files_under(folder: Path) -> set[str]:
-    """Return the relative names of all files in a folder."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # A cell -----------------------------------------------------------------------------------------
@@ -459,20 +394,6 @@ def test_live_and_later_give_the_same_store(study: Path, results: Path, tmp_path
     later = reopen(results)
     later.sync_study(study)
     assert sorted(seen, key=repr) == sorted((numbers(later, run) for run in runs(later)), key=repr)
-
-
-def numbers(tracker: Tracker, run: Any) -> tuple[Any, ...]:
-    """Return what a run shows, without its number."""
-    points = {
-        name: [
-            (point.step, point.timestamp, point.value)
-            for point in tracker.client.get_metric_history(run.info.run_id, name)
-        ]
-        for name in sorted(run.data.metrics)
-    }
-    tags = {name: tag for name, tag in run.data.tags.items() if not name.startswith("mlflow.")}
-    times = (run.info.status, run.info.start_time, run.info.end_time)
-    return (run.info.run_name, times, sorted(tags.items()), sorted(run.data.params.items()), points)
 
 
 def test_a_run_left_open_ends_when_its_folder_has_gone(

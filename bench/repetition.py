@@ -1,0 +1,353 @@
+"""Whether a cell that was run a second time gave the same: bit by bit, or within its interval."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from bench.record import Record, Status, Value, cells, read_curves
+from bench.report.frame import flatten
+
+CHECKPOINT, SAMPLES = "checkpoint.pt", "samples.npz"
+COUNTED = (
+    "steps", "images_seen", "train_flops", "sample_flops_per_image", "nfe", "parameters",
+)  # fmt: skip
+"""Costs that are counted, so that they repeat."""
+ARITHMETIC = {
+    "device": "the device",
+    "cpu_capability": "the processor's instructions",
+    "threads": "the number of threads",
+    "packages.torch": "torch",
+}
+"""What of a cell's surroundings decides the last bits, and what it is called."""
+CONFIDENCE = 0.95
+"""Of all metrics' intervals together."""
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was compared."""
+
+    what: str
+    before: str
+    now: str
+    verdict: str
+    fails: bool = False
+    """Whether it says that the cell is not the same."""
+    is_equal: bool = True
+    """Whether it is the same to the bit; true of what is not compared."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A cell and its repetition, compared."""
+
+    rows: Sequence[Row]
+    loose: Sequence[str]
+    """Why the bits need not be the same; where there is nothing, they must."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all is the same to the bit."""
+        return all(row.is_equal for row in self.rows)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is anything to judge by: bits, or an interval."""
+        judged = any(row.verdict.startswith(("within", "outside")) for row in self.rows)
+        return judged or not self.loose or self.is_equal
+
+    @property
+    def holds(self) -> bool:
+        """Whether the cell was repeated: it is the same, or within its interval."""
+        return self.is_judged and not any(row.fails for row in self.rows)
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a line."""
+        why = "; ".join(self.loose)
+        if self.is_equal:
+            gone = [row.what for row in self.rows if row.verdict == "not compared"]
+            although = f", although {why}" if why else ""
+            return f"bit-equal{although}" + (f"; not compared: {', '.join(gone)}" if gone else "")
+        if not self.is_judged:
+            return f"not to be judged: it need not be bit-equal ({why}), and no metric has an error"
+        failed = [row.what for row in self.rows if row.fails]
+        if not self.loose:
+            return f"differs: {', '.join(failed)}"
+        told = f"outside its interval: {', '.join(failed)}" if failed else "within its interval"
+        return f"{told} ({CONFIDENCE:.0%} for all metrics together; not bit by bit, since {why})"
+
+
+def compare(
+    before: Path, now: Path, rows: tuple[Record, Record], *, by_the_clock: bool
+) -> Repetition:
+    """Compare a cell's folder with that of its repetition; both are finished.
+
+    ``by_the_clock`` says that training was as long as its seconds, whatever steps that made.
+    """
+    loose = [*(["training was limited by seconds"] if by_the_clock else []), *reasons(*rows)]
+    found = [
+        *_readable("weights", _weights, before / CHECKPOINT, now / CHECKPOINT),
+        *_readable("samples", _samples, before / SAMPLES, now / SAMPLES),
+        *_curves(before, now),
+        *_costs(*rows),
+    ]
+    if loose:
+        # They are told, and judged by the metrics.
+        found = [row if row.is_equal else _told(row) for row in found]
+    return Repetition([*found, *_metrics(before, rows, bool(loose)), *_timings(*rows)], loose)
+
+
+def _told(row: Row) -> Row:
+    return Row(row.what, row.before, row.now, "differs, not judged", is_equal=False)
+
+
+def reasons(before: Record, now: Record) -> Iterator[str]:
+    """Say why the second run need not give the first one's bits."""
+    old, new = (flatten("", row.environment) for row in (before, now))
+    kinds = {str(each.get("device_type", "an unknown device")) for each in (old, new)}
+    for kind in sorted(kinds - {"cpu"}):
+        yield f"it ran on {kind}"
+    for name, told in ARITHMETIC.items():
+        # What an older record does not tell is taken to be as it is now.
+        if name in old and name in new and old[name] != new[name]:
+            yield f"{told} changed"
+
+
+# Bits ---------------------------------------------------------------------------------------------
+
+
+def _row(what: str, before: str, now: str, is_equal: bool, told: str = "differs") -> Row:
+    verdict = "equal" if is_equal else told
+    return Row(what, before, now, verdict, fails=not is_equal, is_equal=is_equal)
+
+
+def _readable(
+    what: str, rows: Callable[[Path, Path], Iterator[Row]], before: Path, now: Path
+) -> list[Row]:
+    """Compare two files, if both are there; one that cannot be read is not the same."""
+    old, new = ("there" if path.exists() else "gone" for path in (before, now))
+    if "gone" in {old, new}:
+        return [Row(what, old, new, "not compared")]
+    try:
+        return list(rows(before, now))
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError, BadZipFile):
+        return [Row(what, old, new, "cannot be read", fails=True, is_equal=False)]
+
+
+def _hash(arrays: Mapping[str, Any]) -> str:
+    """Identify arrays or tensors by name, type, shape and bits."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = _array(arrays[name])
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:12]
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    if isinstance(value, np.ndarray):
+        return value
+    import torch
+
+    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    # numpy has no bfloat16: any view of the same bits will do.
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _weights(before: Path, now: Path) -> Iterator[Row]:
+    """Compare the final weights, and where training left its generators."""
+    import torch
+
+    old, new = (
+        torch.load(path, map_location="cpu", weights_only=True)["trainer"] for path in (before, now)
+    )
+    for name in sorted(old["networks"].keys() | new["networks"].keys()):
+        weights, others = (state["networks"].get(name, {}) for state in (old, new))
+        yield _arrays(f"weights of {name}", weights, others)
+    yield _arrays("random generators", _generators(old), _generators(new))
+
+
+def _generators(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Where training left its random generators: of the same draws they are the same."""
+    return {n: value for n, value in state.items() if n.endswith("generator") and value is not None}
+
+
+def _arrays(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Row:
+    changed = [
+        name
+        for name in before.keys() | now.keys()
+        if name not in before or name not in now or not _same(before[name], now[name])
+    ]
+    told = f"differs in {len(changed)} of {len(before.keys() | now.keys())}"
+    return _row(what, _hash(before), _hash(now), not changed, told)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return _hash({"": one}) == _hash({"": other})
+
+
+def _samples(before: Path, now: Path) -> Iterator[Row]:
+    with np.load(before) as old, np.load(now) as new:
+        for name in sorted({*old.files, *new.files}):
+            one, other = (file[name] if name in file.files else None for file in (old, new))
+            yield _images(f"samples ({name})", one, other)
+
+
+def _images(what: str, before: Any, now: Any) -> Row:
+    if before is None or now is None:
+        one, other = ("none" if array is None else f"{len(array)}" for array in (before, now))
+        return _row(what, one, other, is_equal=False)
+    same = _same(before, now)
+    told = "differs in shape"
+    if before.shape == now.shape:
+        count = int(np.any((before != now).reshape(len(before), -1), axis=1).sum())
+        told = f"differs in {count} of {len(before)}"
+    return _row(what, _hash({"": before}), _hash({"": now}), same, told)
+
+
+def _curves(before: Path, now: Path) -> Iterator[Row]:
+    """Compare the points of each curve by images seen and value; their seconds differ."""
+    old, new = _points(before), _points(now)
+    equal = 0
+    for name in sorted(old.keys() | new.keys()):
+        row = _curve(name, old.get(name, []), new.get(name, []))
+        equal += row.is_equal
+        if not row.is_equal:
+            yield row
+    if equal:
+        yield _row("curves", f"{equal} curves", f"{equal} curves", is_equal=True)
+
+
+def _curve(name: str, old: list[tuple[int, float]], new: list[tuple[int, float]]) -> Row:
+    pairs = zip(old, new, strict=False)
+    where = next((one[0] for one, other in pairs if not _is_same_point(one, other)), None)
+    is_equal = where is None and len(old) == len(new)
+    told = "differs" if where is None else f"differs from {where} images on"
+    return _row(f"curve {name}", _shown(old), _shown(new), is_equal, told)
+
+
+def _points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in read_curves(folder):
+        for name, value in line["values"].items():
+            found.setdefault(name, []).append((int(line["images"]), float(value)))
+    return found
+
+
+def _is_same_point(one: tuple[int, float], other: tuple[int, float]) -> bool:
+    return one[0] == other[0] and _is_same_number(one[1], other[1])
+
+
+def _is_same_number(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _shown(points: Sequence[tuple[int, float]]) -> str:
+    return f"{len(points)} points, last {points[-1][1]:.6g}" if points else "none"
+
+
+def _costs(before: Record, now: Record) -> Iterator[Row]:
+    for name in COUNTED:
+        old, new = getattr(before.cost, name), getattr(now.cost, name)
+        yield _row(name, _number(old), _number(new), _is_same_number(old, new))
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+# Intervals ----------------------------------------------------------------------------------------
+
+
+def _metrics(before: Path, rows: tuple[Record, Record], is_loose: bool) -> Iterator[Row]:
+    """Compare the metrics, by their intervals where the bits need not be the same."""
+    old, new = rows[0].metrics, rows[1].metrics
+    seeds = _seeds(before.parent, rows[0])
+    common = [name for name in old if name in new]
+    spans = {name: _span(old[name], new[name], seeds.get(name, ()), len(common)) for name in common}
+    for name in [*old, *(name for name in new if name not in old)]:
+        if name in spans:
+            yield _metric(name, old[name], new[name], spans[name], is_loose)
+        else:
+            one, other = (_number(v[name].value) if name in v else "none" for v in (old, new))
+            yield _row(name, one, other, is_equal=False)
+
+
+def _metric(name: str, old: Value, new: Value, span: tuple[float, str] | None, loose: bool) -> Row:
+    same = _is_same_number(old.value, new.value)
+    verdict, is_in = "equal", True
+    if not same:
+        verdict, is_in = _judge(abs(new.value - old.value), span)
+    if not same and not loose:
+        verdict = f"differs, {verdict}"
+    fails = not is_in if loose else not same
+    return Row(name, _number(old.value), _number(new.value), verdict, fails=fails, is_equal=same)
+
+
+def _judge(distance: float, span: tuple[float, str] | None) -> tuple[str, bool]:
+    """Say whether a difference is within a span, and whether that speaks for the repetition."""
+    if span is None:
+        return "no interval to judge by", True
+    inside = distance <= span[0]
+    return f"{'within' if inside else 'outside'} ±{span[0]:.3g} ({span[1]})", inside
+
+
+def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple[float, str] | None:
+    """Return how far two runs of one seed may lie apart, and what by; ``None`` if unknown.
+
+    By the standard errors within the seed, of both runs; else by the study's other seeds, as if
+    the second run were of one more. Bonferroni's bound makes the intervals hold together.
+    """
+    from scipy import stats
+
+    tail = 1 - (1 - CONFIDENCE) / (2 * metrics)
+    if old.error is not None and new.error is not None:
+        return float(stats.norm.ppf(tail)) * math.hypot(old.error, new.error), "jackknife"
+    if len(seeds) >= FEWEST_SEEDS:
+        factor = float(stats.t.ppf(tail, len(seeds) - 1)) * math.sqrt(2)
+        return factor * float(np.std(seeds, ddof=1)), f"{len(seeds)} seeds"
+    return None
+
+
+def _seeds(study: Path, row: Record) -> dict[str, list[float]]:
+    """Return each metric's values over the study's finished cells of the same method."""
+    found: dict[str, list[float]] = {}
+    for _, other in cells(study):
+        if (other.method, other.status) == (row.method, Status.FINISHED):
+            for name, value in other.metrics.items():
+                found.setdefault(name, []).append(value.value)
+    return found
+
+
+# Timings ------------------------------------------------------------------------------------------
+
+
+def _timings(before: Record, now: Record) -> Iterator[Row]:
+    """Show what took how long: another machine, or the same on another day, differs in it."""
+    old, new = _times(before), _times(now)
+    for what in old:
+        if old[what] is not None or new[what] is not None:
+            yield Row(what, _number(old[what]), _number(new[what]), "not judged")
+
+
+def _times(row: Record) -> dict[str, float | None]:
+    cost = row.cost
+    return {
+        "ms_per_image": None if cost.ms_per_image is None else cost.ms_per_image.median,
+        "latency_ms": None if cost.latency_ms is None else cost.latency_ms.median,
+        "seconds of training": row.ledger.get("train"),
+        "seconds in all": row.ledger.get("wall"),
+        "peak_memory_bytes": cost.peak_memory_bytes,
+    }

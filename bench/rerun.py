@@ -1,0 +1,273 @@
+"""Repeating a finished cell from its folder alone, and saying whether it gave the same.
+
+The repetition is a study of its own, ``<study>-rerun``: what it repeats is only read, and nothing
+of an earlier repetition is taken over, a shared stage neither.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from yaml import YAMLError
+
+from bench import study
+from bench.config import CellConfig, build, one_line, read_cell
+from bench.environment import SOURCE
+from bench.errors import UserError, unknown
+from bench.progress import Display
+from bench.record import RECORD, Record, Status, load, write_text
+from bench.repetition import Repetition, Row, compare
+from bench.report.frame import flatten
+from bench.report.tables import markdown_table
+from bench.tracking import NullTracker
+from methods import registry
+
+PAGE = "rerun.md"
+HEAD = ["what", "before", "now", "verdict"]
+SHORT = 12
+"""Characters that hashes are shown by."""
+
+
+# -- what is to be repeated ---------------------------------------------------------------------
+
+
+def find(given: str, results: Path) -> Path:
+    """Return the folder of a finished cell; ``given`` is STUDY/CELL, a folder or a record.
+
+    Raises:
+        UserError: there is none, it cannot be read, is not finished, or came from elsewhere.
+    """
+    for place in (Path(given), results / given):
+        folder = place.parent if place.name == RECORD else place
+        if (folder / RECORD).is_file():
+            check_finished(folder)
+            return folder.resolve()
+    raise UserError(
+        f"'{given}' has no {RECORD}; give a cell as STUDY/CELL under '{results}', its folder, or "
+        f"its {RECORD}"
+    )
+
+
+def read(folder: Path) -> Record:
+    """Read a cell's record; UserError if it cannot be."""
+    try:
+        record = load(folder)
+    except (ValueError, OSError) as error:
+        raise UserError(f"'{folder / RECORD}' cannot be read ({one_line(error)[:100]})") from error
+    if record is None:
+        raise UserError(f"'{folder}' has no {RECORD}")
+    return record
+
+
+def check_finished(folder: Path) -> None:
+    """UserError unless a folder is of a cell with a result."""
+    record = read(folder)
+    if record.origin != "cell":
+        raise UserError(
+            f"'{folder.name}' holds samples that were made elsewhere ({record.reason[:80]}); only "
+            "cells can be run again"
+        )
+    if record.status != Status.FINISHED:
+        raise UserError(
+            f"'{folder}' has no result to repeat: it is {record.status}; finish it first: "
+            f"{record.environment.get('command', 'bench run')}"
+        )
+
+
+def configuration(folder: Path, data: Path | None) -> CellConfig:
+    """Return what a cell was made with, with the data at another place if one is given.
+
+    Raises:
+        UserError: it cannot be read, its method is gone, or what it names is not there.
+    """
+    path = folder / "config.yaml"
+    try:
+        config = read_cell(path)
+    except (OSError, YAMLError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else one_line(error)[:200]
+        raise UserError(f"'{path}' cannot be read ({why}); the cell cannot be repeated") from error
+    check_method(config, read(folder))
+    settings = config.settings
+    if data is not None:
+        settings = settings.model_copy(update={"data": data.resolve()})
+    check_places(settings.data, {**settings.weights, "reference": settings.reference})
+    return config.model_copy(update={"settings": settings})
+
+
+def check_method(config: CellConfig, record: Record) -> None:
+    """UserError if a cell's method cannot be loaded or does not know its settings any more."""
+    if registry.base(config.method) not in registry.names():
+        made = record.environment.get("method", {})
+        if made.get("distribution"):
+            raise UserError(
+                f"method '{config.method}' is not installed; it came with {made['distribution']} "
+                f"{made['version']}: install that"
+            )
+        raise unknown("method", config.method, registry.names())
+    try:
+        kind = registry.load(config.method)
+    except registry.BrokenMethodError as error:
+        raise UserError(one_line(error)) from error
+    build(kind.Config, config.method_config, f"settings of {config.method}")
+
+
+def check_places(data: Path | None, files: Mapping[str, Path | None]) -> None:
+    """UserError if data, weights or statistics that were given are not there any more."""
+    if data is not None and not data.exists():
+        raise UserError(f"the data at '{data}' are gone; give their place with --data")
+    for name, path in files.items():
+        if path is not None and not path.exists():
+            raise UserError(
+                f"the file for {name}, '{path}', is gone; put it back to repeat the cell"
+            )
+
+
+# -- repeating it -------------------------------------------------------------------------------
+
+
+def execute(folder: Path, results: Path, data: Path | None, display: Display) -> Path:
+    """Run a cell again, as a study of its own; return the folder of the repetition.
+
+    One that was broken off is gone on with.
+
+    Raises:
+        UserError: the cell cannot be repeated, for want of data for example.
+    """
+    config, record = configuration(folder, data), read(folder)
+    keep_threads(config, record)
+    name = claim(results, record, config)
+    request = study.Request(
+        name=name,
+        results=results.resolve(),
+        settings=config.settings,
+        methods={config.method: config.method_config},
+        seeds=[config.seed],
+    )
+    try:
+        (cell,) = study.execute(request, NullTracker, display)
+    except UserError:
+        if not (request.folder / "study.yaml").exists():
+            shutil.rmtree(request.folder)
+        raise
+    return cell.folder
+
+
+def keep_threads(config: CellConfig, record: Record) -> None:
+    """Give the repetition as many threads as the cell had, where its settings leave that open."""
+    threads = record.environment.get("threads")
+    if config.settings.threads is None and threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def claim(results: Path, record: Record, config: CellConfig) -> str:
+    """Return the name of the study to repeat a cell in: of one broken off, else a new one."""
+    number = 1
+    while True:
+        name = f"{record.study}-rerun{'' if number == 1 else number}"
+        folder = results / name
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not is_broken_off(folder / record.cell, config):
+                number += 1
+                continue
+        return name
+
+
+def is_broken_off(cell: Path, config: CellConfig) -> bool:
+    """Whether a folder holds a repetition of the same cell that did not come to its end."""
+    try:
+        record = load(cell)
+        same = record is not None and read_cell(cell / "config.yaml") == config
+    except (OSError, ValueError, YAMLError):
+        return False
+    return same and record is not None and record.status != Status.FINISHED
+
+
+# -- what came of it ----------------------------------------------------------------------------
+
+
+def judge(before: Path, now: Path) -> tuple[Repetition, list[Row]]:
+    """Compare a cell and its repetition: what came out, and what they were made with."""
+    rows = read(before), read(now)
+    unit = read_cell(before / "config.yaml").settings.budget.unit
+    repetition = compare(before, now, rows, by_the_clock=unit == "s")
+    return repetition, [*differences(before, now, rows)]
+
+
+def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterator[Row]:
+    """Yield what the two were not made alike with: it may explain what came out."""
+    yield from (_changed(*each) for each in settings_that_differ(before, now))
+    old, new = rows[0].identity, rows[1].identity
+    for part, told in study.NAMES.items():
+        if part in old and part in new and old[part] != new[part]:
+            yield _changed(told, old[part], new[part])
+    yield from _pairs(files(rows[0]), files(rows[1]))
+    yield from _pairs(surroundings(rows[0]), surroundings(rows[1]))
+    for earlier in rows[0].environment.get("earlier", ()):
+        yield Row("an earlier process", ", ".join(sorted(earlier)), "", "was unlike the last")
+
+
+def settings_that_differ(before: Path, now: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each setting whose value differs, other than the places of files."""
+    old, new = (
+        flatten("", study.portable(read_cell(folder / "config.yaml"))) for folder in (before, now)
+    )
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            yield name, old.get(name), new.get(name)
+
+
+def files(row: Record) -> dict[str, str]:
+    """Return the hashes of the method's files of source, by their paths."""
+    source = row.identity.get("source", {})
+    return {f"{module.replace('.', '/')}.py": sha256 for module, sha256 in source.items()}
+
+
+def surroundings(row: Record) -> dict[str, Any]:
+    """Return what of where a cell was run may explain a difference, flat."""
+    return flatten("", {name: row.environment[name] for name in SOURCE if name in row.environment})
+
+
+def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield what differs between two mappings; an older record may tell less, which is nothing."""
+    if old and new:
+        for name in sorted(old.keys() | new.keys()):
+            known = name in old and name in new
+            if old.get(name) != new.get(name) and (known or name.endswith(".py")):
+                yield _changed(name, old.get(name), new.get(name))
+
+
+def _changed(what: str, before: Any, now: Any) -> Row:
+    return Row(what, _short(before), _short(now), "changed")
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    is_hash = len(text) >= 40 and all(letter in "0123456789abcdef" for letter in text)
+    return text[:SHORT] if is_hash else one_line(text)[:60]
+
+
+def render(before: Path, now: Path, repetition: Repetition, differing: list[Row]) -> str:
+    """Write the outcome as Markdown: what was made otherwise, what came out, and the verdict."""
+    rows = [*differing, *repetition.rows]
+    table = markdown_table(HEAD, [[row.what, row.before, row.now, row.verdict] for row in rows])
+    told = f"{before.parent.name}/{before.name}: {repetition.verdict}"
+    if differing and not repetition.is_equal:
+        told += f"\nIt was not made alike: {', '.join(dict.fromkeys(r.what for r in differing))}"
+    where = shlex.join([str(before), str(now)])
+    return f"{table}\n{told}\n\nbefore, now: {where}\n"
+
+
+def report(before: Path, now: Path) -> tuple[str, bool]:
+    """Compare a cell with its repetition, keep the page beside it; return it, and if it holds."""
+    repetition, differing = judge(before, now)
+    page = render(before, now, repetition, differing)
+    write_text(now.parent / PAGE, page)
+    return page, repetition.holds
