@@ -23,6 +23,7 @@ FLOORS = [
     {"sweep", "retiming"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
+    {"estimate"},
     {"parts"},
     {"sampling", "stages", "tracking"},
     {"training", "metrics", "report", "source"},

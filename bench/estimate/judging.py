@@ -1,0 +1,97 @@
+"""What evaluation costs: seconds of the extractors, of the diagnostics and of the CAS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from bench.config import Settings
+from bench.cost import synchronize
+from bench.data import Dataset
+from bench.data.dataset import Split
+from bench.errors import UserError
+from bench.metrics import classification_score as cas
+from bench.metrics import extractors
+from bench.metrics.features import extract
+from bench.metrics.references import selected_rows
+
+EXTRACTION_SECONDS = 0.2
+"""What is extracted from for timing should take this long at least."""
+MOST_IMAGES = 1024
+CAS_STEPS = 4
+
+
+def time_extractor(
+    name: str, settings: Settings, dataset: Dataset, device: torch.device, cache: Path
+) -> float:
+    """Seconds an image, of as many images as take a moment; UserError without its weights."""
+    if not extractors.is_here(name, settings.weights, cache):
+        raise UserError("its weights are fetched first: its time is not known here")
+    extractor = extractors.load(name, device=device, weights=settings.weights, cache=cache)
+    batch = settings.evaluation.batch
+    count, most = 2, min(MOST_IMAGES, len(dataset.train))
+    extract(extractor, dataset.train.images[:count], batch=batch)
+    while True:
+        started = time.perf_counter()
+        extract(extractor, dataset.train.images[:count], batch=batch)
+        seconds = time.perf_counter() - started
+        if seconds > EXTRACTION_SECONDS or count >= most:
+            return seconds / count
+        count = min(most, 4 * count)
+
+
+def extraction_seconds(settings: Settings, per_image: Mapping[str, float]) -> float | None:
+    """Seconds in which a cell's samples and snapshots are extracted; ``None`` if not known."""
+    evaluation = settings.evaluation
+    if per_image.keys() != set(evaluation.extractors):
+        return None
+    few = evaluation.snapshot_samples
+    moments = max(0, settings.training.snapshots - 1) + (few < evaluation.samples)
+    samples = evaluation.samples * sum(per_image.values())
+    return samples + moments * few * per_image[evaluation.extractor]
+
+
+def preparation_seconds(
+    settings: Settings,
+    dataset: Dataset,
+    per_image: Mapping[str, float],
+    cache: Path,
+    anchors: bool,
+) -> float | None:
+    """Seconds of extracting for the reference statistics that are not kept yet, and ``anchors``."""
+    evaluation = settings.evaluation
+    rows = len(selected_rows(len(dataset.train), evaluation.reference_images))
+    test = 0 if dataset.test is None else len(dataset.test)
+    drawn = evaluation.samples * (1 + (test >= evaluation.samples)) if anchors else 0
+    total = 0.0
+    for place, name in enumerate(evaluation.extractors):
+        given = place == 0 and settings.reference is not None
+        kept = any((cache / "references").glob(f"{dataset.variant}-{name}-*.npz"))
+        images = drawn + (0 if given or kept else rows)
+        if images and name not in per_image:
+            return None
+        total += images * per_image.get(name, 0.0)
+    return total
+
+
+def cas_seconds(dataset: Dataset, n: int, device: torch.device) -> float:
+    """Seconds of training a classifier on ``n`` labelled samples; 0 where none is trained."""
+    if dataset.train.labels is None or cas.missing(dataset):
+        return 0.0
+    recipe = cas.recipe_for(dataset)
+    batch = min(recipe.batch, n)
+    few = slice(0, batch)
+    samples = Split(dataset.train.images[few], dataset.train.labels[few])
+    model = cas.build(dataset).to(device)
+    short = replace(recipe, steps=CAS_STEPS, epochs=0)
+    cas.fit(model, *cas.tensors(samples, device), short, 0)
+    synchronize(device)
+    started = time.perf_counter()
+    cas.fit(model, *cas.tensors(samples, device), short, 0)
+    synchronize(device)
+    steps = max(recipe.steps, recipe.epochs * n // batch)
+    return (time.perf_counter() - started) / CAS_STEPS * steps
