@@ -25,6 +25,8 @@ WARM_UP_SECONDS = 10.0
 BATCH_SECONDS = 0.15
 """What a batch on a CPU should take at least to be timed."""
 REPEATS = 3
+SLOW_SECONDS = 1.0
+"""A batch that takes longer is not drawn again."""
 PROBE = 2
 """Images on which a diagnostic's evaluations are counted."""
 
@@ -140,8 +142,11 @@ def time_pass(subject: Subject, method: Method, flops: float | None) -> Pass:
 
 
 def time_batches(source: Source, size: int) -> float:
-    """Seconds of a batch, the median of a few after one; of a slow one, one more is drawn."""
-    repeats = 1 if timed(source, size, 0)[0] > BATCH_SECONDS * REPEATS else REPEATS
+    """Seconds of a batch, the median of a few after one; a slow one has to do by itself."""
+    first = timed(source, size, 0)[0]
+    if first > SLOW_SECONDS:
+        return first
+    repeats = 1 if first > BATCH_SECONDS * REPEATS else REPEATS
     return statistics.median(timed(source, size, 0)[0] for _ in range(repeats))
 
 

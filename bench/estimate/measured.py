@@ -6,10 +6,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bench.config import digest
 from bench.estimate import draws, judging
 from bench.estimate.attempts import Attempts
 from bench.estimate.draws import Pass
 from bench.estimate.steps import (
+    BY_FLOPS,
     Update,
     Updates,
     cost_of_stage,
@@ -19,12 +21,25 @@ from bench.estimate.steps import (
 )
 from bench.estimate.subject import Subject
 from bench.estimate.whole import Whole
-from bench.stages import stage_key
 from methods.base import Method, Objective, Stage
 
 COUNTING_SECONDS = 20.0
 TIMING_SECONDS = 4.0
 """For the measurements of one method; what is not known by then stays open."""
+HOPELESS_SECONDS = 3.0
+"""What drawing an image by one evaluation may take to be tried."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a method's forward pass is on this device."""
+
+    flops: float
+    """A second."""
+    size: float
+    """FLOPs of one evaluation for one image."""
+    of: str
+    """The method."""
 
 
 @dataclass
@@ -39,6 +54,8 @@ class Known:
     """Seconds of the classification accuracy score."""
     shared: dict[str, Updates] = field(default_factory=dict)
     """The updates of first stages that several methods have, by the stages' keys."""
+    speed: Speed | None = None
+    """Of the largest network that was timed."""
 
 
 def measure(subject: Subject, known: Known) -> Whole:
@@ -90,27 +107,54 @@ class Measurement:
         return {objective.label: count(objective) for objective in stage.objectives}
 
     def key(self, index: int) -> str | None:
-        """What identifies a stage that other methods may have too: a first one alone."""
-        if index:
+        """What identifies the updates of a stage that other methods may have: of a first one."""
+        identity = self.stages[0].identity
+        if index or identity is None:
             return None
-        subject = self.subject
-        return stage_key(
-            self.stages[0], subject.label, subject.settings, subject.dataset.sha256, None
-        )
+        return digest([dict(identity), self.subject.training.model_dump(mode="json")])
 
     # -- seconds --------------------------------------------------------------------------------
 
     def time(self) -> None:
         """Time draws and steps, and note what the whole training costs."""
         attempt = Attempts(TIMING_SECONDS, self.whole.troubles)
-        began = time.perf_counter()
-        method = attempt("building", self.subject.shortened().on_device)
-        self.whole.other_seconds = self.known.startup + time.perf_counter() - began
-        flops = self.drawn.flops if self.drawn else None
-        if method is not None:
-            timed = attempt("sampling", lambda: draws.time_pass(self.subject, method, flops))
-            self.drawn = timed or self.drawn
+        self.whole.other_seconds = self.known.startup
+        method = None
+        if self.is_hopeless():
+            self.by_flops()
+        else:
+            began = time.perf_counter()
+            method = attempt("building", self.subject.shortened().on_device)
+            self.whole.other_seconds += time.perf_counter() - began
+            self.draw(method, attempt)
         self.note_training(method, attempt)
+
+    def draw(self, method: Method | None, attempt: Attempts) -> None:
+        """Time draws, and remember the speed of the largest network seen."""
+        flops = self.drawn.flops if self.drawn else None
+        if method is None:
+            return
+        timed = attempt("sampling", lambda: draws.time_pass(self.subject, method, flops))
+        if timed is None:
+            return
+        self.drawn = timed
+        size = timed.flops / self.subject.nfe
+        if timed.speed and (self.known.speed is None or size > self.known.speed.size):
+            self.known.speed = Speed(timed.speed, size, self.subject.label)
+
+    def is_hopeless(self) -> bool:
+        """Whether drawing one image of a step takes too long, by the speed of another method."""
+        if self.drawn is None or self.known.speed is None or self.subject.device.type != "cpu":
+            return False
+        return self.drawn.flops / self.subject.nfe / self.known.speed.flops > HOPELESS_SECONDS
+
+    def by_flops(self) -> None:
+        """Take the time of draws from their FLOPs and another method's speed."""
+        assert self.drawn is not None
+        assert self.known.speed is not None
+        seconds = self.drawn.flops / self.known.speed.flops
+        told = f"draws by FLOPs at the speed of {self.known.speed.of}"
+        self.drawn = Pass(self.drawn.flops, seconds, seconds, told)
 
     def note_training(self, method: Method | None, attempt: Attempts) -> None:
         """Note FLOPs and seconds of all stages; without times if ``method`` is ``None``."""
@@ -152,6 +196,8 @@ class Measurement:
                 f"steps of '{objective.label}'",
                 lambda: cost_of_update(self.subject, method, objective, flops, speed),
             )
+        if found is None and flops is not None and speed is not None:
+            found = Update(flops, flops / speed, BY_FLOPS)
         return found or Update(flops, None, "FLOPs counted, steps not timed")
 
     # -- what follows from them -----------------------------------------------------------------

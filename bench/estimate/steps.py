@@ -22,6 +22,7 @@ TIMED_SECONDS = 0.4
 TIMED_STEPS = 3
 LONGEST_STEP = 2.0
 """Seconds above which a step is not tried."""
+BY_FLOPS = "steps by FLOPs at the speed of draws"
 ENDLESS = Budget(amount=1e12, unit="kimg")
 IDLE = Hooks(
     log=lambda point: None,
@@ -104,7 +105,7 @@ def cost_of_update(
         image = flops / true / speed if flops is not None and speed is not None else None
         if image is not None and image > LONGEST_STEP:
             assert flops is not None
-            return Update(flops, image * true, "steps by FLOPs at a forward pass's speed")
+            return Update(flops, image * true, BY_FLOPS)
         size = 1 if image is None else min(true, max(1, int(STEP_SECONDS / image)))
     found = time_updates(subject, method, objective, size)
     while found.seconds < STEP_SECONDS / 2 and size < true:
