@@ -310,16 +310,16 @@ class Preparation:
         except BaseException:
             end(self.process)
             raise
+        # All that is needed is there before an estimate is tried, which may end the process.
+        if self.answer.exists():
+            answer: dict[str, Any] = json.loads(self.answer.read_text())
+            return answer
         errors = self.errors.read_text(errors="replace")
         if self.process.returncode in {BAD_INPUT, NO_DATA}:
             kind = MissingDataError if self.process.returncode == NO_DATA else UserError
             raise kind(one_line(errors.strip().splitlines()[-1]))
-        # All that is needed is there before an estimate is tried, which may end the process.
-        if self.process.returncode != 0 and not self.answer.exists():
-            print(errors, file=sys.stderr)
-            raise UserError("preparing the study failed for the reason above")
-        answer: dict[str, Any] = json.loads(self.answer.read_text())
-        return answer
+        print(errors, file=sys.stderr)
+        raise UserError("preparing the study failed for the reason above")
 
 
 def worker_command(task: str, path: Path) -> list[str]:

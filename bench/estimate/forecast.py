@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def forecast(
         startup: seconds from the start of this process until its data were loaded.
         note: is told all that is known before each step, any of which may end this process.
     """
-    found, known = Forecast(), Known(startup=startup)
+    found, known = Forecast(load=os.getloadavg()[0]), Known(startup=startup)
     found.at = "the evaluation"
     note(found)
     recorded = {each.label: recorded_cost(each, study) for each in subjects}
@@ -48,9 +49,14 @@ def forecast(
     for subject in subjects:
         found.at = subject.label
         note(found)
-        whole = recorded[subject.label] or measured_cost(subject, known)
+        whole = recorded[subject.label] or Whole()
         found.methods[subject.label] = whole
-        found.cells |= cells_of(subject, seeds, study, whole)
+        try:
+            if not recorded[subject.label]:
+                found.methods[subject.label] = whole = measure(subject, known)
+            found.cells |= cells_of(subject, seeds, study, whole)
+        except Exception as error:  # Of whatever kind a method's own are.
+            whole.troubles.append(one_line(f"{type(error).__name__}: {error}")[:160])
     found.at = ""
     return found
 
@@ -66,14 +72,6 @@ def recorded_cost(subject: Subject, study: Path) -> Whole | None:
         whole.sample_flops = drawn + (diagnosed or 0.0)
         whole.troubles += troubles
     return whole
-
-
-def measured_cost(subject: Subject, known: Known) -> Whole:
-    """What measurements say; nothing but the reason where a method is in their way."""
-    try:
-        return measure(subject, known)
-    except Exception as error:
-        return Whole(troubles=[one_line(f"{type(error).__name__}: {error}")[:160]])
 
 
 def judge(found: Forecast, known: Known, subject: Subject, study: Path, cache: Path) -> None:

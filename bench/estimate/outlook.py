@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -226,6 +227,12 @@ def provenance(found: Outlook) -> Iterator[str]:
         if label in active:
             yield from (f"{label}: {source}" for source in whole.sources)
             yield from (f"{label}: not known: {trouble}" for trouble in whole.troubles)
+    cores = os.cpu_count() or 1
+    if found.forecast.load > cores:
+        yield (
+            f"the machine was busy (load {found.forecast.load:.1f} on {cores} cores): times that "
+            "were measured are longer than they need be"
+        )
     if found.forecast.at:
         yield f"not known: the estimate ended at {found.forecast.at}"
     yield from (f"not known: {note}" for note in found.forecast.notes)

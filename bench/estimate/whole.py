@@ -57,3 +57,6 @@ class Forecast(BaseModel):
     prepare_seconds: float | None = 0.0
     """Of the study's own preparation: reference statistics and anchors that are not there yet."""
     notes: list[str] = Field(default_factory=list)
+    """Why something is missing that all cells need."""
+    load: float = 0.0
+    """Processes that wanted to run on this machine before the measurements."""
