@@ -14,6 +14,7 @@ from bench.cost import synchronize
 from bench.data import Dataset
 from bench.data.dataset import Split
 from bench.errors import UserError
+from bench.estimate.subject import grown
 from bench.metrics import classification_score as cas
 from bench.metrics import extractors
 from bench.metrics.features import extract
@@ -23,8 +24,11 @@ EXTRACTION_SECONDS = 0.2
 """What is extracted from for timing should take this long at least."""
 MOST_IMAGES = 1024
 CAS_STEPS = (1, 3)
-FEW = 16
-"""Images a step with which the CAS is tried on a CPU."""
+"""Steps of the classifier that are tried: the first to warm up."""
+CAS_SECONDS = 0.1
+"""What a step on a CPU should take at least to be timed."""
+FEW = 8
+"""Images of the first step that is tried on a CPU."""
 
 
 def time_extractor(
@@ -86,15 +90,26 @@ def cas_seconds(dataset: Dataset, n: int, device: torch.device) -> float:
         return 0.0
     recipe = cas.recipe_for(dataset)
     batch = min(recipe.batch, n)
-    tried = min(batch, FEW) if device.type == "cpu" else batch
-    samples = Split(dataset.train.images[:tried], dataset.train.labels[:tried])
+    size = min(batch, FEW) if device.type == "cpu" else batch
+    seconds = time_cas(dataset, size, device)
+    while seconds < CAS_SECONDS / 2 and size < batch:
+        size = grown(size, seconds, CAS_SECONDS, batch)
+        seconds = time_cas(dataset, size, device)
+    steps = max(recipe.steps, recipe.epochs * n // batch)
+    return seconds * batch / size * steps
+
+
+def time_cas(dataset: Dataset, size: int, device: torch.device) -> float:
+    """Seconds of a step of the classifier's training on ``size`` images, after warming up."""
+    assert dataset.train.labels is not None
+    samples = Split(dataset.train.images[:size], dataset.train.labels[:size])
     model, inputs = cas.build(dataset).to(device), cas.tensors(samples, device)
     seconds = 0.0
-    for tries in CAS_STEPS:  # The first warm up.
+    for tries in CAS_STEPS:
         synchronize(device)
         started = time.perf_counter()
-        cas.fit(model, *inputs, replace(recipe, steps=tries, epochs=0), 0)
+        short = replace(cas.recipe_for(dataset), steps=tries, epochs=0)
+        cas.fit(model, *inputs, short, 0)
         synchronize(device)
         seconds = (time.perf_counter() - started) / tries
-    steps = max(recipe.steps, recipe.epochs * n // batch)
-    return seconds * batch / tried * steps
+    return seconds
