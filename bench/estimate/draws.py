@@ -15,13 +15,16 @@ from bench.config import Settings
 from bench.cost import count_flops
 from bench.estimate.subject import META, ShapesOnly, Subject, counting_on_meta, grown
 from bench.metrics import diagnose
-from bench.sampling import Source, count_sampling, timed
+from bench.sampling import (
+    WARM_UP_LEAST,
+    WARM_UP_SECONDS,
+    WINDOW,
+    Source,
+    count_sampling,
+    timed,
+)
 from methods.base import Method
 
-WARM_UPS = 6
-"""Batches that warm up, and the one that is counted, where they are fast."""
-WARM_UP_SECONDS = 10.0
-"""Seconds after which no more of them are drawn; two always are."""
 BATCH_SECONDS = 0.15
 """What a batch on a CPU should take at least to be timed."""
 REPEATS = 3
@@ -59,9 +62,16 @@ class Draws:
     snapshots: int
     """Images of all the snapshots."""
 
-    def images(self, warm_ups: int = WARM_UPS) -> int:
-        """All of them, with so many batches of warm-up, of either size."""
-        return (self.batches + warm_ups) * self.size + self.singles + warm_ups + self.snapshots
+    def images(
+        self, batch_seconds: float | None = None, single_seconds: float | None = None
+    ) -> int:
+        """All of them: also the batch that is counted, and what warms up, given their times."""
+        at_once = self.batches + 1 + warm_ups_of(batch_seconds)
+        return at_once * self.size + self.alone(single_seconds) + self.snapshots
+
+    def alone(self, seconds: float | None = None) -> int:
+        """Images that are drawn alone."""
+        return self.singles + warm_ups_of(seconds)
 
 
 def draws_of(settings: Settings) -> Draws:
@@ -79,11 +89,12 @@ def draws_of(settings: Settings) -> Draws:
     )
 
 
-def warm_ups_of(batch_seconds: float | None) -> int:
-    """Batches of warm-up: fewer where they are slow."""
-    if not batch_seconds:
-        return WARM_UPS
-    return max(2, min(WARM_UPS, math.ceil(WARM_UP_SECONDS / batch_seconds)))
+def warm_ups_of(seconds: float | None) -> int:
+    """The fewest batches that warm up, of so many ``seconds`` each."""
+    if not seconds:
+        return 2 * WINDOW
+    wanted = max(2 * WINDOW, math.ceil(WARM_UP_LEAST / seconds))
+    return max(2, min(wanted, math.ceil(WARM_UP_SECONDS / seconds)))
 
 
 # -- FLOPs of one image ---------------------------------------------------------------------------

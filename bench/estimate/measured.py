@@ -208,13 +208,13 @@ class Measurement:
         if drawn is None:
             return
         count = draws.draws_of(self.subject.settings)
-        warm_ups = draws.warm_ups_of(drawn.seconds and drawn.seconds * count.size)
+        batch = None if drawn.seconds is None else drawn.seconds * count.size
+        images = count.images(batch, drawn.single_seconds)
         whole.sample_flops_per_image = drawn.flops
-        whole.sample_flops = drawn.flops * count.images(warm_ups) + (self.diagnostics or 0.0)
+        whole.sample_flops = drawn.flops * images + (self.diagnostics or 0.0)
         if drawn.seconds is not None and drawn.single_seconds is not None:
-            at_once = (count.batches + warm_ups) * count.size + count.snapshots
-            alone = count.singles + warm_ups
-            whole.sample_seconds = drawn.seconds * at_once + drawn.single_seconds * alone
+            alone = count.alone(drawn.single_seconds)
+            whole.sample_seconds = drawn.seconds * (images - alone) + drawn.single_seconds * alone
             whole.sources.append(f"sampling: {drawn.told}")
 
     def note_evaluation(self) -> None:
