@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from bench import study, sweep, timing
+from bench import estimate, study, sweep, timing
 from bench.config import (
     choose_preset,
     config_folder,
@@ -198,14 +198,14 @@ def dry_run(asked: Asked) -> int:
     print(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), end="")
     print(f"# study {request.name} in {request.folder}, {request.jobs} cell(s) at a time")
     try:
-        planned = study.dry_run(request)
+        found = study.dry_run(request)
     except MissingDataError as error:
         if asked.data is not None:
             raise
         print(f"# no plan before the data are there: {error}")
         return 0
-    for cell in planned:
-        print(f"# {cell.folder.name}: {cell.action} ({cell.why})")
+    for line in estimate.lines(found):
+        print(f"# {line}")
     return 0
 
 

@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RECORD = "record.json"
 CURVES = "metrics.jsonl"
+CHECKPOINT = "checkpoint.pt"
+SAMPLES = "samples.npz"
 ANCHORS = "anchors.json"
 RESERVE = ".reserve"
 RESERVED = 2**21

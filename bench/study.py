@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from bench.config import CellConfig, Settings, digest, one_line, read_cell, to_yaml
 from bench.errors import MissingDataError, UserError
+from bench.estimate import Forecast, Outlook, outlook
 from bench.locks import CellLock
 from bench.progress import Display
 from bench.record import (
@@ -259,6 +260,7 @@ def start_prepare(request: Request, folder: Path, *, check_only: bool) -> Prepar
     body = {
         "settings": request.settings.model_dump(mode="json"),
         "methods": dict(request.methods),
+        "seeds": list(request.seeds),
         "cache": str(request.cache) if not check_only else str(cache_for_check(request, folder)),
         "study": str(request.folder),
         "check_only": check_only,
@@ -268,6 +270,7 @@ def start_prepare(request: Request, folder: Path, *, check_only: bool) -> Prepar
     reading, writing = os.pipe()
     errors = folder / "errors.txt"
     environment = worker_environment(request) | {"SCOREBENCH_PROGRESS": str(writing)}
+    environment["SCOREBENCH_SPAWNED"] = repr(time.perf_counter())
     with errors.open("wb") as log:
         process = subprocess.Popen(
             worker_command("prepare", asked),
@@ -307,15 +310,16 @@ class Preparation:
         except BaseException:
             end(self.process)
             raise
+        # All that is needed is there before an estimate is tried, which may end the process.
+        if self.answer.exists():
+            answer: dict[str, Any] = json.loads(self.answer.read_text())
+            return answer
         errors = self.errors.read_text(errors="replace")
         if self.process.returncode in {BAD_INPUT, NO_DATA}:
             kind = MissingDataError if self.process.returncode == NO_DATA else UserError
             raise kind(one_line(errors.strip().splitlines()[-1]))
-        if self.process.returncode != 0:
-            print(errors, file=sys.stderr)
-            raise UserError("preparing the study failed for the reason above")
-        answer: dict[str, Any] = json.loads(self.answer.read_text())
-        return answer
+        print(errors, file=sys.stderr)
+        raise UserError("preparing the study failed for the reason above")
 
 
 def worker_command(task: str, path: Path) -> list[str]:
@@ -765,9 +769,10 @@ def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -
         )
 
 
-def dry_run(request: Request) -> list[Planned]:
-    """Check everything and plan, but leave no trace under the results folder."""
+def dry_run(request: Request) -> Outlook:
+    """Check everything, plan and estimate, but leave no trace under the results folder."""
     check_study(request)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = start_prepare(request, Path(scratch), check_only=True).wait()
-    return plan(request, prepared)
+    found = Forecast.model_validate(prepared["forecast"])
+    return outlook(plan(request, prepared), prepared["stages"], found, request.jobs)

@@ -22,7 +22,7 @@ from bench.config import Settings, build, one_line, read_cell
 from bench.curve import Point
 from bench.errors import UserError, unknown
 from bench.progress import Display
-from bench.record import Record, Status
+from bench.record import CHECKPOINT, Record, Status
 from bench.report.frame import read
 from bench.source import source_digest
 from bench.study import (
@@ -36,7 +36,6 @@ from bench.study import (
     only_command,
 )
 from bench.tracking import NullTracker
-from bench.worker import CHECKPOINT
 from methods import registry
 from methods.samplers import SamplerSettings
 

@@ -36,11 +36,14 @@ from bench.cost import Ledger, parameters, peak_memory
 from bench.data import Dataset, load
 from bench.environment import note
 from bench.errors import MissingDataError, UserError
+from bench.estimate import Forecast, Subject, forecast
 from bench.machine import Watch
 from bench.parts import Parts
 from bench.record import (
     ANCHORS,
+    CHECKPOINT,
     CURVES,
+    SAMPLES,
     Anchors,
     Attempt,
     Record,
@@ -76,8 +79,6 @@ from bench.training import (
 from methods import registry
 from methods.base import DataSpec, Method, Stage
 
-CHECKPOINT = "checkpoint.pt"
-SAMPLES = "samples.npz"
 FAILED, BAD_INPUT, NO_DATA, INTERRUPTED = 1, 2, 3, 75
 PROGRESS_SECONDS = 0.3
 PATIENCE = 6.0
@@ -160,6 +161,7 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     Returns what identifies them. With ``check_only`` nothing is computed or stored but the
     decoded data.
     """
+    began = time.perf_counter()
     settings = Settings.model_validate(request["settings"])
     evaluation = settings.evaluation
     cache = Path(request["cache"])
@@ -199,7 +201,44 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
         if not are_current(path, answer, evaluator):
             rows = evaluator.anchors(evaluation.samples, progress=telling("anchors"))
             write_text(path, Anchors(rows=rows).model_dump_json())
+    else:
+        answer["forecast"] = estimate(
+            request, answer, settings=settings, dataset=dataset, device=device, began=began
+        )
     return answer
+
+
+def estimate(
+    request: dict[str, Any],
+    answer: dict[str, Any],
+    *,
+    settings: Settings,
+    dataset: Dataset,
+    device: torch.device,
+    began: float,
+) -> dict[str, Any]:
+    """Estimate what the study costs; the answer is written first, should that end the process."""
+
+    def note(found: Forecast) -> None:
+        whole = answer | {"forecast": found.model_dump()}
+        write_text(Path(request["answer"]), json.dumps(whole))
+
+    data, frequencies = data_spec(dataset), class_frequencies(dataset)
+    subjects = [
+        Subject(label, config, settings, dataset, device, build_method, data, frequencies)
+        for label, config in request["methods"].items()
+    ]
+    # Reading the data takes a cell as long where they are not decoded first.
+    loaded = began if dataset.stored else time.perf_counter()
+    found = forecast(
+        subjects,
+        request["seeds"],
+        study=Path(request["study"]),
+        cache=Path(request["cache"]),
+        startup=loaded - float(os.environ.get("SCOREBENCH_SPAWNED", began)),
+        note=note,
+    )
+    return found.model_dump()
 
 
 def telling(phase: str) -> Callable[[float], None]:

@@ -23,6 +23,7 @@ FLOORS = [
     {"sweep", "retiming", "rerun"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
+    {"estimate"},
     {"parts"},
     {"sampling", "stages", "tracking", "repetition"},
     {"training", "metrics", "report", "source"},

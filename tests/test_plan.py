@@ -13,10 +13,9 @@ from bench import record, study
 from bench.config import digest, to_yaml
 from bench.errors import UserError
 from bench.options import Asked, parse_rerun, resolve
-from bench.record import Record, Status
+from bench.record import CHECKPOINT, Record, Status
 from bench.source import source_files, source_hashes
 from bench.study import Planned, cell_key, decide
-from bench.worker import CHECKPOINT
 
 BOTH = frozenset({"failed", "stale"})
 PREPARED = {

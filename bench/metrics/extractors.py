@@ -143,6 +143,15 @@ def load(
     return _LOADERS.get(name, _foreign)(name, torch.device(device), _given(name, weights), cache)
 
 
+def is_here(name: str, weights: Mapping[str, Path], cache: Path) -> bool:
+    """Whether ``load`` would find an extractor's weights without fetching them."""
+    if name not in ("inception", "inception-legacy") or _given(name, weights):
+        return True
+    from bench.metrics.inception import FILE
+
+    return verified.find(FILE, cache) is not None
+
+
 def check_name(name: str) -> None:
     """Raise UserError where weights may not be given under a name, ours or one of the user's own.
 

@@ -1,0 +1,62 @@
+"""What is told of a study's cost: of whole cells, and of what is left of those begun."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Whole(BaseModel):
+    """The cost of one cell from its beginning to its end; ``None`` is what is not known.
+
+    Seconds are those of the parts of a ledger: ``train`` with ``compile``, ``sample``, ``evaluate``
+    (with the diagnostics), and the others together.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    train_flops: float | None = None
+    train_seconds: float | None = None
+    first_stage_seconds: float = 0.0
+    """What of them a stage takes that other cells may have trained already."""
+    sample_flops_per_image: float | None = None
+    sample_flops: float | None = None
+    """Of all that is drawn: samples, warm-up, timing, snapshots, diagnostics."""
+    sample_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    other_seconds: float = 0.0
+    sources: list[str] = Field(default_factory=list)
+    """Where the numbers come from."""
+    troubles: list[str] = Field(default_factory=list)
+    """Why some are missing."""
+
+
+class Left(BaseModel):
+    """How much of a cell is left to do, as fractions of the whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    is_begun: bool = False
+    """Whether there is a checkpoint to go on from."""
+    train: float = 1.0
+    sample: float = 1.0
+    has_first_stage: bool = False
+    """Whether another cell has left its first stage for it."""
+    trouble: str = ""
+
+
+class Forecast(BaseModel):
+    """All that the preparing process tells of costs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: str = ""
+    """What is being estimated at this moment; empty when all is."""
+    methods: dict[str, Whole] = Field(default_factory=dict)
+    cells: dict[str, Left] = Field(default_factory=dict)
+    """By the names of the cells' folders; what is not here is all to do."""
+    prepare_seconds: float | None = 0.0
+    """Of the study's own preparation: reference statistics and anchors that are not there yet."""
+    notes: list[str] = Field(default_factory=list)
+    """Why something is missing that all cells need."""
+    load: float = 0.0
+    """Processes that wanted to run on this machine before the measurements."""
