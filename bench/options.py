@@ -83,6 +83,8 @@ def resolve(asked: Asked) -> study.Request:
     wanted = parse_methods(asked.methods)
     broken = find_broken(wanted)
     methods = [label for label in wanted if label not in broken]
+    if not methods:
+        raise UserError(next(iter(broken.values())))
     seeds = parse_seeds(asked.seeds)
     check_limits(asked.jobs, asked.timeout)
     if asked.dataset not in preset_names():
