@@ -106,7 +106,7 @@ def run(
         Parameter(negative="", help="Then sample as `bench sample` does: quality against NFE."),
     ] = False,
     dry_run: Annotated[
-        bool, Parameter(negative="", help="Print the plan and the resolved configuration only.")
+        bool, Parameter(negative="", help="Print configuration, plan and what it will cost only.")
     ] = False,
 ) -> int:
     """Train, sample, evaluate and compare methods; continues what was interrupted."""

@@ -136,6 +136,7 @@ class Measurement:
             return
         timed = attempt("sampling", lambda: draws.time_pass(self.subject, method, flops))
         if timed is None:
+            self.by_flops()
             return
         self.drawn = timed
         size = timed.flops / self.subject.nfe
@@ -149,9 +150,9 @@ class Measurement:
         return self.drawn.flops / self.subject.nfe / self.known.speed.flops > HOPELESS_SECONDS
 
     def by_flops(self) -> None:
-        """Take the time of draws from their FLOPs and another method's speed."""
-        assert self.drawn is not None
-        assert self.known.speed is not None
+        """Take the time of draws from their FLOPs and another method's speed, if that is known."""
+        if self.drawn is None or self.known.speed is None:
+            return
         seconds = self.drawn.flops / self.known.speed.flops
         told = f"draws by FLOPs at the speed of {self.known.speed.of}"
         self.drawn = Pass(self.drawn.flops, seconds, seconds, told)
@@ -167,7 +168,7 @@ class Measurement:
             self.whole.first_stage_seconds = costs[0].seconds or 0.0
         self.whole.train_flops = known_sum(cost.flops for cost in costs)
         self.whole.train_seconds = known_sum(cost.seconds for cost in costs)
-        told = dict.fromkeys(cost.told for cost in costs)
+        told = dict.fromkeys(part for cost in costs for part in cost.told.split("; "))
         self.whole.sources.append(f"training: {'; '.join(told)}")
 
     def updates(
@@ -181,7 +182,7 @@ class Measurement:
             objective.label: self.update(index, objective, method, attempt)
             for objective in stage.objectives
         }
-        if key is not None:
+        if key is not None and all(update.seconds is not None for update in found.values()):
             self.known.shared[key] = found
         return found
 

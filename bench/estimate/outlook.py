@@ -226,7 +226,7 @@ def provenance(found: Outlook) -> Iterator[str]:
     for label, whole in found.forecast.methods.items():
         if label in active:
             yield from (f"{label}: {source}" for source in whole.sources)
-            yield from (f"{label}: not known: {trouble}" for trouble in whole.troubles)
+            yield from (f"{label}: {trouble}" for trouble in whole.troubles)
     cores = os.cpu_count() or 1
     if found.forecast.load > cores:
         yield (
@@ -234,8 +234,8 @@ def provenance(found: Outlook) -> Iterator[str]:
             "were measured are longer than they need be"
         )
     if found.forecast.at:
-        yield f"not known: the estimate ended at {found.forecast.at}"
-    yield from (f"not known: {note}" for note in found.forecast.notes)
+        yield f"not known: the estimate ended at {found.forecast.at}, which ended its process"
+    yield from found.forecast.notes
     for name, left in found.forecast.cells.items():
         if left.trouble:
             yield f"{name}: {left.trouble}; charged in full"
