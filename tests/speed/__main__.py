@@ -2,8 +2,8 @@
 
 Measures the current tree and a base revision in one job, interleaved, by the benchmarks of
 ``test_speed.py``; prints a table; writes ``speed.md``, ``speed.json`` and pytest-benchmark's own
-files below ``.benchmarks/``. Exit code 1 if a benchmark became slower, does more work, is missing or
-does not run; 2 for bad input.
+files below ``.benchmarks/``. Exit code 1 if a benchmark became slower, does more work, is missing
+or does not run; 2 for bad input.
 """
 
 from __future__ import annotations
@@ -89,11 +89,10 @@ def check(root: Path, given: argparse.Namespace, folder: Path) -> int:
     )
     settings = Settings(given.seconds, given.floor / 100)
     started = time.monotonic()
-    job = compare_trees(*trees, selector(given.only), settings, folder / "job", tell)
-    remarks = [] if not revisions.same_code(*trees) else ["the two trees hold the same code"]
-    remarks.append(
-        f"{time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f} of {os.cpu_count()} cores"
-    )
+    job = compare_trees(*trees, selector(given.only), settings, folder=folder / "job", tell=tell)
+    remarks = ["the two trees hold the same code"] if revisions.same_code(*trees) else []
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    remarks.append(f"{time.monotonic() - started:.0f} s, load {load:.1f} of {cores} cores")
     report = tables.Report(str(base), current_name(root), rows(job, given), remarks, failure(job))
     write(report, given.output, folder / "job")
     print(tables.markdown(report))
@@ -143,7 +142,11 @@ def run(arguments: Sequence[str]) -> int:
         if given.self_test:
             settings = Settings(given.seconds, given.floor / 100)
             passed = faults.self_test(
-                root, folder, tries=given.tries, settings=settings, tell=lambda line: print(line, flush=True)
+                root,
+                folder,
+                tries=given.tries,
+                settings=settings,
+                tell=lambda line: print(line, flush=True),
             )
             return 0 if passed else 1
         return check(root, given, folder)

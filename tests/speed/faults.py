@@ -90,7 +90,7 @@ def _rows(
     base: Path, current: Path, folder: Path, settings: Settings, tell: Callable[[str], None]
 ) -> list[Row]:
     """Run one check, tell its ratios, and return what is red or was not compared."""
-    job = compare_trees(base, current, _names().__contains__, settings, folder)
+    job = compare_trees(base, current, _names().__contains__, settings, folder=folder)
     rows = judge(job, floor=settings.floor)
     assert len(rows) == len(_names()), job.first.uncollected
     for row in rows:

@@ -23,14 +23,14 @@ from typing import Any
 PROCESSES = 2
 """Of each side."""
 ROUND = 0.1
-"""Seconds that a round takes at least, by as many calls as that needs."""
+"""Seconds that a round takes, by as many calls as that needs."""
 FEWEST, MOST = 4, 40
 """Rounds of a benchmark in one process."""
 LIMIT = 600
 """Seconds without an answer after which a process is given up."""
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-"""glibc keeps freed memory: how often it gives it back and faults it in again differs by chance from
-one process to the next, up to a fifth of the CPU time of feature extraction."""
+"""glibc keeps freed memory: how often it gives it back and faults it in again differs by chance
+from one process to the next, by up to a fifth of the CPU time of feature extraction."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Times = dict[str, list[list[float]]]
@@ -145,7 +145,7 @@ def environment(tree: Path) -> dict[str, str]:
 def plan(seconds: Sequence[float], wanted: float) -> dict[str, int]:
     """Choose calls a round and rounds so that each process works for about ``wanted`` seconds."""
     call = max(min(seconds), 1e-6)
-    calls = math.ceil(ROUND / call)
+    calls = math.ceil(min(ROUND, wanted / FEWEST) / call)
     return {"calls": calls, "rounds": min(max(round(wanted / (call * calls)), FEWEST), MOST)}
 
 
@@ -181,13 +181,15 @@ def measure(
                 ]
                 for process in processes:
                     stack.callback(process.leave)
-                _session(processes, select, seconds, result, at, tell)
+                _session(processes, select, seconds=seconds, result=result, at=at, tell=tell)
         except LostError as lost:
             if not at:
                 result.uncollected[lost.side] = str(lost)
                 return result
             result.errors.setdefault(at[-1], {})[lost.side] = str(lost)
             tell(f"{at[-1]}: {lost.side}: {lost}")
+            if result.settled >= set(result.collected["current"]):
+                break
         else:
             break
     return result
@@ -209,6 +211,7 @@ def collect(code: Code, folder: Path) -> list[str]:
 def _session(
     processes: Sequence[Process],
     select: Callable[[str], bool],
+    *,
     seconds: float,
     result: Measured,
     at: list[str],
@@ -221,7 +224,7 @@ def _session(
         if message["errors"]:
             result.uncollected[process.side] = message["errors"][0]
     # What one side alone has is timed only where it is new.
-    names = [n for n in result.collected[processes[-1].side] if n not in result.settled]
+    names = [n for n in result.collected["current"] if n not in result.settled]
     for process in processes:
         process.send(run=[n for n in names if n in result.collected[process.side]])
     for number, name in enumerate(names, 1):

@@ -30,6 +30,7 @@ def compare_trees(
     current: Path,
     select: Callable[[str], bool],
     settings: Settings,
+    *,
     folder: Path,
     tell: Tell = quiet,
 ) -> Job:

@@ -14,6 +14,7 @@ from bench.errors import UserError
 
 MEASURED = ("bench", "methods", "configs")
 """Folders whose content decides what is measured."""
+BENCHMARKS = "tests/speed"
 DEFAULT_BRANCHES = ("main", "master")
 
 
@@ -52,7 +53,9 @@ def find_root(folder: Path) -> Path:
 
 def commit_of(root: Path, revision: str) -> str | None:
     """Return the commit that a revision names."""
-    return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    return git(
+        root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
+    )
 
 
 def is_dirty(root: Path) -> bool:
@@ -124,9 +127,10 @@ def export(root: Path, commit: str, to: Path) -> Path:
 
 
 def copy(root: Path, to: Path) -> Path:
-    """Copy the working tree to a new folder: tracked files as they are, and new ones."""
-    listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
-    for name in filter(None, listed.split("\0")):
+    """Copy what is measured, and by what, to a new folder: files that git tracks, and new ones."""
+    listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"]
+    listed = git(root, *listing, *MEASURED, BENCHMARKS)
+    for name in filter(None, (listed or "").split("\0")):
         source, target = root / name, to / name
         if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -136,5 +136,3 @@ def _comparison(found: Comparison | None) -> dict[str, Any] | None:
         "threshold": found.threshold,
         "noise": found.noise,
     }
-
-

@@ -30,7 +30,7 @@ from tests.speed.interleave import Counts, Measured, Times
 FLOOR = 0.10
 WIDTH = 3.0
 """Standard deviations from the ratio to an end of its interval."""
-RESAMPLES = 500
+RESAMPLES = 200
 
 
 class Verdict(StrEnum):
@@ -229,4 +229,3 @@ def _timed(name: str, job: Job, first: Comparison, again: Comparison | None) -> 
     if first.slower and verdict is not Verdict.SLOWER:
         notes.append("slower at first, not when measured once more")
     return Row(name, verdict, first, again, notes=tuple(notes))
-
