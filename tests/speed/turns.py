@@ -160,7 +160,7 @@ def check_origin(tree: Path) -> str | None:
         except ImportError as error:
             return f"the tree has no package '{name}': {error}"
         if found is None or not Path(found).resolve().is_relative_to(tree.resolve()):
-            return f"'{name}' comes from {found}, not from the tree {tree}"
+            return f"the tree has no package '{name}'; the one of {found} is not measured for it"
     return None
 
 
