@@ -192,7 +192,8 @@ def test_methods_whose_first_stage_is_the_same_measure_it_once(make: Make) -> No
         found = Measurement(make(name), known)
         found.count()
         assert bool(found.counts[0]) == (name == "sde")
-        found.note_training(None, Attempts(1.0, found.whole.troubles))
+        found.time()
+        assert found.whole.train_seconds is not None
     assert len(known.shared) == 1
 
 
