@@ -22,7 +22,7 @@ from typing import NoReturn
 from bench.errors import UserError, unknown
 from tests.speed import faults, interleave, revisions, tables
 from tests.speed.jobs import Settings, compare_trees
-from tests.speed.verdicts import FLOOR, Job, judge
+from tests.speed.verdicts import FLOOR, Job, Row, judge
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,7 +104,7 @@ def current_name(root: Path) -> str:
     return f"{head[:10]}{' with changes' if revisions.is_dirty(root) else ''}"
 
 
-def rows(job: Job, given: argparse.Namespace) -> list[tables.Row]:
+def rows(job: Job, given: argparse.Namespace) -> list[Row]:
     result = judge(job, floor=given.floor / 100, accepted=given.accept)
     names = [row.name for row in result]
     for name in given.accept:
