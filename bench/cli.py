@@ -12,6 +12,8 @@ from cyclopts import App, CycloptsError, Parameter
 from bench import __version__
 from bench.errors import UserError, unknown
 
+STOPPED = 130
+"""Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""
 HELP = """Compare score-based generative models on the same data, networks, budget and device.
 
 Start with:  bench run --methods smm,dlsm,cdm,sde --dataset digits
@@ -571,7 +573,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
-        return 130
+        return STOPPED
     return result if isinstance(result, int) else 0
 
 
@@ -583,4 +585,10 @@ def complain(line: str) -> int:
 
 def script() -> None:
     """Entry point of the installed command."""
-    sys.exit(main())
+    code = main()
+    if code == STOPPED:
+        # A scheduler's patience is short, and large libraries take seconds to be taken down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
