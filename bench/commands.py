@@ -89,8 +89,14 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
 
 def heed_signals() -> None:
     """Let a scheduler's or a closed terminal's signal end the command as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Interrupt what the command does; the event is for where that is lost, in a finaliser."""
+    study.stopping.set()
+    raise KeyboardInterrupt
 
 
 def sample_planned(

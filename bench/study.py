@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ from bench.source import source_hashes
 from bench.worker import BAD_INPUT, NO_DATA, note_death, now, stamp
 from methods import registry
 
+stopping = threading.Event()
+"""Set when a signal has asked this command to stop."""
 POLL_SECONDS = 0.1
 SYNC_SECONDS = 10.0
 GRACE_SECONDS = 10.0
@@ -430,6 +433,8 @@ class Runner:
                         if lock is not None:
                             self.lay_out(cell)
             while waiting or self.running:
+                if stopping.is_set():
+                    raise KeyboardInterrupt
                 self.fill(waiting)
                 self.poll()
                 time.sleep(POLL_SECONDS)

@@ -984,24 +984,36 @@ def ui(results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
             f"or point {URI} to a store"
         )
     _refuse_taken(host, port)
-    with _until_stopped(), serving(results, port, host) as (base, server):
+    with _until_stopped() as stopped, serving(results, port, host) as (base, server):
         _print_links(results, base)
         print("Ctrl-C ends it.", flush=True)
         while server.poll() is None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
             time.sleep(0.5)
         raise UserError(f"MLflow's server ended; its last words are in '{results / UI_LOG}'")
 
 
 @contextlib.contextmanager
-def _until_stopped() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that the server ends in either case, and end in peace."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _until_stopped() -> Iterator[threading.Event]:
+    """Take SIGTERM as Ctrl-C, so that the server ends in either case, and end in peace.
+
+    The event is set, too: an interrupt that falls into a finaliser is lost.
+    """
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stopped
     except KeyboardInterrupt:
         print("MLflow's UI has ended.", flush=True)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

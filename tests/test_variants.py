@@ -12,7 +12,7 @@ import torch
 
 from bench import record
 from bench.config import Preset, choose_preset, datasets, merge, presets
-from bench.cost import count_calls, count_flops
+from bench.cost import PARTS, count_calls, count_flops
 from bench.errors import UserError
 from bench.options import check_reach, resolve_label
 from bench.stages import stage_key
@@ -324,8 +324,10 @@ def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, run_ben
         assert {k: v.value for k, v in row.metrics.items()} == {
             k: v.value for k, v in alone[name].metrics.items()
         }
-        parts = sum(value for part, value in row.ledger.items() if part != "wall")
+        parts = sum(row.ledger[part] for part in PARTS)
         assert parts == pytest.approx(row.ledger["wall"], rel=0.01)
+        assert row.is_balanced
+        assert (row.ledger["charged"] > 0) == bool(row.shared_stages)
         curves = record.read_curves(tmp_path / "results" / "shared" / name)
         assert any("loss/denoiser" in point["values"] for point in curves)
 

@@ -137,7 +137,12 @@ class Process:
 def environment(tree: Path) -> dict[str, str]:
     """Return an environment in which the tree's code is found first and one thread is used."""
     # Bytecode that may not be written would be compiled anew at every start.
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    # What a pytest around this one has set would switch the benchmarks off, or add options to them.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("PYTEST_")
+    }
     own = {"PYTHONPATH": str(tree), "CUDA_VISIBLE_DEVICES": "", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return kept | own | ALLOCATOR | dict.fromkeys(THREADS, "1")
 
