@@ -83,7 +83,8 @@ def run(
         Parameter(help="Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."),
     ] = None,
     timeout: Annotated[
-        float | None, Parameter(help="Seconds that a cell may run before it is stopped.")
+        float | None,
+        Parameter(help="Seconds that a cell's process may work before it is stopped."),
     ] = None,
     memory: Annotated[
         str | None,
@@ -100,7 +101,7 @@ def run(
         str,
         Parameter(
             help="Cells to run again: failed, stale (settings, data or source have changed), both, "
-            "all or none. Interrupted ones go on in any case."
+            "all (each time that the command is given) or none. Interrupted ones go on in any case."
         ),
     ] = "failed,stale",
     curve: Annotated[

@@ -39,7 +39,7 @@ from bench.options import (
     resolve_samples,
 )
 from bench.progress import Display
-from bench.record import RESERVE, Status, load
+from bench.record import RESERVE, Status
 from bench.tracking import Background, NullTracker, Tracker, has_store
 from methods import registry
 
@@ -73,7 +73,7 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
     try:
         planned = study.execute(request, open_tracker, display)
         if with_curve:
-            lost = sample_planned(request, planned, display)
+            lost = draw_curve(request, planned, display)
     except KeyboardInterrupt:
         if any(request.folder.glob("*/record.json")):
             break_off(request.folder, trackers)
@@ -96,7 +96,18 @@ def heed_signals() -> None:
 def interrupt(number: int, frame: object) -> None:
     """Interrupt what the command does; the event is for where that is lost, in a finaliser."""
     study.stopping.set()
-    raise KeyboardInterrupt
+    if not study.deaf.is_set():
+        raise KeyboardInterrupt
+
+
+def draw_curve(
+    request: study.Request, planned: Sequence[study.Planned], display: Display
+) -> list[str]:
+    """Sample for the curve; what keeps that from happening must not cost the table."""
+    try:
+        return sample_planned(request, planned, display)
+    except UserError as error:
+        return [f"no curve: {error}"]
 
 
 def sample_planned(
@@ -134,9 +145,12 @@ def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     from bench.report.tables import render, write_tables
 
     print(render(folder, "md"))
-    # On a full disk the tables take the room that was kept for the records.
-    (folder / RESERVE).unlink(missing_ok=True)
-    write_tables(folder)
+    try:
+        write_tables(folder)
+    except OSError:
+        # On a full disk the tables take the room that was kept for the records.
+        (folder / RESERVE).unlink(missing_ok=True)
+        write_tables(folder)
     write_plots(folder)
     if nfe.write_tables(folder):
         print(nfe.render(folder))
@@ -180,16 +194,14 @@ def report_failures(planned: Sequence[study.Planned]) -> int:
     """Name the cells without a result; return the exit code."""
     failed = [cell for cell in planned if cell.broken or not finished(cell)]
     for cell in failed:
-        told = f"see {cell.folder / study.Runner.log}"
-        if finished(cell):
-            told = f"its result is of before, and now {cell.broken}"
+        told = cell.broken or f"see {cell.folder / study.Runner.log}"
         print(f"bench: {cell.folder.name} did not finish; {told}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def finished(cell: study.Planned) -> bool:
     """Whether a cell has a result."""
-    record = load(cell.folder)
+    record = study.readable(cell.folder)
     return record is not None and record.status == Status.FINISHED
 
 

@@ -86,11 +86,14 @@ class Ledger:
     def totals(self) -> dict[str, float]:
         """Seconds of each part, and ``wall`` by the process's own clock, carried time included.
 
-        ``charged`` is what of them another cell has spent for this one.
+        ``charged`` is what of them another cell has spent for this one, ``lost`` what killed
+        processes did after their last checkpoint.
         """
         self._close()
         wall = time.perf_counter() - self.started + self.carried.get("wall", 0.0)
-        return {**self.seconds, "wall": wall, "charged": self.carried.get("charged", 0.0)}
+        beside = {name: self.carried.get(name, 0.0) for name in ("charged", "lost")}
+        beside["lost"] += self.lost
+        return {**self.seconds, "wall": wall, **beside}
 
 
 def count_flops(call: Callable[[], T]) -> tuple[T, float]:

@@ -30,6 +30,8 @@ RESERVED = 2**21
 """Bytes in the file ``.reserve`` of a study: room for hundreds of records on a full disk."""
 SAVES, SAVE_PAUSE = 5, 0.2
 """Tries to write a record on a full disk, and seconds between them: others may fill it again."""
+BESIDE = {"wall", "charged", "lost"}
+"""What stands in a ledger beside its parts."""
 BALANCE = 0.01
 """Fraction of the wall clock that a ledger's parts may miss it by."""
 FOREIGN = "foreign"
@@ -176,8 +178,8 @@ class Record(BaseModel):
     """Stages that another cell trained for this one; their cost is in this record all the same."""
     ledger: dict[str, float] = Field(default_factory=dict)
     """Seconds of compile, train, sample, evaluate, log, checkpoint, other, which sum to ``wall``;
-    ``charged`` is what of them another cell has spent for this one, ``other`` holds what was lost
-    when a process was killed."""
+    ``charged`` is what of them another cell has spent for this one, ``lost`` what in ``other`` was
+    lost when processes were killed."""
     environment: dict[str, Any] = Field(default_factory=dict)
     """commit, dirty, device, threads, package versions, command, host, pid."""
 
@@ -194,7 +196,7 @@ class Record(BaseModel):
         """
         if not self.ledger or not self.attempts:
             return 0.0
-        parts = sum(s for name, s in self.ledger.items() if name not in {"wall", "charged"})
+        parts = sum(s for name, s in self.ledger.items() if name not in BESIDE)
         clock = self.spent + self.ledger.get("charged", 0.0)
         return abs(parts - clock) / clock if clock else 0.0
 

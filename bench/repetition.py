@@ -307,17 +307,20 @@ def _judge(distance: float, span: tuple[float, str] | None) -> tuple[str, bool]:
 def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple[float, str] | None:
     """Return how far two runs of one seed may lie apart, and what by; ``None`` if unknown.
 
-    By the standard errors within the seed, of both runs; else by the study's other seeds, as if
-    the second run were of one more. Bonferroni's bound makes the intervals hold together.
+    By the spread over the study's seeds, as if the second run were of one more: a training that is
+    not repeated to the bit ends in another network. Else by the standard errors within the seed,
+    of both runs, which know of the samples alone. Bonferroni's bound makes the intervals hold
+    together.
     """
     from scipy import stats
 
     tail = 1 - (1 - CONFIDENCE) / (2 * metrics)
-    if old.error is not None and new.error is not None:
-        return float(stats.norm.ppf(tail)) * math.hypot(old.error, new.error), "jackknife"
     if len(seeds) >= FEWEST_SEEDS:
         factor = float(stats.t.ppf(tail, len(seeds) - 1)) * math.sqrt(2)
         return factor * float(np.std(seeds, ddof=1)), f"{len(seeds)} seeds"
+    if old.error is not None and new.error is not None:
+        span = float(stats.norm.ppf(tail)) * math.hypot(old.error, new.error)
+        return span, "jackknife, of the samples alone"
     return None
 
 

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from bench.config import Settings, digest
-from bench.record import CURVES, Record, SharedBy, save, write_atomically
+from bench.record import CURVES, Record, SharedBy, save_anyhow, write_atomically
 from bench.source import source_digest
 from bench.training import State
 from methods.base import Stage
@@ -85,7 +85,7 @@ class StagePlace:
         cost = self.record.cost
         cost.peak_memory_bytes = max(kept["peak_memory_bytes"], cost.peak_memory_bytes or 0)
         # At once: after a kill the checkpoint knows the cost, the record alone whose work it was.
-        save(self.record, self.folder)
+        save_anyhow(self.record, self.folder)
         with (self.folder / CURVES).open("a") as file:
             file.writelines(f"{json.dumps(point)}\n" for point in json.loads(kept["curves"]))
         return result

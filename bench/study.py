@@ -30,6 +30,7 @@ from bench.locks import CellLock
 from bench.progress import Display
 from bench.record import (
     RECORD,
+    RESERVE,
     Attempt,
     Record,
     Status,
@@ -43,8 +44,8 @@ from bench.source import source_hashes
 from bench.worker import BAD_INPUT, NO_DATA, note_death, now, stamp
 from methods import registry
 
-stopping = threading.Event()
-"""Set when a signal has asked this command to stop."""
+stopping, deaf = threading.Event(), threading.Event()
+"""Set when a signal has asked this command to stop; and while that must wait for a moment."""
 POLL_SECONDS = 0.1
 SYNC_SECONDS = 10.0
 GRACE_SECONDS = 10.0
@@ -60,6 +61,8 @@ NAMES = {
 """What these parts of an identity are called."""
 PLACES = {"data", "weights", "reference"}
 """Settings that tell where files lie."""
+BROKEN = "broken"
+"""Key of a cell whose method cannot be loaded."""
 RERUN = ("failed", "stale", "all", "none")
 """Which cells ``--rerun`` can choose."""
 AFRESH = {Status.DIVERGED}
@@ -85,7 +88,7 @@ class Request:
     """Methods that were asked for and cannot be loaded, each with the reason."""
     jobs: int = 1
     timeout: float | None = None
-    """Seconds a cell may take, all in all."""
+    """Seconds that a cell's process may work; waiting for another cell's stage does not count."""
     memory: int | None = None
     """Bytes of memory that a cell's processes may hold, all in all."""
     rerun: frozenset[str] = frozenset({"failed", "stale"})
@@ -116,6 +119,8 @@ class Planned:
     why: str
     broken: str = ""
     """Why its method cannot be loaded at all."""
+    seen: bytes = b""
+    """The record's content when this was decided."""
 
     @property
     def is_idle(self) -> bool:
@@ -177,6 +182,7 @@ def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
             key = cell_key(config, prepared, digest(source))
             identity = {name: prepared[name] for name in IDENTITY} | {"source": source}
             cell = Planned(config, folder, key, identity, action="run", why="to do")
+            cell.seen = record_bytes(cell.folder)
             cell.action, cell.why = decide(cell, request.rerun)
             planned.append(cell)
         planned += [plan_broken(request, label, seed) for label in request.broken]
@@ -184,15 +190,23 @@ def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
 
 
 def plan_broken(request: Request, label: str, seed: int) -> Planned:
-    """Plan a cell whose method cannot be loaded: it fails, and an older result of it is kept."""
+    """Plan a cell whose method cannot be loaded: it fails, and what there is of it is kept."""
     config = CellConfig(settings=request.settings, method=label, method_config={}, seed=seed)
     why = request.broken[label]
-    cell = Planned(config, cell_folder(request, label, seed), "broken", {}, "fail", why, why)
-    with contextlib.suppress(ValueError):
-        record = load_record(cell.folder)
-        if record is not None and record.status == Status.FINISHED:
-            cell.action, cell.why = "keep", f"done before, and now {why}"
+    cell = Planned(config, cell_folder(request, label, seed), BROKEN, {}, "fail", why, why)
+    cell.seen = record_bytes(cell.folder)
+    record = readable(cell.folder)
+    if record is not None and record.status != Status.PENDING and record.key != BROKEN:
+        cell.action, cell.why = "keep", f"{record.status} before, and now {why}"
     return cell
+
+
+def record_bytes(folder: Path) -> bytes:
+    """The content of a cell's record; nothing where there is none."""
+    try:
+        return (folder / RECORD).read_bytes()
+    except OSError:
+        return b""
 
 
 def cell_folder(request: Request, label: str, seed: int) -> Path:
@@ -209,7 +223,7 @@ def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
     if record is None or record.status == Status.PENDING:
         return "run", "to do"
     state, why = judge(cell, record)
-    if "all" in rerun:
+    if "all" in rerun and state != "interrupted":
         return "run", f"{why}, asked for again"
     if state == "done":
         return "reuse", why
@@ -346,6 +360,16 @@ def worker_environment(request: Request) -> dict[str, str]:
 # -- running ------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let no signal in between the start of a process and our knowing it."""
+    deaf.set()
+    try:
+        yield
+    finally:
+        deaf.clear()
+
+
 @dataclass
 class Running:
     """A cell's process, and the last that it told of its progress."""
@@ -357,6 +381,9 @@ class Running:
     oom_kills: int = 0
     """Processes that the kernel had ended for lack of memory when this one began."""
     ending: Ending | None = None
+    polled: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds in which it waited for a stage that another cell trains."""
     buffer: bytes = b""
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -428,10 +455,7 @@ class Runner:
         waiting = [cell for cell in planned if not cell.is_idle]
         try:
             for cell in planned:
-                if cell.action in {"run", "fail"}:
-                    with self.claim(cell) as lock:
-                        if lock is not None:
-                            self.lay_out(cell)
+                self.announce(cell)
             while waiting or self.running:
                 if stopping.is_set():
                     raise KeyboardInterrupt
@@ -441,6 +465,13 @@ class Runner:
         except BaseException:
             self.stop_all()
             raise
+
+    def announce(self, cell: Planned) -> None:
+        """Give a cell that was never run its row in the table, and one that cannot be run."""
+        if cell.action == "fail" or (cell.action == "run" and not cell.seen):
+            with self.claim(cell) as lock:
+                if lock is not None and record_bytes(cell.folder) == cell.seen:
+                    self.lay_out(cell)
 
     @contextlib.contextmanager
     def claim(self, cell: Planned) -> Iterator[CellLock | None]:
@@ -469,14 +500,12 @@ class Runner:
                     self.display.say(f"{cell.folder.name}: {cell.action} ({cell.why})")
                 else:
                     self.lay_out(cell)
-                    self.running.append(self.start(cell, lock))
+                    with uninterrupted():
+                        self.running.append(self.start(cell, lock))
 
     def renew(self, cell: Planned) -> None:
         """Decide anew what is to be done with a cell, which another command may have touched."""
-        record = load_record(cell.folder)
-        expected = {Status.PENDING} if cell.action == "run" else set(Status) - {Status.FINISHED}
-        touched = record is not None and record.status not in expected
-        if touched or cell.folder.name in self.elsewhere:
+        if record_bytes(cell.folder) != cell.seen or cell.folder.name in self.elsewhere:
             # What has just failed elsewhere is not tried again here.
             cell.action, cell.why = decide(cell, frozenset())
 
@@ -505,7 +534,7 @@ class Runner:
             self.set_aside(cell)
             write_text(cell.folder / "config.yaml", to_yaml(cell.config))
             save_anyhow(self.pending(cell), cell.folder)
-            cell.why = "to do"
+            cell.why, cell.seen = "to do", record_bytes(cell.folder)
 
     def pending(self, cell: Planned) -> Record:
         """The record of a cell before anything is done."""
@@ -575,7 +604,11 @@ class Runner:
     def check_limits(self, cell: Running) -> None:
         """Ask a cell to stop that runs too long, and end one that takes too much memory."""
         limit = self.request.timeout
-        if limit is not None and time.monotonic() - cell.started > limit:
+        moment = time.monotonic()
+        if cell.last.get("phase") == "waiting":
+            cell.waited += moment - cell.polled
+        cell.polled = moment
+        if limit is not None and moment - cell.started - cell.waited > limit:
             reason = f"ran past the limit of {limit:g} s"
             cell.ending = Ending(Status.TIMEOUT, reason, time.monotonic() + GRACE_SECONDS)
             cell.process.terminate()
@@ -654,13 +687,30 @@ def memory_of(process: subprocess.Popen[Any]) -> int:
 
 
 def oom_kills() -> int:
-    """How many processes Linux has ended for lack of memory; 0 where it does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill":
-                return int(count)
+    """How many processes Linux has ended for lack of memory; 0 where it does not tell.
+
+    Of our control group where that counts them, else of the whole machine.
+    """
+    for path in (*control_groups(), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
     return 0
+
+
+def control_groups() -> list[Path]:
+    """The files in which our control group may count such ends, of either version of them."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "":
+                found.append(Path(f"/sys/fs/cgroup{group}/memory.events"))
+            elif "memory" in controllers.split(","):
+                found.append(Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control"))
+    return found
 
 
 def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status, str]:
@@ -676,9 +726,17 @@ def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status
 def settle_study(folder: Path) -> None:
     """Mark as interrupted the cells that no process works on any more."""
     for path in folder.glob(f"*-seed*/{RECORD}"):
-        record = load_record(path.parent)
+        record = readable(path.parent)
         if record is not None and record.status == Status.RUNNING:
             settle_orphan(path.parent)
+
+
+def readable(folder: Path) -> Record | None:
+    """Read a cell's record; ``None`` where there is none that can be read."""
+    try:
+        return load_record(folder)
+    except ValueError:
+        return None
 
 
 def settle_orphan(folder: Path) -> None:
@@ -717,6 +775,12 @@ def only_command(folder: Path, wait: Callable[[], object] | None = None) -> Iter
         lock.acquire()
     try:
         yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                folder.rmdir()
+        raise
     finally:
         lock.release()
 
@@ -739,8 +803,16 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     runner = Runner(request, prepared, tracker, display)
     with display:
         runner.run(planned)
+    drop_reserve(request.folder)
     say_tracking(runner, planned, display)
     return planned
+
+
+def drop_reserve(folder: Path) -> None:
+    """Give back the room that was kept for records, unless another command has cells running."""
+    rows = [readable(path.parent) for path in folder.glob(f"*-seed*/{RECORD}")]
+    if not any(row is not None and row.status == Status.RUNNING for row in rows):
+        (folder / RESERVE).unlink(missing_ok=True)
 
 
 def make_ready(
@@ -764,7 +836,7 @@ def make_ready(
 
 def say_tracking(runner: Runner, planned: Sequence[Planned], display: Display) -> None:
     """Say what MLflow cost beside the training of the cells that ran."""
-    ran = [load_record(cell.folder) for cell in planned if not cell.is_idle]
+    ran = [readable(cell.folder) for cell in planned if not cell.is_idle]
     training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
     seconds = runner.tracker.seconds
     if training and seconds > 0.01 and runner.tracker.trouble is None:

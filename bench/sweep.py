@@ -273,7 +273,11 @@ def execute(request: Request, sweep: Sweep, display: Display) -> list[str]:
     """
     stored = yaml.safe_load((request.folder / "study.yaml").read_text())
     data_sha256 = stored["prepared"]["data_sha256"]
-    with only_command(request.folder), tempfile.TemporaryDirectory() as scratch:
+
+    def wait() -> None:
+        display.say(f"another command holds study '{request.name}'; waiting for it")
+
+    with only_command(request.folder, wait), tempfile.TemporaryDirectory() as scratch:
         tasks, refused = choose(request.folder, sweep, data_sha256)
         if not tasks:
             raise UserError(refused[0] if refused else nothing(request.folder))

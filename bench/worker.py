@@ -81,6 +81,9 @@ from methods.base import DataSpec, Method, Stage
 
 FAILED, BAD_INPUT, NO_DATA, INTERRUPTED = 1, 2, 3, 75
 PROGRESS_SECONDS = 0.3
+ALIVE = "alive"
+"""File with the seconds that a cell's process had worked when it last gave a sign of life."""
+BEAT_SECONDS = 1.0
 PATIENCE = 6.0
 """Seconds that a step, a batch or a file may go on after a request to stop, before it is cut."""
 GRID_IMAGES = 64
@@ -306,14 +309,19 @@ class Progress:
     def __init__(self) -> None:
         self.descriptor = int(os.environ.get("SCOREBENCH_PROGRESS", "-1"))
         self.last, self.phase = 0.0, ""
+        self.beat: Callable[[], None] = lambda: None
+        """Called now and then, as a sign of life."""
 
     def __call__(self, phase: str, **values: Any) -> None:
         """Send one line of JSON; a parent that is gone is no reason to stop."""
         moment = time.monotonic()
         too_soon = phase == self.phase and moment - self.last < PROGRESS_SECONDS
-        if self.descriptor < 0 or too_soon:
+        if too_soon:
             return
         self.last, self.phase = moment, phase
+        self.beat()
+        if self.descriptor < 0:
+            return
         try:
             os.write(self.descriptor, json.dumps({"phase": phase, **values}).encode() + b"\n")
         except OSError:
@@ -355,6 +363,7 @@ class Cell:
         self.training = self.settings.training.of(self.config.method)
         self.evaluation = self.settings.evaluation
         self.stop, self.progress = Stop(self.give_up), Progress()
+        self.beaten = 0.0
         self.curves = Curves(folder / CURVES)
         self.parts = Parts(
             folder, record.key, lambda: self.ledger, self.training.checkpoint_seconds
@@ -390,22 +399,35 @@ class Cell:
         self.record.environment |= {"host": host, "pid": pid}
         self.record.attempts.append(Attempt(started=began, pid=pid, host=host))
         self._save()
+        self.progress.beat = self._beat
 
     def _open_ledger(self, state: State | None) -> None:
         """Go on with the ledger where the latest of the cell's files leaves it."""
         known = [self.record.ledger if self._is_sampled else None, self.parts.seconds()]
         known += [state["ledger"] if state else None]
         carried = max(filter(None, known), key=lambda totals: totals["wall"], default=None)
+        before = self.record.attempts[:-1]
+        kept = carried["wall"] - carried.get("charged", 0.0) if carried else 0.0
+        if before and kept > self.record.spent:
+            # Its last sign of life was before its last checkpoint.
+            before[-1].seconds = (before[-1].seconds or 0.0) + kept - self.record.spent
         self.ledger = Ledger(
             self.device, started=self.spawned, carried=carried, spent=self.record.spent
         )
-        if len(self.record.attempts) > 1:
-            before = self.record.attempts[:-1]
-            earlier = sum(attempt.lost or 0.0 for attempt in before[:-1])
-            before[-1].lost = round(max(0.0, self.ledger.lost - earlier), 3)
+        if before:
+            told = sum(attempt.lost or 0.0 for attempt in before[:-1])
+            lost = self.ledger.totals()["lost"] - told
+            before[-1].lost = round(max(0.0, lost), 3)
 
     def _save(self) -> None:
         save_anyhow(self.record, self.folder)
+
+    def _beat(self) -> None:
+        """Leave a sign of life, for whoever finds this cell after its end was seen by nobody."""
+        if time.monotonic() - self.beaten > BEAT_SECONDS:
+            self.beaten = time.monotonic()
+            with suppress(OSError):
+                (self.folder / ALIVE).write_text(repr(time.perf_counter() - self.spawned))
 
     def _load(self) -> None:
         settings = self.settings
@@ -562,6 +584,7 @@ class Cell:
         """Return the samples and classes that an earlier process has drawn, if it has."""
         if not self._is_sampled:
             return None
+        self.parts.clear()
         with np.load(self.folder / SAMPLES) as content:
             return content["images"], content.get("labels")
 
@@ -574,9 +597,10 @@ class Cell:
             arrays: dict[str, Any] = {"images": drawn.images}
             if drawn.labels is not None:
                 arrays["labels"] = drawn.labels
-            write_atomically(self.folder / SAMPLES, lambda file: np.savez(file, **arrays))
             shown = len(drawn.images) if self.dataset.is_points else GRID_IMAGES
             write_grid(self.folder / "grid.png", drawn.images[:shown], labels=drawn.labels)
+            # Last: once they are there, nothing of this is done again.
+            write_atomically(self.folder / SAMPLES, lambda file: np.savez(file, **arrays))
         self.record.ledger = self.ledger.totals()
         self._save()
         self.parts.clear()
@@ -705,6 +729,7 @@ class Cell:
             attempt = self.record.attempts[-1]
             attempt.seconds, attempt.ended = time.perf_counter() - self.spawned, status
         self._save()
+        (self.folder / ALIVE).unlink(missing_ok=True)
 
     def give_up(self) -> None:
         """End this process at once: a request to stop was not heeded in time."""
@@ -750,14 +775,16 @@ def explain(error: Exception) -> str:
 
 
 def note_death(record: Record, folder: Path) -> None:
-    """Give a last attempt that nobody saw the end of the time of its last sign of life."""
+    """Give a last attempt that nobody saw the end of the time of its last sign of life.
+
+    The sign is a content and no file's time, which a copy of the folder would change.
+    """
     if not record.attempts or record.attempts[-1].seconds is not None:
         return
-    attempt = record.attempts[-1]
-    signs = [path.stat().st_mtime for path in folder.rglob("*") if path.is_file()]
-    began = datetime.fromisoformat(attempt.started).timestamp()
-    attempt.seconds = max(0.0, max(signs) - began)
-    attempt.ended = Status.KILLED
+    attempt, sign = record.attempts[-1], folder / ALIVE
+    attempt.seconds, attempt.ended = 0.0, Status.KILLED
+    with suppress(OSError, ValueError):
+        attempt.seconds = float(sign.read_text())
 
 
 def die_with_parent() -> None:

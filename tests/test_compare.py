@@ -169,7 +169,7 @@ def test_one_seed_without_an_error_tells_nothing(tmp_path: Path) -> None:
     change(other, set_fd(60.0))
     assert row_of(compare(one, other), "sde", FD).verdict == UNKNOWN
     text = render(one, other)
-    assert "Without an interval, so nothing can be said" in text
+    assert "Not judged: there is no interval" in text
     assert "Moved beyond noise:" not in text
 
 
@@ -216,14 +216,23 @@ def test_times_of_other_batches_are_not_compared(tmp_path: Path) -> None:
     assert found.left_out == ("ms/image of sde: measured at batches of 100 and 50",)
 
 
-def test_one_seeds_times_have_the_interval_over_batches(tmp_path: Path) -> None:
-    one, other = two(tmp_path, ("sde",), seeds=1)
-    change(other, lambda row: setattr(row.cost, "ms_per_image", interval(9.0, 100)))
-    change(other, lambda row: row.cost.unfit.append("another process was running"))
-    row = row_of(compare(one, other), "sde", "ms/image")
-    assert (row.verdict, row.is_better) == (MOVED, False)
-    assert row.how == "within seed 0; machine not fit"
-    assert "Machine not fit" in render(one, other)
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("fit", [True, False])
+def test_times_of_one_process_or_an_unfit_machine_are_not_judged(
+    tmp_path: Path, seeds: int, fit: bool
+) -> None:
+    """The batches of a process share its moment of the machine and know of no other day."""
+    one, other = two(tmp_path, ("sde",), seeds=seeds)
+    slower = iter([9.0, 9.1, 9.2])
+    change(other, lambda row: setattr(row.cost, "ms_per_image", interval(next(slower), 100)))
+    change(other, lambda row: row.ledger.update(train=3 * row.ledger["train"]))
+    if not fit:
+        change(other, lambda row: row.cost.unfit.append("another process was running"))
+    rows = [row_of(compare(one, other), "sde", what) for what in ("ms/image", "train s")]
+    judged = fit and seeds == 3
+    assert [row.verdict for row in rows] == [MOVED if judged else UNKNOWN] * 2
+    assert fit or {row.how for row in rows} == {"machine not fit"}
+    assert "not judged at all" in render(one, other)
 
 
 # What is only in one, and what else differs -------------------------------------------------------

@@ -316,6 +316,20 @@ def test_a_ledger_that_does_not_balance_is_marked(tmp_path: Path) -> None:
     assert "$\\ddagger$" in render(study, "latex")
 
 
+def test_seeds_of_different_source_have_no_rank(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde", "cdm", "dlsm"), failed=None)
+    assert re.search(r"Rank by fd_digits_500: .*cdm", render(study, "md"))
+    for cell, source in (("cdm-seed0", "1" * 64), ("cdm-seed1", "2" * 64)):
+        row = record.load(study / cell)
+        assert row is not None
+        row.identity["source"] = {"methods.cdm": source}
+        record.save(row, study / cell)
+    text = render(study, "md")
+    assert "cdm: its seeds are of different source (cdm-seed0: " in text
+    assert not re.search(r"Rank by fd_digits_500: .*cdm", text)
+    assert re.search(r"Rank by fd_digits_500: .*sde", text)
+
+
 def test_several_devices_are_told(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     row = make_record(study, "sde", 1, environment={"device": "cuda: other"})

@@ -13,13 +13,18 @@ from typing import Any
 
 import pytest
 
-from bench import record
+from bench import record, study
+from bench.config import to_yaml
 from bench.errors import UserError
 from bench.locks import CellLock, hold
+from bench.options import Asked, resolve
+from bench.progress import Display
 from bench.record import Status
 from bench.study import settle_study
+from bench.tracking import NullTracker
 
 from .fake_study import make_record, write_cell
+from .test_plan import PREPARED
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--study", "s")
 
@@ -93,6 +98,70 @@ def test_a_new_command_waits_for_the_cell_of_a_dead_one(tmp_path: Path) -> None:
     assert row is not None
     assert row.status == Status.FINISHED
     assert [attempt.ended for attempt in row.attempts] == [Status.INTERRUPTED, Status.FINISHED]
+
+
+# -- what another command has done since the plan ---------------------------------------------
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> study.Runner:
+    return study.Runner(
+        request(tmp_path), {**PREPARED, "data_variant": "d"}, NullTracker(), Display()
+    )
+
+
+def request(results: Path, rerun: str = "failed,stale") -> study.Request:
+    asked = Asked(
+        methods="sde", dataset="digits", preset="smoke", data=None, seeds="0", budget=None,
+        overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None,
+        study="s", results=results, rerun=rerun,
+    )  # fmt: skip
+    return resolve(asked)
+
+
+def leave(cell: study.Planned, status: Status) -> None:
+    """Leave a cell's folder as another command would."""
+    row = make_record(cell.folder.parent, "sde", 0, status=status, key=cell.key)
+    record.save(row, cell.folder)
+    record.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
+
+
+@pytest.mark.parametrize("status", [Status.FINISHED, Status.FAILED])
+def test_what_another_command_has_done_since_the_plan_stands(
+    runner: study.Runner, status: Status
+) -> None:
+    (cell,) = study.plan(runner.request, PREPARED)
+    assert cell.action == "run"
+    leave(cell, status)
+    before = (cell.folder / "record.json").read_bytes()
+    runner.announce(cell)
+    assert (cell.folder / "record.json").read_bytes() == before
+    runner.renew(cell)
+    assert cell.action == ("reuse" if status == Status.FINISHED else "keep")
+
+
+def test_results_are_replaced_only_when_their_cell_is_run(runner: study.Runner) -> None:
+    (cell,) = study.plan(runner.request, PREPARED)
+    leave(cell, Status.FINISHED)
+    (cell,) = study.plan(request(runner.request.results, rerun="all"), PREPARED)
+    assert (cell.action, cell.why) == ("run", "done, asked for again")
+    runner.announce(cell)
+    assert record.load(cell.folder).status == Status.FINISHED  # type: ignore[union-attr]
+    runner.renew(cell)
+    assert cell.action == "run"
+    runner.lay_out(cell)
+    assert record.load(cell.folder).status == Status.PENDING  # type: ignore[union-attr]
+    (kept,) = (runner.request.folder / "replaced").iterdir()
+    assert record.load(kept).status == Status.FINISHED  # type: ignore[union-attr]
+
+
+def test_an_unreadable_record_is_a_cell_to_run(runner: study.Runner) -> None:
+    (cell,) = study.plan(runner.request, PREPARED)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "record.json").write_text("{")
+    settle_study(runner.request.folder)
+    (cell,) = study.plan(runner.request, PREPARED)
+    assert (cell.action, cell.why) == ("run", "its record cannot be read")
 
 
 # -- locks ------------------------------------------------------------------------------------

@@ -305,9 +305,18 @@ def _measured_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
         errors = batch_error(field) if field != column else None
         found = compare_column(sides, method, column, errors)
         if found is not None:
-            row = _row(method, title, "measured", found, -1)
-            unfit = row.how and field != column and any(_unfit(side, method) for side in sides)
-            yield replace(row, how=f"{row.how}; machine not fit") if unfit else row
+            yield _judgeable(_row(method, title, "measured", found, -1), sides)
+
+
+def _judgeable(row: Compared, sides: tuple[Side, Side]) -> Compared:
+    """Take the test away from a time that says nothing of another session.
+
+    The batches of one process share its moment of the machine, and what was taken while the machine
+    was not fit shares what else it did.
+    """
+    if any(_unfit(side, row.method) for side in sides):
+        return replace(row, p=math.nan, how="machine not fit")
+    return replace(row, p=math.nan) if row.how.startswith("within") else row
 
 
 def _row(method: str, what: str, kind: str, found: Found, sign: int | None) -> Compared:
@@ -422,7 +431,7 @@ _ALIKE = "Nothing else differs: settings, data, commit, packages, device and yar
 _SECTIONS = {
     MOVED: "Moved beyond noise",
     STAYED: "Not moved beyond noise",
-    UNKNOWN: "Without an interval, so nothing can be said",
+    UNKNOWN: "Not judged: there is no interval, or none that holds for another session",
     CHANGED: "Counted, changed",
 }
 
@@ -433,7 +442,7 @@ def notes(found: Comparison) -> list[str]:
     told = [
         f"{metrics} comparisons of metrics and {costs} of measured costs. Moved: p is at most "
         f"{LEVEL:g} after Holm's correction within each of the two, so that the chance of any "
-        "false move in one is 5 %.",
+        "false move of a metric is 5 %.",
         "B - A: the mean difference with the half-width of its own 95 % interval, which is not "
         "corrected.",
     ]
@@ -442,8 +451,12 @@ def notes(found: Comparison) -> list[str]:
             "Within a seed: against the error of the samples drawn, or of the batches timed; "
             "of another training it says nothing."
         )
-    if any("not fit" in row.how for row in found.rows):
-        told.append("Machine not fit: its state while timing is in the record's cost.unfit.")
+    if any(row.kind == "measured" for row in found.rows):
+        told.append(
+            "Seconds and memory: the tests know what varies between the seeds of a study, not how "
+            "the machine differs from one day to another; those of a single process, or of a "
+            "machine that was not fit (the record's cost.unfit), are not judged at all."
+        )
     return told
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from bench import interleaved, record
+from bench.config import digest
 from bench.errors import UserError
 from bench.record import Anchors, Record, Status, Value
 
@@ -40,7 +41,7 @@ TOGETHER = "interleaved"
 TEXT: tuple[str, ...] = (
     "kind", "study", "cell", "method", "seed", "status", "reason", "dataset", "data_variant",
     "preset", "key", "started", "ended", "device", "commit", "dirty", "log",
-    "shared", "timed", "unfit", "imbalance",
+    "shared", "timed", "unfit", "imbalance", "source",
 )  # fmt: skip
 
 
@@ -154,6 +155,7 @@ def _cell_row(
         ),
         "timed": "" if row.cost.ms_per_image is None else "alone" if together is None else TOGETHER,
         "unfit": "; ".join(unfit),
+        "source": source(row),
         "imbalance": "" if row.is_balanced else f"{row.imbalance:.1%}",
     }
     # What was made elsewhere has a cost, but not one that is known here.
@@ -172,6 +174,17 @@ def device(environment: Mapping[str, Any]) -> str | None:
         return name
     threads, at_once = environment.get("threads"), environment.get("cells_at_once")
     return f"{name}, {threads} thread(s) a cell, {at_once} cell(s) at once"
+
+
+def source(row: Record) -> str:
+    """A short hash of the source that a cell's method was of; empty where it is not known."""
+    files = row.identity.get("source")
+    return "" if not files else digest(files)[:12]
+
+
+def of_one_source(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a cell's method has all its cells of one source: a stale one may have been kept."""
+    return cells.groupby("method")["source"].transform("nunique") <= 1
 
 
 def _anchor_row(study: Path, name: str, values: Mapping[str, Value]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.record import Status
-from bench.report.frame import direction, metric_names
+from bench.report.frame import direction, metric_names, of_one_source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,6 +192,7 @@ def values_by_seed(frame: pd.DataFrame, metric: str) -> tuple[list[str], Array]:
     Only finished cells and finite values count.
     """
     cells = frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
+    cells = cells[of_one_source(cells)]
     cells = cells[np.isfinite(cells[f"metrics.{metric}"].to_numpy(dtype=float))]
     names, seeds = sorted(set(cells["method"])), sorted(set(cells["seed"]))
     values = np.full((len(names), len(seeds)), np.nan)

@@ -21,6 +21,7 @@ from bench.report.frame import (
     is_comparable,
     load_frame,
     metric_names,
+    of_one_source,
 )
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_timing_notes(cells),
         *_fitness_notes(cells),
         *_ledger_notes(cells),
+        *_source_notes(cells),
         *_shared_notes(cells),
         *_foreign_notes(frame),
         *_published_notes(frame),
@@ -358,6 +360,14 @@ def _ledger_notes(cells: pd.DataFrame) -> Iterator[str]:
     for cell, missed in zip(cells["cell"], cells["imbalance"], strict=True):
         if missed:
             yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
+
+
+def _source_notes(cells: pd.DataFrame) -> Iterator[str]:
+    """Say which methods' seeds were not made by the same source."""
+    done = cells[cells["status"] == str(Status.FINISHED)]
+    for method, rows in done[~of_one_source(done)].groupby("method"):
+        made = "; ".join(map(": ".join, zip(rows["cell"], rows["source"], strict=True)))
+        yield f"{method}: its seeds are of different source ({made}); it has no rank, run it again."
 
 
 def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
