@@ -194,7 +194,7 @@ def time_(
     ] = None,
     rounds: Annotated[
         int,
-        Parameter(help="Rounds there and back: A B C C B A times each cell twice. At least 5."),
+        Parameter(help="Rounds there and back: A B C C B A times each cell twice. At least 6."),
     ] = 10,
     batch: Annotated[
         int | None,

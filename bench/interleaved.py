@@ -23,7 +23,8 @@ LOG = "timing.log"
 ROUNDS = 10
 """Rounds where no number is given: twenty batches of each cell."""
 FEWEST_ROUNDS = 6
-"""A round has two batches of each cell, and ten are the fewest that are timed."""
+"""The median of five values has no interval that holds in 95 % of cases; that of six has. A round
+has two batches of each cell, of which ten are the fewest that are timed."""
 SAME = ("device", "device_type", "threads")
 """What of the surroundings must be the same for a timing to stand in place of a cell's own."""
 T = TypeVar("T")

@@ -47,8 +47,8 @@ def check(wish: Wish) -> None:
     """Refuse numbers that make no timing; UserError."""
     if wish.rounds < FEWEST_ROUNDS:
         raise UserError(
-            f"--rounds {wish.rounds}: give at least {FEWEST_ROUNDS}; a round times two batches of "
-            "each cell, and ten are the fewest that count"
+            f"--rounds {wish.rounds}: give at least {FEWEST_ROUNDS}; the median of fewer has no "
+            "95 % interval"
         )
     if wish.batch is not None and wish.batch < 1:
         raise UserError(f"--batch {wish.batch}: give a number of images, at least 1")

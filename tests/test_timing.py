@@ -714,8 +714,8 @@ def test_the_page_has_every_pair_both_ways() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--rounds", "0"], "--rounds 0: give at least 5"),
-        (["--rounds", "4"], "ten are the fewest"),
+        (["--rounds", "0"], "--rounds 0: give at least 6"),
+        (["--rounds", "5"], "95 % interval"),
         (["--batch", "0"], "--batch 0: give a number of images"),
         (["--cells", "a,a"], "name at least one, and each once"),
     ],
@@ -787,7 +787,7 @@ def test_finished_cells_are_timed_together(
     real: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in real.glob("*-seed0/*")}
-    asked = ["time", "--rounds", "5", "--results", str(real.parent), "--no-tracking"]
+    asked = ["time", "--rounds", "6", "--results", str(real.parent), "--no-tracking"]
     monkeypatch.setattr(plots, "write_plots", lambda study: [])
     monkeypatch.setattr(commands, "heed_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["bench", *asked])
@@ -797,8 +797,8 @@ def test_finished_cells_are_timed_together(
     found = interleaved.read(real)
     assert found is not None
     assert [cell.cell for cell in found.cells] == ["smm-seed0", "smm-seed1"]
-    assert {len(cell.batch_ms) for cell in found.cells} == {10}
-    assert found.environment["command"].startswith("bench time --rounds 5")
+    assert {len(cell.batch_ms) for cell in found.cells} == {12}
+    assert found.environment["command"].startswith("bench time --rounds 6")
     assert found.environment["commit"]
     assert found.machine["before"]["threads"] == 1
     (pair,) = found.ratios
