@@ -16,6 +16,8 @@ from bench.errors import UserError, nearest, unknown
 PLACES = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
 """Where the presets are: inside the package when installed, beside it in a checkout."""
 UNITS = {"kimg": 1e3, "s": 1.0, "flop": 1.0}
+WHEREABOUTS = {"data", "weights", "reference"}
+"""Settings that tell where files lie, on which nothing but their content depends."""
 
 
 class Section(BaseModel):

@@ -137,13 +137,33 @@ def read_cores() -> dict[str, Any]:
     return {"machine_cores": machine, "cores": min(allowed, limit) if limit else allowed}
 
 
-def control_group() -> Path:
-    """The folder of this process's control group of version 2, as far as it is to be seen."""
+def control_group(controller: str = "") -> Path:
+    """The folder of this process's control group: of version 2, or of a controller of version 1.
+
+    Within a container the root stands for a group that is not to be seen.
+    """
+    top = CGROUPS / controller
     for line in Path("/proc/self/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            inside = CGROUPS / line.removeprefix("0::/")
-            return inside if (inside / "cpu.stat").exists() else CGROUPS
-    return CGROUPS
+        _, controllers, group = line.split(":", 2)
+        if controller in controllers.split(","):
+            inside = top / group.removeprefix("/")
+            return inside if inside.exists() else top
+    return top
+
+
+def oom_kills() -> int:
+    """How many processes Linux has ended for lack of memory; 0 where it does not tell.
+
+    Of our control group where that counts them, else of the whole machine.
+    """
+    with contextlib.suppress(OSError):
+        own = (control_group() / "memory.events", control_group("memory") / "memory.oom_control")
+        for path in (*own, Path("/proc/vmstat")):
+            lines = path.read_text().splitlines() if path.exists() else []
+            counts = [line.split()[1] for line in lines if line.startswith("oom_kill ")]
+            if counts:
+                return int(counts[0])
+    return 0
 
 
 def quota() -> float | None:

@@ -46,8 +46,8 @@ class Parts:
 
     def seconds(self) -> dict[str, float] | None:
         """Return the ledger's totals when the last part was written; ``None`` without parts."""
-        totals: list[dict[str, float]] = [part["ledger"] for part in self._parts()]
-        return totals[-1] if totals else None
+        part = last_part(self.folder.parent, self.key)
+        return part["ledger"] if part else None
 
     def _parts(self) -> list[State]:
         paths = sorted(self.folder.glob("part-*.pt"))
@@ -80,6 +80,15 @@ class Parts:
         """Remove all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.written, self.batches = 0, []
+
+
+def last_part(cell: Path, key: str) -> State | None:
+    """Return the last part of a cell of this ``key``, its samples left on disk, if there is one."""
+    paths = sorted((cell / FOLDER).glob("part-*.pt"))
+    if not paths:
+        return None
+    part: State = torch.load(paths[-1], map_location="cpu", mmap=True, weights_only=True)
+    return part if part["key"] == key else None
 
 
 def _tensors(batch: dict[str, Any]) -> dict[str, Any]:

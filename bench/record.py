@@ -214,6 +214,16 @@ class Anchors(BaseModel):
     rows: dict[str, dict[str, Value]] = Field(default_factory=dict)
 
 
+def cell_name(label: str, seed: int | str) -> str:
+    """Return the name of a cell's folder, ``cdm-semi-seed0`` for ``cdm:semi``; ``*``: any seed."""
+    return f"{label.replace(':', '-')}-seed{seed}"
+
+
+def is_sampled(record: Record, folder: Path) -> bool:
+    """Whether all samples of a cell are drawn, and their cost is noted."""
+    return record.cost.ms_per_image is not None and (folder / SAMPLES).exists()
+
+
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target``; fsync it and move it there if all went well."""

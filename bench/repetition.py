@@ -13,10 +13,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from bench.record import Record, Status, Value, cells, read_curves
+from bench.record import CHECKPOINT, SAMPLES, Record, Status, Value, cells, read_curves
 from bench.report.frame import flatten
 
-CHECKPOINT, SAMPLES = "checkpoint.pt", "samples.npz"
 COUNTED = (
     "steps", "images_seen", "train_flops", "sample_flops_per_image", "nfe", "parameters",
 )  # fmt: skip

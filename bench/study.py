@@ -23,10 +23,19 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from bench.config import CellConfig, Settings, digest, one_line, read_cell, to_yaml
+from bench.config import (
+    WHEREABOUTS,
+    CellConfig,
+    Settings,
+    digest,
+    one_line,
+    read_cell,
+    to_yaml,
+)
 from bench.errors import MissingDataError, UserError
 from bench.estimate import Forecast, Outlook, outlook
 from bench.locks import CellLock
+from bench.machine import oom_kills
 from bench.progress import Display
 from bench.record import (
     RECORD,
@@ -34,6 +43,7 @@ from bench.record import (
     Attempt,
     Record,
     Status,
+    cell_name,
     keep_reserve,
     save_anyhow,
     write_text,
@@ -59,8 +69,6 @@ NAMES = {
     "protocol": "the protocol",
 }
 """What these parts of an identity are called."""
-PLACES = {"data", "weights", "reference"}
-"""Settings that tell where files lie."""
 BROKEN = "broken"
 """Key of a cell whose method cannot be loaded."""
 RERUN = ("failed", "stale", "all", "none")
@@ -134,7 +142,7 @@ class Planned:
 def portable(config: CellConfig) -> dict[str, Any]:
     """Return a configuration without the places of files, of which the hashes matter instead."""
     body = config.model_dump(mode="json")
-    body["settings"] = {key: v for key, v in body["settings"].items() if key not in PLACES}
+    body["settings"] = {key: v for key, v in body["settings"].items() if key not in WHEREABOUTS}
     return body
 
 
@@ -201,6 +209,14 @@ def plan_broken(request: Request, label: str, seed: int) -> Planned:
     return cell
 
 
+def replace(path: Path) -> None:
+    """Move a study's folder or file to ``replaced/``, under a name with the present moment."""
+    moment = now().replace(":", "").replace("+0000", "Z")
+    place = path.parent / "replaced" / f"{path.stem}-{moment}{path.suffix}"
+    place.parent.mkdir(exist_ok=True)
+    path.rename(place)
+
+
 def record_bytes(folder: Path) -> bytes:
     """The content of a cell's record; nothing where there is none."""
     try:
@@ -211,7 +227,7 @@ def record_bytes(folder: Path) -> bytes:
 
 def cell_folder(request: Request, label: str, seed: int) -> Path:
     """The folder of a method's cell."""
-    return request.folder / f"{label.replace(':', '-')}-seed{seed}"
+    return request.folder / cell_name(label, seed)
 
 
 def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
@@ -284,21 +300,35 @@ def start_prepare(request: Request, folder: Path, *, check_only: bool) -> Prepar
         "answer": str(answer),
     }
     asked.write_text(json.dumps(body))
-    reading, writing = os.pipe()
     errors = folder / "errors.txt"
-    environment = worker_environment(request) | {"SCOREBENCH_PROGRESS": str(writing)}
-    environment["SCOREBENCH_SPAWNED"] = repr(time.perf_counter())
-    with errors.open("wb") as log:
+    process, pipe = spawn(worker_command("prepare", asked), request, errors)
+    return Preparation(process, answer, errors, pipe)
+
+
+def spawn(
+    command: Sequence[str], request: Request, log: Path, inherited: Sequence[int] = ()
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process in a group of its own; return it, and the pipe that it tells progress by.
+
+    What it prints is added to ``log``; it gets the open files ``inherited``.
+    """
+    reading, writing = os.pipe()
+    environment = worker_environment(request) | {
+        "SCOREBENCH_PROGRESS": str(writing),
+        "SCOREBENCH_SPAWNED": repr(time.perf_counter()),
+    }
+    with log.open("ab") as file:
         process = subprocess.Popen(
-            worker_command("prepare", asked),
-            stdout=subprocess.DEVNULL,
-            stderr=log,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
             env=environment,
-            pass_fds=[writing],
+            pass_fds=[writing, *inherited],
             start_new_session=True,
         )
     os.close(writing)
-    return Preparation(process, answer, errors, reading)
+    return process, reading
 
 
 def cache_for_check(request: Request, folder: Path) -> Path:
@@ -552,11 +582,8 @@ class Runner:
 
     def set_aside(self, cell: Planned) -> None:
         """Move a stale or failed cell's folder out of the way; nothing is deleted."""
-        if (cell.folder / "record.json").exists() and cell.why != "to do":
-            stamp = now().replace(":", "").replace("+0000", "Z")
-            place = self.request.folder / "replaced" / f"{cell.folder.name}-{stamp}"
-            place.parent.mkdir(exist_ok=True)
-            os.rename(cell.folder, place)
+        if (cell.folder / RECORD).exists() and cell.why != "to do":
+            replace(cell.folder)
 
     def command(self, cell: Planned) -> list[str]:
         """The command line of a cell's process."""
@@ -564,26 +591,12 @@ class Runner:
 
     def start(self, cell: Planned, lock: CellLock) -> Running:
         """Start a cell's process, which inherits the cell's lock; its output goes to its log."""
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        environment = worker_environment(self.request)
-        environment["SCOREBENCH_PROGRESS"] = str(writing)
-        environment["SCOREBENCH_SPAWNED"] = repr(time.perf_counter())
         assert lock.descriptor is not None
-        kills = oom_kills()
-        with (cell.folder / self.log).open("ab") as log:
-            process = subprocess.Popen(
-                self.command(cell),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=[writing, lock.descriptor],
-                start_new_session=True,
-            )
-        os.close(writing)
+        kills, log = oom_kills(), cell.folder / self.log
+        process, pipe = spawn(self.command(cell), self.request, log, [lock.descriptor])
+        os.set_blocking(pipe, False)
         self.display.start(cell.folder.name, cell.why)
-        return Running(cell, process, reading, time.monotonic(), kills)
+        return Running(cell, process, pipe, time.monotonic(), kills)
 
     def poll(self) -> None:
         """Look at every running cell once."""
@@ -684,33 +697,6 @@ def memory_of(process: subprocess.Popen[Any]) -> int:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 used += each.memory_info().rss
     return used
-
-
-def oom_kills() -> int:
-    """How many processes Linux has ended for lack of memory; 0 where it does not tell.
-
-    Of our control group where that counts them, else of the whole machine.
-    """
-    for path in (*control_groups(), Path("/proc/vmstat")):
-        with contextlib.suppress(OSError):
-            for line in path.read_text().splitlines():
-                name, _, count = line.partition(" ")
-                if name == "oom_kill":
-                    return int(count)
-    return 0
-
-
-def control_groups() -> list[Path]:
-    """The files in which our control group may count such ends, of either version of them."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers == "":
-                found.append(Path(f"/sys/fs/cgroup{group}/memory.events"))
-            elif "memory" in controllers.split(","):
-                found.append(Path(f"/sys/fs/cgroup/memory{group}/memory.oom_control"))
-    return found
 
 
 def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status, str]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from bench.progress import Display
 from bench.record import Record, Status
 from bench.report.frame import read
 from bench.sweep import refusal, request_of
-from bench.worker import INTERRUPTED, now
+from bench.worker import INTERRUPTED
 
 NAME = "timing"
 """What the process is called where its progress is shown."""
@@ -111,7 +109,8 @@ def execute(folder: Path, wish: Wish, display: Display) -> Timing:
         if not timing.cells:
             told = "; ".join(f"{name}: {reason}" for name, reason in timing.failed.items())
             raise UserError(f"no cell could be timed: {told}; see {folder / interleaved.LOG}")
-        set_aside(folder)
+        if (folder / interleaved.FILE).exists():
+            study.replace(folder / interleaved.FILE)
         interleaved.save(timing, folder)
     return timing
 
@@ -150,38 +149,14 @@ def run(
 
 def follow(request: study.Request, asked: Path, display: Display) -> int:
     """Start the process, show how it goes on, and return its exit code."""
-    reading, writing = os.pipe()
-    environment = study.worker_environment(request) | {
-        "SCOREBENCH_PROGRESS": str(writing),
-        "SCOREBENCH_SPAWNED": repr(time.perf_counter()),
-    }
-    with (request.folder / interleaved.LOG).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.retiming", str(asked)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            pass_fds=[writing],
-            start_new_session=True,
-        )
-    os.close(writing)
+    command = [sys.executable, "-m", "bench.retiming", str(asked)]
+    process, pipe = study.spawn(command, request, request.folder / interleaved.LOG)
     display.start(NAME, "")
     try:
-        with os.fdopen(reading) as told:
+        with os.fdopen(pipe) as told:
             for line in told:
                 display.update(NAME, json.loads(line))
         return process.wait()
     finally:
         study.end(process)
         display.close(NAME, "ended")
-
-
-def set_aside(folder: Path) -> None:
-    """Keep an earlier timing under ``replaced/``."""
-    path = folder / interleaved.FILE
-    if path.exists():
-        stamp = now().replace(":", "").replace("+0000", "Z")
-        place = folder / "replaced" / f"timing-{stamp}.json"
-        place.parent.mkdir(exist_ok=True)
-        path.rename(place)

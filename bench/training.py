@@ -608,6 +608,14 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
+def move(method: Method, device: torch.device) -> Method:
+    """Move a method's networks to a device, laid out as convolutions are fastest; return it."""
+    for network in method.networks.values():
+        # So on CPUs and GPUs alike.
+        network.to(device).to(memory_format=torch.channels_last)
+    return method
+
+
 def clone(weights: State) -> State:
     """Copy a state so that later training does not change it."""
     return {name: value.clone() for name, value in weights.items()}

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +49,7 @@ from bench.record import (
     Record,
     Status,
     Value,
+    is_sampled,
     remove_unfinished,
     save_anyhow,
     write_atomically,
@@ -74,6 +75,7 @@ from bench.training import (
     InterruptedTrainingError,
     State,
     Trainer,
+    move,
     seed_everything,
 )
 from methods import registry
@@ -167,23 +169,17 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     settings = Settings.model_validate(request["settings"])
     evaluation = settings.evaluation
-    cache = Path(request["cache"])
     device = open_device(settings.device, settings.threads, settings.training.precision)
     check_only = request["check_only"]
     identity = metrics.identity(settings)
     dataset = load(
         settings.dataset,
         path=settings.data,
-        cache=cache,
+        cache=Path(request["cache"]),
         size=settings.size,
         download=not check_only,
         progress=telling("reading the data"),
     )
-    stages = {}
-    for label, config in request["methods"].items():
-        with torch.device("meta"):
-            first = build_method(label, config, dataset).stages()[0]
-        stages[label] = stage_key(first, label, settings, dataset.sha256, None)
     answer = {
         "data_variant": dataset.variant,
         "data_sha256": dataset.sha256,
@@ -193,22 +189,50 @@ def prepare(request: dict[str, Any]) -> dict[str, Any]:
             *metrics.anchor_notes(dataset, evaluation.samples, limit=evaluation.reference_images),
         ],
         **identity,
-        "stages": stages,
+        "stages": first_stages(request["methods"], settings, dataset),
     }
-    if not check_only:
-        metrics.self_test()
-        evaluator = metrics.Evaluator.open(
-            settings, dataset, device=device, cache=cache, progress=telling("reference statistics")
-        )
-        path = Path(request["study"]) / ANCHORS
-        if not are_current(path, answer, evaluator):
-            rows = evaluator.anchors(evaluation.samples, progress=telling("anchors"))
-            write_text(path, Anchors(rows=rows).model_dump_json())
-    else:
+    if check_only:
         answer["forecast"] = estimate(
             request, answer, settings=settings, dataset=dataset, device=device, began=began
         )
+    else:
+        make_yardsticks(request, answer, settings=settings, dataset=dataset, device=device)
     return answer
+
+
+def first_stages(
+    methods: Mapping[str, dict[str, Any]], settings: Settings, dataset: Dataset
+) -> dict[str, str | None]:
+    """What identifies the first stage of each method, its seed apart; builds every method."""
+    keys = {}
+    for label, config in methods.items():
+        with torch.device("meta"):
+            first = build_method(label, config, dataset).stages()[0]
+        keys[label] = stage_key(first, label, settings, dataset.sha256, None)
+    return keys
+
+
+def make_yardsticks(
+    request: dict[str, Any],
+    answer: dict[str, Any],
+    *,
+    settings: Settings,
+    dataset: Dataset,
+    device: torch.device,
+) -> None:
+    """Check the metrics, and make reference statistics and anchors unless they are there."""
+    metrics.self_test()
+    evaluator = metrics.Evaluator.open(
+        settings,
+        dataset,
+        device=device,
+        cache=Path(request["cache"]),
+        progress=telling("reference statistics"),
+    )
+    path = Path(request["study"]) / ANCHORS
+    if not are_current(path, answer, evaluator):
+        rows = evaluator.anchors(settings.evaluation.samples, progress=telling("anchors"))
+        write_text(path, Anchors(rows=rows).model_dump_json())
 
 
 def estimate(
@@ -386,7 +410,7 @@ class Cell:
         self._train(state)
         images, labels = self._kept_samples() or self._sample()
         self._evaluate(images, labels)
-        self._finish()
+        self.close(Status.FINISHED, "")
 
     def _begin(self) -> None:
         """Note in the record that this process works on the cell now."""
@@ -403,7 +427,7 @@ class Cell:
 
     def _open_ledger(self, state: State | None) -> None:
         """Go on with the ledger where the latest of the cell's files leaves it."""
-        known = [self.record.ledger if self._is_sampled else None, self.parts.seconds()]
+        known = [self.record.ledger if self._has_samples else None, self.parts.seconds()]
         known += [state["ledger"] if state else None]
         carried = max(filter(None, known), key=lambda totals: totals["wall"], default=None)
         before = self.record.attempts[:-1]
@@ -445,10 +469,7 @@ class Cell:
         """Build the method, with weights of the seed's own, on the device."""
         seed_everything(derive(self.config.seed, "networks"))
         method = build_method(self.config.method, self.config.method_config, self.dataset)
-        for network in method.networks.values():
-            # Convolutions are faster so, on CPUs and GPUs alike.
-            network.to(self.device).to(memory_format=torch.channels_last)
-        return method
+        return move(method, self.device)
 
     # -- training ---------------------------------------------------------------------------
 
@@ -576,13 +597,13 @@ class Cell:
         )
 
     @property
-    def _is_sampled(self) -> bool:
-        """Whether an earlier process has drawn all samples and noted their cost."""
-        return self.record.cost.ms_per_image is not None and (self.folder / SAMPLES).exists()
+    def _has_samples(self) -> bool:
+        """Whether an earlier process has drawn all samples."""
+        return is_sampled(self.record, self.folder)
 
     def _kept_samples(self) -> tuple[Any, Any] | None:
         """Return the samples and classes that an earlier process has drawn, if it has."""
-        if not self._is_sampled:
+        if not self._has_samples:
             return None
         self.parts.clear()
         with np.load(self.folder / SAMPLES) as content:
@@ -705,9 +726,6 @@ class Cell:
             generator=generator.manual_seed(derive(self.config.seed, "diagnostics")),
         )
 
-    def _finish(self) -> None:
-        self.close(Status.FINISHED, "")
-
     def _note_size(self) -> None:
         networks, cost = self.method.networks, self.record.cost
         cost.parameters_by_network = {name: parameters(n) for name, n in networks.items()}
@@ -818,6 +836,8 @@ def main(arguments: list[str]) -> int:
     try:
         answer = prepare(request)
     except UserError as error:
+        # The last line there is the reason; what a plug-in has printed goes before it.
+        sys.stdout.flush()
         print(one_line(error), file=sys.stderr)
         return NO_DATA if isinstance(error, MissingDataError) else BAD_INPUT
     write_text(Path(request["answer"]), json.dumps(answer))

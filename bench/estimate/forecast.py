@@ -15,7 +15,7 @@ from bench.estimate.recorded import from_records, is_kept, left_of
 from bench.estimate.steps import known_sum
 from bench.estimate.subject import Subject
 from bench.estimate.whole import Forecast, Left, Whole
-from bench.record import ANCHORS
+from bench.record import ANCHORS, cell_name
 
 JUDGING_SECONDS = 6.0
 RECORD_SECONDS = 10.0
@@ -105,7 +105,7 @@ def cells_of(subject: Subject, seeds: Sequence[int], study: Path, whole: Whole) 
     first = subject.on_meta().stages()[0]
     cells = {}
     for seed in seeds:
-        name = f"{subject.label.replace(':', '-')}-seed{seed}"
+        name = cell_name(subject.label, seed)
         left = left_of(study / name, subject, whole)
         left.has_first_stage = is_kept(subject, first, study, seed)
         if left != Left():

@@ -8,22 +8,18 @@ from typing import Any
 
 import torch
 
-from bench.config import CellConfig, read_cell
+from bench.config import WHEREABOUTS, CellConfig, read_cell
 from bench.environment import device_name
 from bench.estimate.draws import draws_of
 from bench.estimate.subject import Subject
 from bench.estimate.whole import Left, Whole
-from bench.parts import FOLDER as DRAWING
-from bench.record import CHECKPOINT, RECORD, SAMPLES, Record, Status
+from bench.parts import last_part
+from bench.record import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
 from bench.record import load as load_record
 from bench.source import source_hashes
 from bench.stages import stage_key
 from methods import registry
 from methods.base import Stage
-
-PLACES = {"data", "weights", "reference"}
-"""Settings that tell where files lie, of which a cost does not depend."""
-
 
 # -- from a finished cell -------------------------------------------------------------------------
 
@@ -46,7 +42,7 @@ def from_records(subject: Subject, study: Path) -> Whole | None:
 def finished(subject: Subject, study: Path) -> Iterator[Record]:
     """The records of finished cells that do what the subject does."""
     name = device_name(subject.device)
-    for path in sorted(study.glob(f"{subject.label.replace(':', '-')}-seed*/{RECORD}")):
+    for path in sorted(study.glob(f"{cell_name(subject.label, '*')}/{RECORD}")):
         try:
             record, config = load_record(path.parent), read_cell(path.parent / "config.yaml")
         except (OSError, ValueError):
@@ -60,7 +56,7 @@ def finished(subject: Subject, study: Path) -> Iterator[Record]:
 def is_same(config: CellConfig, subject: Subject) -> bool:
     """Whether a cell's configuration asks for the same work, whatever its seed."""
     both = (config.settings, subject.settings)
-    before, now = (settings.model_dump(exclude=PLACES) for settings in both)
+    before, now = (settings.model_dump(exclude=WHEREABOUTS) for settings in both)
     method = (config.method, config.method_config)
     return before == now and method == (subject.label, subject.config)
 
@@ -69,7 +65,7 @@ def cost_of(record: Record, first: Stage, remark: str) -> Whole:
     """What a finished cell cost, as if it had trained every stage itself."""
     ledger, cost = record.ledger, record.cost
     train = ledger["train"] + ledger["compile"]
-    lost = sum(attempt.lost or 0.0 for attempt in record.attempts)
+    lost = ledger.get("lost", 0.0)
     return Whole(
         train_flops=cost.train_flops,
         train_seconds=train,
@@ -131,12 +127,10 @@ def undrawn(folder: Path, state: Mapping[str, Any], subject: Subject) -> float:
     """The fraction of its images that a cell has still to draw."""
     draws, settings = draws_of(subject.settings), subject.training
     record = load_record(folder)
-    if record is not None and record.cost.ms_per_image is not None and (folder / SAMPLES).exists():
+    if record is not None and is_sampled(record, folder):
         return 0.0
-    batches: int = 0
-    for path in sorted((folder / DRAWING).glob("part-*.pt"))[-1:]:
-        part = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        batches = part["first"] + len(part["batches"]) if part["key"] == state["key"] else 0
+    part = last_part(folder, state["key"])
+    batches = part["first"] + len(part["batches"]) if part else 0
     moments = float(state["trainer"]["snapshots"]) / max(1, settings.snapshots)
     done = batches * draws.size + moments * draws.snapshots
     return max(0.0, 1.0 - done / draws.images())

@@ -16,6 +16,7 @@ from torch import Tensor
 from bench.config import Settings, Training
 from bench.curve import sampler_of
 from bench.data import Dataset
+from bench.training import move
 from methods import samplers
 from methods.base import DataSpec, Method
 
@@ -65,10 +66,7 @@ class Subject:
 
     def on_device(self) -> Method:
         """Build the method as a cell does."""
-        method = self.build(self.label, self.config, self.dataset)
-        for network in method.networks.values():
-            network.to(self.device).to(memory_format=torch.channels_last)
-        return method
+        return move(self.build(self.label, self.config, self.dataset), self.device)
 
     def images(self, n: int) -> Tensor:
         """``n`` images in shape alone, (n, C, H, W)."""

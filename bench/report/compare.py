@@ -1,10 +1,10 @@
 """Two studies beside each other: what moved beyond noise, what did not, and what cannot be told.
 
 Methods are matched by their labels. Quality and measured costs are tested, by seed where both
-studies have the same seeds, by Welch's test where they do not; from one seed alone, by the
-jackknife's error within it. Holm's correction holds the chance of any false move at 5 % among the
-metrics and, apart, among the measured costs. What is counted is compared exactly, and what is
-equal to the bit is no test's matter.
+studies have the same seeds, by Welch's test where they do not; quality from one seed alone, by the
+jackknife's error within it. Holm's correction holds the chance of any false move of a metric at
+5 %; it is done apart for measured costs, whose tests know nothing of another day. What is counted
+is compared exactly, and what is equal to the bit is no test's matter.
 """
 
 from __future__ import annotations
@@ -227,16 +227,6 @@ def jackknife_error(metric: str) -> Errors:
     )
 
 
-def batch_error(field: str) -> Errors:
-    """Return the standard errors of a timing, from its 95 % interval over batches."""
-
-    def error(side: Side, method: str, seed: int) -> float:
-        low, high = (values(side, method, f"{field}.{end}").get(seed) for end in ("low", "high"))
-        return math.nan if low is None or high is None else (high - low) / (2 * Z)
-
-    return error
-
-
 # The comparison ---------------------------------------------------------------------------------
 
 
@@ -302,21 +292,12 @@ def _measured_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
             and _batches(sides, method, field)[0] != _batches(sides, method, field)[1]
         ):
             continue
-        errors = batch_error(field) if field != column else None
-        found = compare_column(sides, method, column, errors)
+        # One seed has no test: the batches of a process share its moment of the machine.
+        found = compare_column(sides, method, column)
         if found is not None:
-            yield _judgeable(_row(method, title, "measured", found, -1), sides)
-
-
-def _judgeable(row: Compared, sides: tuple[Side, Side]) -> Compared:
-    """Take the test away from a time that says nothing of another session.
-
-    The batches of one process share its moment of the machine, and what was taken while the machine
-    was not fit shares what else it did.
-    """
-    if any(_unfit(side, row.method) for side in sides):
-        return replace(row, p=math.nan, how="machine not fit")
-    return replace(row, p=math.nan) if row.how.startswith("within") else row
+            row = _row(method, title, "measured", found, -1)
+            unfit = any(_unfit(side, method) for side in sides)
+            yield replace(row, p=math.nan, how="machine not fit") if unfit else row
 
 
 def _row(method: str, what: str, kind: str, found: Found, sign: int | None) -> Compared:
@@ -448,8 +429,8 @@ def notes(found: Comparison) -> list[str]:
     ]
     if any(row.how.startswith("within") for row in found.rows):
         told.append(
-            "Within a seed: against the error of the samples drawn, or of the batches timed; "
-            "of another training it says nothing."
+            "Within a seed: against the error of the samples drawn; of another training it says "
+            "nothing."
         )
     if any(row.kind == "measured" for row in found.rows):
         told.append(
