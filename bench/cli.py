@@ -532,10 +532,12 @@ def prepare(
 
 def studies(results: Path) -> list[Path]:
     """Return the studies under a results folder, the latest last."""
-    found = [path.parent for path in results.glob("*/study.yaml")]
+    from bench.study_file import STUDY
+
+    found = [path.parent for path in results.glob(f"*/{STUDY}")]
     if not found:
         raise UserError(f"no study under '{results}'; run one first: bench run --help")
-    return sorted(found, key=lambda folder: (folder / "study.yaml").stat().st_mtime)
+    return sorted(found, key=lambda folder: (folder / STUDY).stat().st_mtime)
 
 
 def find_study(results: Path, name: str | None) -> Path:
@@ -551,8 +553,10 @@ def find_study(results: Path, name: str | None) -> Path:
 
 def study_at(results: Path, given: str) -> Path:
     """Return a study's folder, given as such or by name; UserError if there is none."""
+    from bench.study_file import is_study
+
     folder = Path(given)
-    return folder if (folder / "study.yaml").exists() else find_study(results, given)
+    return folder if is_study(folder) else find_study(results, given)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench import study
 from bench.commands import check_writable, finish, heed_signals, show_in_store
-from bench.config import Settings, build
+from bench.config import Settings
 from bench.errors import UserError
 from bench.locks import hold
 from bench.options import (
@@ -22,7 +20,8 @@ from bench.options import (
     resolve_evaluation,
     study_settings,
 )
-from bench.record import Status, cells
+from bench.record import RECORD, Status, cells
+from bench.study_file import is_study, read_study
 from methods import registry
 
 
@@ -45,9 +44,9 @@ def evaluate(asked: AskedEvaluation, format: str) -> int:
 def find_cells(path: str, results: Path) -> tuple[Path, list[Path]] | None:
     """Return a study's folder and the cells meant, its finished ones for a study; else ``None``."""
     for place in (Path(path), results / path):
-        if (place / "record.json").exists() and (place.parent / "study.yaml").exists():
+        if (place / RECORD).exists() and is_study(place.parent):
             return place.parent, [place]
-        if (place / "study.yaml").exists():
+        if is_study(place):
             done = [f for f, row in cells(place) if row.status == Status.FINISHED]
             if not done:
                 raise UserError(f"study '{place.name}' has no finished cell to measure")
@@ -159,13 +158,12 @@ def sensitivity(asked: AskedEvaluation, into: Path | None) -> int:
 
 def wish_in(folder: Path, asked: AskedEvaluation) -> Any:
     """Put together what is to be measured within a study: on its data, and on its device."""
-    stored = yaml.safe_load((folder / "study.yaml").read_text())
-    settings: Settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
+    stored = read_study(folder)
     wish = wish_of(
-        study_settings(folder, settings, asked),
-        replace(asked, device=asked.device or settings.device),
+        study_settings(folder, stored.settings, asked),
+        replace(asked, device=asked.device or stored.settings.device),
     )
-    return replace(wish, data_sha256=stored["prepared"]["data_sha256"])
+    return replace(wish, data_sha256=stored.prepared.data_sha256)
 
 
 def wish_of(settings: Settings, asked: AskedEvaluation) -> Any:

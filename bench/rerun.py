@@ -25,6 +25,7 @@ from bench.record import RECORD, Record, Status, load, write_text
 from bench.repetition import Repetition, Row, compare
 from bench.report.frame import flatten
 from bench.report.tables import markdown_table
+from bench.study_file import is_study
 from bench.tracking import NullTracker
 from methods import registry
 
@@ -152,7 +153,7 @@ def execute(folder: Path, results: Path, data: Path | None, display: Display) ->
     try:
         (cell,) = study.execute(request, NullTracker, display)
     except UserError:
-        if not (request.folder / "study.yaml").exists():
+        if not is_study(request.folder):
             shutil.rmtree(request.folder)
         raise
     return cell.folder

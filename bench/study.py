@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
-import yaml
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from bench.config import (
     WHEREABOUTS,
@@ -51,6 +49,7 @@ from bench.record import (
 from bench.record import load as load_record
 from bench.report.frame import flatten
 from bench.source import source_hashes
+from bench.study_file import Prepared, StudyFile, is_study, read_study, write_study
 from bench.worker import BAD_INPUT, NO_DATA, note_death, now, stamp
 from methods import registry
 
@@ -155,26 +154,21 @@ def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> st
 
 def check_study(request: Request) -> None:
     """Refuse to mix settings in one study; UserError names the first that differs."""
-    path = request.folder / "study.yaml"
-    if not path.exists():
+    if not is_study(request.folder):
         return
-    stored = flatten("", stored_settings(path))
+    other = "give another --study name (its results stay as they are)"
+    try:
+        settings = read_study(request.folder).settings
+    except UserError as error:
+        raise UserError(f"{error}; {other}") from error
+    stored = flatten("", settings.model_dump(mode="json"))
     asked = flatten("", request.settings.model_dump(mode="json"))
     for key in sorted(stored.keys() | asked.keys()):
         if stored.get(key) != asked.get(key):
             raise UserError(
                 f"study '{request.name}' was run with {key} = {stored.get(key)}, not "
-                f"{asked.get(key)}; give another --study name (its results stay as they are)"
+                f"{asked.get(key)}; {other}"
             )
-
-
-def stored_settings(path: Path) -> dict[str, Any]:
-    """Read a study's settings; what an older version did not know takes its default."""
-    body: dict[str, Any] = yaml.safe_load(path.read_text())["settings"]
-    try:
-        return Settings.model_validate(body).model_dump(mode="json")
-    except ValidationError:
-        return body
 
 
 def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
@@ -811,12 +805,9 @@ def make_ready(
         # MLflow's store takes seconds to create; the data load meanwhile.
         tracker = tracker_factory()
         prepared = preparation.wait(display)
-    study = {
-        "name": request.name,
-        "settings": request.settings.model_dump(mode="json"),
-        "prepared": prepared,
-    }
-    write_text(request.folder / "study.yaml", yaml.safe_dump(study, sort_keys=False))
+    found = Prepared.model_validate(prepared)
+    study = StudyFile(name=request.name, settings=request.settings, prepared=found)
+    write_study(study, request.folder)
     return prepared, tracker
 
 

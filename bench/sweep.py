@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import yaml
-
 from bench import curve, metrics
-from bench.config import Settings, build, one_line, read_cell
+from bench.config import one_line, read_cell
 from bench.curve import Point
 from bench.errors import UserError, unknown
 from bench.progress import Display
@@ -35,6 +33,7 @@ from bench.study import (
     kill_group,
     only_command,
 )
+from bench.study_file import read_study
 from bench.tracking import NullTracker
 from methods import registry
 from methods.samplers import SamplerSettings
@@ -62,12 +61,10 @@ class Task(Planned):
 
 def request_of(folder: Path, jobs: int | None, timeout: float | None) -> Request:
     """Rebuild from its folder what a study was asked for, as far as sampling needs it."""
-    stored = yaml.safe_load((folder / "study.yaml").read_text())
-    settings: Settings = build(Settings, stored["settings"], f"{folder / 'study.yaml'}")
     return Request(
         name=folder.name,
         results=folder.parent.resolve(),
-        settings=settings,
+        settings=read_study(folder).settings,
         methods={},
         seeds=[],
         jobs=jobs or 1,
@@ -271,8 +268,7 @@ def execute(request: Request, sweep: Sweep, display: Display) -> list[str]:
     Raises:
         UserError: nothing can be sampled, or a cell that was named cannot.
     """
-    stored = yaml.safe_load((request.folder / "study.yaml").read_text())
-    data_sha256 = stored["prepared"]["data_sha256"]
+    data_sha256 = read_study(request.folder).prepared.data_sha256
 
     def wait() -> None:
         display.say(f"another command holds study '{request.name}'; waiting for it")

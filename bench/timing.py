@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from bench import interleaved, study
 from bench.errors import UserError, unknown
 from bench.interleaved import FEWEST_ROUNDS, ROUNDS, Timing
@@ -23,6 +21,7 @@ from bench.locks import hold
 from bench.progress import Display
 from bench.record import Record, Status
 from bench.report.frame import read
+from bench.study_file import read_study
 from bench.sweep import refusal, request_of
 from bench.worker import INTERRUPTED
 
@@ -90,7 +89,7 @@ def execute(folder: Path, wish: Wish, display: Display) -> Timing:
     """
     check(wish)
     request = request_of(folder, jobs=1, timeout=None)
-    data_sha256 = yaml.safe_load((folder / "study.yaml").read_text())["prepared"]["data_sha256"]
+    data_sha256 = read_study(folder).prepared.data_sha256
     with study.only_command(folder):
         cells, refused = choose(folder, wish.cells, data_sha256)
         batch = wish.batch or request.settings.sampling.batch

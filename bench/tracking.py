@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench import locks, record
 from bench.errors import UserError
 from bench.record import Record, Status
+from bench.study_file import STUDY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -724,7 +725,7 @@ def _study_files(study: Path) -> tuple[list[Path], list[Path]]:
         for name in [*names, "nfe-curve.md", "nfe-curve.csv", "timing.md", "timing.json"]
     ]
     plots = sorted((study / "plots").glob("*.png"))
-    return [path for path in [*tables, study / "study.yaml"] if path.exists()], plots
+    return [path for path in [*tables, study / STUDY] if path.exists()], plots
 
 
 def _failure_log(folder: Path, row: Record) -> list[Path]:

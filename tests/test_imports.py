@@ -27,7 +27,7 @@ FLOORS = [
     {"parts"},
     {"sampling", "stages", "tracking", "repetition"},
     {"training", "metrics", "report", "source"},
-    {"interleaved"},
+    {"interleaved", "study_file"},
     {"config", "cost", "curve", "data", "environment", "machine"},
     {"record", "locks", "checkout"},
     {"errors", "seeds", "__init__"},

@@ -1,0 +1,66 @@
+"""``study.yaml``, typed: what a study was asked for, and what its preparation found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from bench.config import Settings, build, one_line
+from bench.errors import UserError
+from bench.record import write_text
+
+STUDY = "study.yaml"
+
+
+class Prepared(BaseModel):
+    """What preparing a study has found; older versions have told less of it, and other things."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    data_variant: str = ""
+    data_sha256: str
+    data_source: str = ""
+    notes: list[str] = []
+    """What a reader of the study's numbers must know of its data."""
+    extractors: dict[str, str] = {}
+    """SHA-256 of each extractor, by its name."""
+    reference_sha256: str | None = None
+    """Of reference statistics made elsewhere."""
+    protocol: str = ""
+    stages: dict[str, str | None] = {}
+    """What identifies each method's first stage, its seed apart; ``None``: it shares none."""
+
+
+class StudyFile(BaseModel):
+    """The file ``study.yaml`` in a study's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    settings: Settings
+    """What all cells share; what an older version did not know has its default."""
+    prepared: Prepared
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study's."""
+    return (folder / STUDY).exists()
+
+
+def read_study(folder: Path) -> StudyFile:
+    """Read a study's file; UserError if it is not readable or of a version with other settings."""
+    path = folder / STUDY
+    try:
+        body: Any = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise UserError(f"'{path}' cannot be read: {one_line(error)}") from error
+    found: StudyFile = build(StudyFile, body, str(path))
+    return found
+
+
+def write_study(study: StudyFile, folder: Path) -> None:
+    """Write a study's file, whole or not at all."""
+    write_text(folder / STUDY, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
