@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,9 @@ from bench import cli, commands, interleaved, machine, record, sampling, timing
 from bench.cost import interval, median_bounds
 from bench.errors import UserError
 from bench.interleaved import TimedCell, Timing
-from bench.machine import Gpu, Reading
+from bench.machine import Gpu, Reading, readings
+from bench.machine import gpu as gpu_module
+from bench.machine.gpu import other_holders, read_gpu
 from bench.progress import Display
 from bench.record import Cost, Status
 from bench.report import plots
@@ -342,15 +346,15 @@ def put(path: Path, text: object) -> None:
 def test_throttling_is_read_from_every_core_and_once_a_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "SYSTEM", tmp_path)
-    assert machine.read_throttling() == machine.read_governor() == {}
+    monkeypatch.setattr(readings, "SYSTEM", tmp_path)
+    assert readings.read_throttling() == readings.read_governor() == {}
     cores = tmp_path / "devices/system/cpu"
     for core in range(2):
         put(cores / f"cpu{core}/thermal_throttle/core_throttle_count", core + 1)
         put(cores / f"cpu{core}/thermal_throttle/package_throttle_count", 4)
         put(cores / f"cpu{core}/cpufreq/scaling_governor", "performance")
-    assert machine.read_throttling() == {"throttled": 7}
-    assert machine.read_governor() == {"governor": ["performance"]}
+    assert readings.read_throttling() == {"throttled": 7}
+    assert readings.read_governor() == {"governor": ["performance"]}
 
 
 @pytest.mark.parametrize(
@@ -366,20 +370,20 @@ def test_throttling_is_read_from_every_core_and_once_a_package(
 def test_a_quota_is_read_of_either_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, Any], cores: float | None
 ) -> None:
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(readings, "CGROUPS", tmp_path)
     for name, text in files.items():
         put(tmp_path / name, text)
-    assert machine.quota() == cores
+    assert readings.quota() == cores
     if cores == 0.5:
-        assert machine.read_cores()["cores"] == 0.5
+        assert readings.read_cores()["cores"] == 0.5
 
 
 def test_the_time_that_a_quota_took_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(readings, "CGROUPS", tmp_path)
     put(tmp_path / "cpu.stat", "usage_usec 12\nnr_throttled 3\nthrottled_usec 2500000")
-    assert machine.read_held_back() == {"held_back": 2.5}
+    assert readings.read_held_back() == {"held_back": 2.5}
 
 
 def test_sensors_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,13 +391,13 @@ def test_sensors_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     here = {"a": [sensor("", 90.0, None, None), sensor("", 40.0, 50.0, 45.0)],
             "b": [sensor("", 80.0, 90.0, 100.0)]}  # fmt: skip
     monkeypatch.setattr(psutil, "sensors_temperatures", lambda: here, raising=False)
-    assert machine.read_heat() == {"celsius": 40.0, "celsius_limit": 45.0}
+    assert readings.read_heat() == {"celsius": 40.0, "celsius_limit": 45.0}
     here["a"].pop()
     here["b"].clear()
-    assert machine.read_heat() == {"celsius": 90.0}
+    assert readings.read_heat() == {"celsius": 90.0}
     plugged = SimpleNamespace(power_plugged=False)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: plugged, raising=False)
-    assert machine.read_power() == {"on_battery": True}
+    assert readings.read_power() == {"on_battery": True}
 
 
 @pytest.mark.parametrize("error", [OSError("no"), NotImplementedError(), psutil.AccessDenied(1)])
@@ -423,10 +427,10 @@ def test_a_warning_that_a_number_is_made_up_is_heeded(monkeypatch: pytest.Monkey
 
 def test_work_of_our_own_is_not_other_load() -> None:
     """A child's seconds are ours, while it runs and after."""
-    before = machine.own_seconds()
+    before = readings.own_seconds()
     spin = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", spin], check=True)
-    assert machine.own_seconds() - before > 0.25
+    assert readings.own_seconds() - before > 0.25
 
 
 def test_a_watch_lasts_long_enough_to_tell_the_load() -> None:
@@ -442,108 +446,177 @@ def test_a_watch_lasts_long_enough_to_tell_the_load() -> None:
 
 # -- the GPU -------------------------------------------------------------------------------------
 
-SMI = """#!{python}
-import sys, time
-known, sleep, pids = {known!r}, {sleep!r}, {pids!r}
-time.sleep(sleep)
-(what,) = [a for a in sys.argv if a.startswith("--query")]
-assert sys.argv[sys.argv.index("-i") + 1] == "GPU-12-34", sys.argv
-if what.startswith("--query-compute-apps"):
-    print("\\n".join(pids))
-    sys.exit()
-asked = what.partition("=")[2].split(",")
-if set(asked) - set(known):
-    print("Field is not a valid field to query.")
-    sys.exit(2)
-print(", ".join(known[name] for name in asked))
-"""
-NEW = {
-    "name": "NVIDIA H100", "driver_version": "580.1", "clocks.sm": "1980", "clocks.mem": "2619",
-    "clocks.max.sm": "1980", "temperature.gpu": "89", "power.draw": "[N/A]",
-    "power.limit": "700.00", "power.default_limit": "700.00", "pstate": "P0",
-    "mig.mode.current": "Disabled",
-    "clocks_event_reasons.active": "0x0000000000000024",
-    "clocks_event_reasons_counters.sw_thermal_slowdown": "2500000",
-    "clocks_event_reasons_counters.hw_thermal_slowdown": "0",
-    "clocks_event_reasons_counters.hw_power_brake_slowdown": "[Not Supported]",
-}  # fmt: skip
-OLD = {name: text for name, text in NEW.items() if "reasons" not in name} | {
-    "clocks_throttle_reasons.active": "0x0000000000000001"
+CUDA = torch.device("cuda")
+FACTS: dict[str, Any] = {
+    "nvmlSystemGetDriverVersion": "580.1",
+    "nvmlDeviceGetName": "NVIDIA H100",
+    ("nvmlDeviceGetClockInfo", 1): 1980,
+    ("nvmlDeviceGetClockInfo", 2): 2619,
+    ("nvmlDeviceGetMaxClockInfo", 1): 1980,
+    ("nvmlDeviceGetTemperature", 0): 89,
+    "nvmlDeviceGetPowerManagementLimit": 700_000,
+    "nvmlDeviceGetPowerManagementDefaultLimit": 700_000,
+    "nvmlDeviceGetPerformanceState": 0,
+    "nvmlDeviceGetMigMode": [0, 0],
+    "nvmlDeviceGetCurrentClocksEventReasons": 0x24,
 }
+"""What a made driver tells; it does not support what is not here, such as the power drawn."""
+COUNTED = {269: (0, 3, 2_500_000_000), 270: (0, 3, 0), 271: (3, 3, 7)}
+"""Fields of it: return code, type and value. The last one is not supported."""
+
+
+class MadeNvml(ModuleType):
+    """A made pynvml: a driver that knows some facts and some fields."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_SUCCESS, NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = 0, 3
+    NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN = 269
+    NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN = 270
+    NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN = 271
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(
+        self,
+        facts: dict[Any, Any],
+        fields: dict[int, tuple[int, int, int]],
+        pids: Sequence[int] = (),
+        sleep: float = 0.0,
+    ) -> None:
+        super().__init__("pynvml")
+        self.facts, self.fields, self.pids, self.sleep = facts, fields, pids, sleep
+        self.is_open = False
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if not name.startswith("nvml"):
+            raise AttributeError(name)
+
+        def ask(*arguments: object) -> Any:
+            assert self.is_open
+            key = (name, *arguments[1:]) if len(arguments) > 1 else name
+            if key not in self.facts:
+                raise self.NVMLError("Not Supported")
+            return self.facts[key]
+
+        return ask
+
+    def nvmlInit(self) -> None:
+        if not self.facts:
+            raise self.NVMLError("Driver Not Loaded")
+        self.is_open = True
+
+    def nvmlShutdown(self) -> None:
+        self.is_open = False
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        time.sleep(self.sleep)
+        if uuid != "GPU-12-34":
+            raise self.NVMLError("Not Found")
+        return uuid
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
+
+    def nvmlDeviceGetFieldValues(self, gpu: str, ids: Sequence[int]) -> list[SimpleNamespace]:
+        told = [self.fields.get(number, (2, 0, 0)) for number in ids]
+        return [
+            SimpleNamespace(nvmlReturn=code, valueType=kind, value=SimpleNamespace(ullVal=value))
+            for code, kind, value in told
+        ]
 
 
 @pytest.fixture
-def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A machine with an nvidia-smi that knows some fields."""
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MadeNvml]:
+    """A machine whose driver knows some facts."""
     told = SimpleNamespace(uuid="12-34")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: told)
 
-    def install(known: dict[str, str], pids: Sequence[str] = (), sleep: float = 0.0) -> None:
-        path = tmp_path / "nvidia-smi"
-        body = SMI.format(python=sys.executable, known=known, pids=list(pids), sleep=sleep)
-        path.write_text(body)
-        path.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    def install(*arguments: Any, **options: Any) -> MadeNvml:
+        made = MadeNvml(*arguments, **options)
+        monkeypatch.setitem(sys.modules, "pynvml", made)
+        return made
 
     return install
 
 
-CUDA = torch.device("cuda")
+def test_a_recent_driver_tells_all(nvml: Callable[..., MadeNvml]) -> None:
+    made = nvml(FACTS, COUNTED, pids=[os.getpid(), 4242])
+    found = read_gpu(CUDA, {os.getpid()})
+    assert found == Gpu(
+        name="NVIDIA H100", driver="580.1", cuda=torch.version.cuda, mhz=1980.0, mhz_max=1980.0,
+        memory_mhz=2619.0, celsius=89.0, watts=None, watts_limit=700.0, watts_limit_default=700.0,
+        state="P0", mig="Disabled", reasons=["power cap", "thermal slowdown"],
+        slowed={"thermal slowdown": 2.5, "hardware thermal slowdown": 0.0}, others=1,
+    )  # fmt: skip
+    assert not made.is_open
 
 
-def test_a_recent_driver_tells_all(smi: Callable[..., None]) -> None:
-    smi(NEW, pids=[str(os.getpid()), "4242"])
-    found = machine.read_gpu(CUDA)
-    assert (found.name, found.driver, found.mhz, found.celsius) == (
-        "NVIDIA H100",
-        "580.1",
-        1980,
-        89,
-    )
-    assert found.watts is None
-    assert found.reasons == ["power cap", "thermal slowdown"]
-    assert found.slowed == {"thermal slowdown": 2.5, "hardware thermal slowdown": 0.0}
-    assert found.others == 1
-
-
-def test_an_older_driver_tells_less(smi: Callable[..., None]) -> None:
-    smi(OLD)
-    found = machine.read_gpu(CUDA)
+def test_an_older_driver_tells_less(nvml: Callable[..., MadeNvml]) -> None:
+    """It knows the reasons by another name, and has other facts where the counters are today."""
+    facts = {name: told for name, told in FACTS.items() if "EventReasons" not in name}
+    facts["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x1
+    nvml(facts, {269: (0, 1, 12), 270: (0, 1, 12), 271: (2, 0, 0)})
+    found = read_gpu(CUDA, {1})
     assert found.reasons == ["idle"]
     assert (found.slowed, found.others, found.mhz) == (None, None, 1980)
 
 
-def test_the_gpu_is_kept_at_work_while_it_is_asked(smi: Callable[..., None]) -> None:
-    smi(OLD, sleep=0.05)
+def test_the_gpu_is_kept_at_work_while_it_is_asked(nvml: Callable[..., MadeNvml]) -> None:
+    nvml(FACTS, COUNTED, sleep=0.1)
     calls: list[float] = []
-    machine.read_gpu(CUDA, lambda: calls.append(time.sleep(0.01)))  # type: ignore[arg-type,func-returns-value]
+    read_gpu(CUDA, {1}, lambda: calls.append(time.sleep(0.01)))  # type: ignore[arg-type,func-returns-value]
     assert len(calls) >= 6
 
 
-def test_without_an_answer_nothing_is_told(
-    smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+def test_without_an_answer_it_is_said_why(
+    nvml: Callable[..., MadeNvml], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    smi(OLD, sleep=30)
-    monkeypatch.setattr(machine, "ANSWER_SECONDS", 0.2)
-    assert machine.read_gpu(CUDA) == Gpu(cuda=torch.version.cuda)
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert machine.read_gpu(CUDA) == Gpu(cuda=torch.version.cuda)
+    nvml({}, {})
+    assert read_gpu(CUDA, {1}) == Gpu(cuda=torch.version.cuda, unread="NVML: Driver Not Loaded")
+    made = nvml(FACTS, COUNTED)
+    made.nvmlDeviceGetHandleByUUID = lambda uuid: made.nvmlNothing()  # type: ignore[method-assign]
+    assert read_gpu(CUDA, {1}) == Gpu(cuda=torch.version.cuda, unread="NVML: Not Supported")
+    assert not made.is_open
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found = read_gpu(CUDA, {1})
+    assert found == Gpu(cuda=torch.version.cuda, unread=found.unread)
+    assert "scorebench[gpu]" in str(found.unread)
+
+
+def test_the_record_says_that_a_gpu_was_not_read(
+    nvml: Callable[..., MadeNvml], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml(FACTS, COUNTED)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with machine.Watch(CUDA, least=0.0) as watch:
+        pass
+    assert "scorebench[gpu]" in watch.facts()["before"]["gpu"]["unread"]
+    assert "scorebench[gpu]" in watch.facts()["after"]["gpu"]["unread"]
+
+
+def test_the_facts_are_asked_for_by_names_that_nvml_has() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    named = [key if isinstance(key, str) else key[0] for key in FACTS]
+    made = [name for name in vars(MadeNvml) if name.lower().startswith("nvml")]
+    asked = re.findall(r"nvml\.(nvml\w+|NVML\w+)", inspect.getsource(gpu_module))
+    assert [name for name in {*named, *made, *asked} if not hasattr(pynvml, name)] == []
+    assert all(getattr(pynvml, name) == getattr(MadeNvml, name) for name in made if "NVML_" in name)
 
 
 @pytest.mark.parametrize(
-    ("lines", "others"),
+    ("pids", "others"),
     [
         ([], None),
-        (["No running processes found"], None),
-        (["1"], 0),
-        (["1", "2"], 0),  # We and our child.
-        (["1", "77"], 1),
-        (["900"], 0),  # We, by the number that the host has for us.
-        (["900", "901"], 1),
+        ([1], 0),
+        ([1, 2], 0),  # We and our child.
+        ([1, 77], 1),
+        ([900], 0),  # We, by the number that the host has for us.
+        ([900, 901], 1),
     ],
 )
-def test_who_else_holds_the_gpu(lines: list[str], others: int | None) -> None:
-    assert machine.other_holders(lines, {1, 2}) == others
+def test_who_else_holds_the_gpu(pids: list[int], others: int | None) -> None:
+    assert other_holders(pids, {1, 2}) == others
 
 
 # -- the table -----------------------------------------------------------------------------------

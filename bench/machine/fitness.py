@@ -1,0 +1,181 @@
+"""Whether a machine was fit to time on: what happened between two readings of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bench.machine.gpu import SLOWDOWNS, Gpu, Work
+from bench.machine.readings import Reading, take
+
+if TYPE_CHECKING:
+    import torch
+
+SHORTEST = 0.5
+"""Seconds below which no load is told: the kernel counts in ticks of 0.01 s on every core."""
+OTHER_LOAD = 0.1
+"""Share of the machine's cores that others may use. A desktop's or a scheduler's own services stay
+below a tenth; beyond it caches, memory bandwidth and the clocks under turbo are shared for long."""
+STEAL = 0.02
+"""Share of the time that a hypervisor may take away: less than what counts as stable."""
+HELD_BACK = 0.01
+"""Share of the time that a quota or heat may hold the work back."""
+SWAPPED = 16 * 2**20
+"""Bytes read back from swap: some hundredths of a second from a disk, and a sign of more."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """What happened from one reading to a later one; ``None`` is not told."""
+
+    seconds: float
+    other_cores: float | None = None
+    """Cores that processes of others used, on average."""
+    stolen: float | None = None
+    """Share of the machine's time that a hypervisor took, 0 to 1."""
+    throttled: int | None = None
+    held_back: float | None = None
+    """Seconds."""
+    swapped_in: int | None = None
+    """Bytes."""
+    gpu_slowed: dict[str, float] = field(default_factory=dict)
+    """Seconds by reason."""
+
+
+def between(before: Reading, after: Reading) -> Between:
+    """Take the difference of two readings."""
+    seconds = after.at - before.at
+    busy, own = _grown(before.busy, after.busy), _grown(before.own, after.own)
+    stolen, cores = _grown(before.stolen, after.stolen), after.machine_cores
+    long = seconds >= SHORTEST
+    known = busy is not None and own is not None and long
+    throttled = _grown(before.throttled, after.throttled)
+    swapped_in = _grown(before.swapped_in, after.swapped_in)
+    return Between(
+        seconds=seconds,
+        other_cores=max(0.0, (busy or 0.0) - (own or 0.0)) / seconds if known else None,
+        stolen=stolen / seconds / cores if stolen is not None and cores and long else None,
+        throttled=None if throttled is None else int(throttled),
+        held_back=_grown(before.held_back, after.held_back),
+        swapped_in=None if swapped_in is None else int(swapped_in),
+        gpu_slowed=_slowed(before.gpu, after.gpu),
+    )
+
+
+def _grown(before: float | None, after: float | None) -> float | None:
+    """How much a counter has grown; nothing is told by one that went back."""
+    if before is None or after is None or after < before:
+        return None
+    return after - before
+
+
+def _slowed(before: Gpu | None, after: Gpu | None) -> dict[str, float]:
+    if before is None or after is None or before.slowed is None or after.slowed is None:
+        return {}
+    grown = {reason: _grown(before.slowed.get(reason), s) for reason, s in after.slowed.items()}
+    return {reason: seconds for reason, seconds in grown.items() if seconds is not None}
+
+
+# Whether it is fit ------------------------------------------------------------------------------
+
+
+def unfit(before: Reading, after: Reading) -> list[str]:
+    """Say why a machine was not fit to time on between two readings; empty if nothing told so.
+
+    Clocks, governors and a power cap are recorded and not judged: what is normal differs.
+    """
+    change = between(before, after)
+    return [*_load_reasons(change, after), *_heat_reasons(change, before, after),
+            *_gpu_reasons(change, before.gpu, after.gpu)]  # fmt: skip
+
+
+def _load_reasons(change: Between, after: Reading) -> Iterator[str]:
+    if after.threads and after.cores and after.threads > after.cores:
+        yield f"{after.threads} threads on {after.cores:g} core(s)"
+    others, cores = change.other_cores, after.machine_cores
+    if others is not None and cores and others > OTHER_LOAD * cores:
+        yield f"other processes used {others:.1f} of {cores} cores"
+    if change.stolen is not None and change.stolen > STEAL:
+        yield f"steal time {change.stolen:.0%}".replace("%", " %")
+    if change.held_back is not None and change.held_back > HELD_BACK * change.seconds:
+        yield f"a CPU quota held it back for {change.held_back:.2g} of {change.seconds:.2g} s"
+    if change.swapped_in is not None and change.swapped_in > SWAPPED:
+        yield f"{change.swapped_in >> 20} MiB were read back from swap"
+
+
+def _heat_reasons(change: Between, before: Reading, after: Reading) -> Iterator[str]:
+    if change.throttled:
+        yield f"the CPU was throttled {change.throttled} time(s)"
+    for reading in (after, before):
+        if reading.celsius and reading.celsius_limit and reading.celsius >= reading.celsius_limit:
+            yield f"CPU at {reading.celsius:.0f} C, its limit is {reading.celsius_limit:.0f} C"
+            break
+    if before.on_battery or after.on_battery:
+        yield "on battery power"
+
+
+def _gpu_reasons(change: Between, before: Gpu | None, after: Gpu | None) -> Iterator[str]:
+    told = [gpu for gpu in (after, before) if gpu is not None]
+    others = max((gpu.others or 0 for gpu in told), default=0)
+    if others:
+        yield "another process held the GPU" if others == 1 else f"{others} others held the GPU"
+    seen: set[str] = set()
+    for gpu in told:
+        for reason in set(gpu.reasons or ()) & set(SLOWDOWNS) - seen:
+            seen.add(reason)
+            heat = "" if gpu.celsius is None else f"GPU at {gpu.celsius:.0f} C, "
+            yield f"{heat}{reason} active"
+    for reason, seconds in change.gpu_slowed.items():
+        if reason not in seen and seconds > HELD_BACK * change.seconds:
+            yield f"the GPU was under {reason} for {seconds:.2g} of {change.seconds:.2g} s"
+    for gpu in told[:1]:
+        limit, usual = gpu.watts_limit, gpu.watts_limit_default
+        if limit and usual and limit < usual and "power cap" in (gpu.reasons or ()):
+            yield f"the GPU was held to {limit:.0f} W of its {usual:.0f} W"
+
+
+class Watch:
+    """Watches the machine during a block, and for ``least`` seconds.
+
+    Load cannot be told of less than ``SHORTEST``, and what shared the machine with a shorter block
+    is there a moment later too.
+    """
+
+    def __init__(
+        self, device: torch.device, work: Work | None = None, *, least: float = SHORTEST
+    ) -> None:
+        self.device, self.work, self.least = device, work, least
+
+    def __enter__(self) -> Watch:
+        self.before = self.after = take(self.device, self.work)
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if kind is None:
+            time.sleep(max(0.0, self.least - (time.monotonic() - self.before.at)))
+            self.after = take(self.device, self.work)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was told, as JSON-like values; ``None`` is what was not."""
+        change = between(self.before, self.after)
+        return _rounded(
+            asdict(change) | {"before": asdict(self.before), "after": asdict(self.after)}
+        )
+
+    def unfit(self) -> list[str]:
+        """Say why the machine was not fit to time on."""
+        return unfit(self.before, self.after)
+
+
+def _rounded(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Round numbers to what the sources tell."""
+    return {
+        key: _rounded(value)
+        if isinstance(value, Mapping)
+        else round(value, 4)
+        if isinstance(value, float)
+        else value
+        for key, value in tree.items()
+    }
