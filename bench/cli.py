@@ -444,9 +444,9 @@ def ui(
     port: Annotated[int, Parameter(help="Port on the loopback interface.")] = 5000,
 ) -> int:
     """Start the MLflow UI on the results and print the link to its charts."""
-    from bench import tracking
+    from bench.tracking.ui import ui as serve
 
-    tracking.ui(results, port=port)
+    serve(results, port=port)
     return 0
 
 

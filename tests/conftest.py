@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import tracking
 from bench.config import Preset, choose_preset, resolve_method
+from bench.tracking import Tracker
+from bench.tracking.store import DATABASE
 from methods import registry
 from methods.base import DataSpec, Method
 
@@ -71,9 +72,9 @@ def run_bench(tmp_path: Path) -> Bench:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its tables: slow to make, so made once."""
     results = tmp_path_factory.mktemp("store")
-    tracker = tracking.Tracker.open(results)
-    assert isinstance(tracker, tracking.Tracker), tracker.trouble
-    return results / tracking.DATABASE
+    tracker = Tracker.open(results)
+    assert isinstance(tracker, Tracker), tracker.trouble
+    return results / DATABASE
 
 
 @pytest.fixture
@@ -81,5 +82,5 @@ def results(tmp_path: Path, empty_store: Path) -> Path:
     """A results folder with an empty store."""
     folder = tmp_path / "results"
     folder.mkdir()
-    copy_store(empty_store, folder / tracking.DATABASE)
+    copy_store(empty_store, folder / DATABASE)
     return folder

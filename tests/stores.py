@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bench import tracking
 from bench.tracking import Tracker
+from bench.tracking.store import DATABASE
 
 
 def copy_store(source: Path, target: Path) -> None:
@@ -46,7 +46,7 @@ def expected(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
 
 def everything(results: Path) -> dict[str, list[Any]]:
     """Return the store's rows that a second sync could double."""
-    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
+    with closing(sqlite3.connect(results / DATABASE)) as store:
         return {
             table: sorted(store.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
             for table in ("metrics", "latest_metrics", "params", "tags", "runs", "experiments")

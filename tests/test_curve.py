@@ -15,11 +15,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from bench import cli, curve, record, tracking
+from bench import cli, curve, record
 from bench.curve import Curve, Point
 from bench.record import Record, Status
 from bench.report import nfe
 from bench.report.frame import mean_interval
+from bench.tracking.content import study_files
 from methods import samplers
 from methods.samplers import SamplerSettings
 
@@ -483,7 +484,7 @@ def test_table_and_plot_write_the_curve_too(fake: Path, capsys: pytest.CaptureFi
     assert (fake / "nfe-curve.csv").exists()
     assert cli.main(["plot", "fake", "--results", str(fake.parent)]) == 0
     assert "nfe-curve-fd_digits_500.png" in capsys.readouterr().out
-    kept, pictures = tracking._study_files(fake)
+    kept, pictures = study_files(fake)
     assert {"nfe-curve.md", "nfe-curve.csv"} <= {path.name for path in kept}
     assert "nfe-curve-fd_digits_500.png" in {path.name for path in pictures}
 

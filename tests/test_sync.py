@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from bench import record, tracking
+from bench import record
 from bench.record import Attempt, Record, Status, write_text
-from bench.tracking import Background, NullTracker, Tracker, store_uri
+from bench.tracking import Background, NullTracker, Tracker, Warn, store_uri
+from bench.tracking.store import ARTIFACTS, DATABASE, URI, alone
 
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
 from .stores import copy_store, everything, expected, files_under, history, numbers, reopen, runs
@@ -31,7 +32,7 @@ AT_ONCE = 0.2
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(tracking.URI, raising=False)
+    monkeypatch.delenv(URI, raising=False)
 
 
 def live_cell(results: Path, lines: int = 20) -> Path:
@@ -148,7 +149,8 @@ def test_requests_for_one_folder_that_wait_are_one(results: Path) -> None:
 def test_a_store_that_comes_back_is_caught_up_with(
     results: Path, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PAUSE", 0.3)
+    for module in ("background", "tracker"):
+        monkeypatch.setattr(f"bench.tracking.{module}.PAUSE", 0.3)
     folder, said = live_cell(results), list[str]()
     line.is_down = True
     tracker = behind(line, results, said)
@@ -173,10 +175,11 @@ def test_a_store_that_comes_back_is_caught_up_with(
 def test_a_store_that_cannot_be_opened_is_tried_again(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "PAUSE", 0.1)
+    for module in ("background", "tracker"):
+        monkeypatch.setattr(f"bench.tracking.{module}.PAUSE", 0.1)
     opened, said, folder = [0], list[str](), live_cell(results)
 
-    def opener(warn: tracking.Warn) -> Tracker | NullTracker:
+    def opener(warn: Warn) -> Tracker | NullTracker:
         opened[0] += 1
         if opened[0] < 4:
             warn("it is down")
@@ -253,7 +256,7 @@ def test_a_command_ends_though_its_server_never_answers(
         "tracker.sync_study(folder.parent); assert not tracker.close(1.0)\n"
         "assert time.monotonic() - begun < 2\n"
     )
-    monkeypatch.setenv(tracking.URI, deaf_server)
+    monkeypatch.setenv(URI, deaf_server)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
@@ -291,15 +294,15 @@ def test_a_state_that_is_over_is_not_brought_back(
     folder, late, early = live_cell(results), reopen(results), reopen(results)
     late.sync_cell(folder)
     write_curve(folder, curve("sde", 0)[20:])
-    real = tracking._alone
+    real = alone
 
     def overtaken(study: Path, name: str) -> Any:
-        monkeypatch.setattr(tracking, "_alone", real)
+        monkeypatch.setattr("bench.tracking.tracker.alone", real)
         record.save(make_record(folder.parent, "sde", 0), folder)
         early.sync_cell(folder)
         return real(study, name)
 
-    monkeypatch.setattr(tracking, "_alone", overtaken)
+    monkeypatch.setattr("bench.tracking.tracker.alone", overtaken)
     late.sync_cell(folder)
     (run,) = runs(early)
     assert run.info.status == "FINISHED"
@@ -309,9 +312,9 @@ def test_a_run_that_another_process_holds_is_left_for_later(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, said = live_cell(results), list[str]()
-    monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("bench.tracking.store.LOCK_SECONDS", 0.1)
     tracker = reopen(results, said)
-    with tracking._alone(folder.parent, folder.name):
+    with alone(folder.parent, folder.name):
         assert not tracker.sync_cell(folder)
     assert "another command is logging it" in said[0]
     assert tracker.sync_cell(folder)
@@ -365,10 +368,10 @@ def test_eight_processes_start_on_a_new_store_and_log_one_study(
     several = [numbers(reopen(tmp_path), run) for run in runs(reopen(tmp_path))]
     assert len(several) == 3
     # As one process logs it that comes later; at another place, since this one knows the store.
-    for file in tmp_path.glob(f"{tracking.DATABASE}*"):
+    for file in tmp_path.glob(f"{DATABASE}*"):
         file.unlink()
     elsewhere = tmp_path.rename(tmp_path.with_name("elsewhere"))
-    copy_store(empty_store, elsewhere / tracking.DATABASE)
+    copy_store(empty_store, elsewhere / DATABASE)
     alone = reopen(elsewhere)
     assert alone.sync_study(elsewhere / "s")
     assert sorted(several, key=repr) == sorted((numbers(alone, r) for r in runs(alone)), key=repr)
@@ -380,7 +383,7 @@ def test_a_process_ended_in_making_the_store_leaves_no_ruin(tmp_path: Path) -> N
     (ruin / "made.db").write_text("half")
     reopen(tmp_path)
     assert not list(tmp_path.glob(".mlflow-new-*"))
-    assert (tmp_path / tracking.DATABASE).exists()
+    assert (tmp_path / DATABASE).exists()
 
 
 # Killed, repeated --------------------------------------------------------------------------------
@@ -504,11 +507,11 @@ def test_attempts_and_cells_made_anew_are_not_mixed(results: Path) -> None:
     assert len(new) == 2
     (now,) = [run for run in new if "superseded" not in run.data.tags]
     assert history(found, now, "loss/score") == expected(changed, "loss/score")
-    rows, files = everything(results), files_under(results / tracking.ARTIFACTS)
+    rows, files = everything(results), files_under(results / ARTIFACTS)
     for _ in range(2):
         reopen(results).sync_study(study)
     assert everything(results) == rows
-    assert files_under(results / tracking.ARTIFACTS) == files
+    assert files_under(results / ARTIFACTS) == files
 
 
 def test_a_value_that_was_measured_again_is_the_one_that_shows(results: Path) -> None:
@@ -543,10 +546,10 @@ def test_an_experiment_that_someone_else_made_first_is_taken(
 def test_the_tracker_of_a_command_is_opened_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(tracking.URI, "http://127.0.0.1:1")
+    monkeypatch.setenv(URI, "http://127.0.0.1:1")
     said: list[str] = []
     tracker = Background(partial(Tracker.open, tmp_path), said.append)
-    assert store_uri(tmp_path) == os.environ[tracking.URI]
+    assert store_uri(tmp_path) == os.environ[URI]
     wait_until(lambda: tracker.trouble is not None)
     assert len(said) == 1
     assert "bench sync" in said[0]

@@ -22,10 +22,14 @@ from typing import Any
 
 import pytest
 
-from bench import record, tracking
+import bench
+from bench import record
 from bench.errors import UserError
 from bench.record import Status, write_text
-from bench.tracking import NullTracker, Tracker, final_metrics, store_uri
+from bench.tracking import NullTracker, Tracker, store_uri
+from bench.tracking.content import final_metrics
+from bench.tracking.store import ARTIFACTS, DATABASE, URI
+from bench.tracking.ui import charts_link, ui
 
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
 from .stores import everything, expected, files_under, history, numbers, reopen, runs
@@ -33,7 +37,7 @@ from .stores import everything, expected, files_under, history, numbers, reopen,
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(tracking.URI, raising=False)
+    monkeypatch.delenv(URI, raising=False)
 
 
 @pytest.fixture
@@ -345,12 +349,12 @@ def test_a_study_has_its_cells_and_a_run_of_its_own(tracker: Tracker, study: Pat
 
 def test_syncing_again_changes_nothing(tracker: Tracker, study: Path, results: Path) -> None:
     tracker.sync_study(study)
-    rows, files = everything(results), files_under(results / tracking.ARTIFACTS)
+    rows, files = everything(results), files_under(results / ARTIFACTS)
     assert len(rows["metrics"]) > 200
     tracker.sync_study(study)
     reopen(results).sync_study(study)
     assert everything(results) == rows
-    assert files_under(results / tracking.ARTIFACTS) == files
+    assert files_under(results / ARTIFACTS) == files
 
 
 def test_syncing_after_a_change_brings_the_change_alone(tracker: Tracker, study: Path) -> None:
@@ -384,7 +388,7 @@ def test_live_and_later_give_the_same_store(study: Path, results: Path, tmp_path
     seen = [numbers(live, run) for run in runs(live)]
     copy_of_results = tmp_path / "other"
     copy_of_results.mkdir()
-    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
+    with closing(sqlite3.connect(results / DATABASE)) as store:
         store.execute("DELETE FROM metrics")
         store.execute("DELETE FROM latest_metrics")
         store.execute("DELETE FROM params")
@@ -425,7 +429,7 @@ def test_two_peoples_runs_on_one_store_stay_apart(
     shared = store_uri(results)
     mine = reopen(results)
     mine.sync_study(study)
-    monkeypatch.setenv(tracking.URI, shared)
+    monkeypatch.setenv(URI, shared)
     other = write_study(tmp_path / "theirs" / "quick", ("sde",), (0,), failed=None)
     theirs = reopen(other.parent)
     theirs.sync_study(other)
@@ -440,12 +444,12 @@ def test_the_store_is_in_the_results_folder_or_where_the_environment_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert store_uri(Path("results")) == f"sqlite:///{tmp_path}/results/mlflow.db"
-    monkeypatch.setenv(tracking.URI, "http://127.0.0.1:1")
+    monkeypatch.setenv(URI, "http://127.0.0.1:1")
     assert store_uri(Path("results")) == "http://127.0.0.1:1"
 
 
 def test_the_store_writes_ahead_and_sends_no_telemetry(tracker: Tracker, results: Path) -> None:
-    with closing(sqlite3.connect(results / tracking.DATABASE)) as store:
+    with closing(sqlite3.connect(results / DATABASE)) as store:
         assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
@@ -459,7 +463,7 @@ def test_moved_results_find_their_artifacts(tracker: Tracker, study: Path, tmp_p
     again.sync_study(moved / "quick")
     assert len(runs(again)) == 5
     (run,) = runs(again, kind="study")
-    assert run.info.artifact_uri.startswith((moved / tracking.ARTIFACTS).as_uri())
+    assert run.info.artifact_uri.startswith((moved / ARTIFACTS).as_uri())
     table = again.client.download_artifacts(run.info.run_id, "table.csv")
     assert Path(table).read_text() == "method\nsde\n"
     assert not study.parent.exists()
@@ -470,7 +474,7 @@ def test_charts_show_all_runs_of_the_experiment(tracker: Tracker, study: Path) -
     experiment = tracker.client.get_experiment_by_name("digits")
     assert experiment is not None
     assert "SHOW_ALL" in experiment.tags["mlflow.sharedViewState.scorebench"]
-    link = tracking.charts_link("http://x", experiment.experiment_id)
+    link = charts_link("http://x", experiment.experiment_id)
     assert link.endswith("compareRunsMode=CHART&viewStateShareKey=scorebench")
 
 
@@ -497,7 +501,7 @@ def test_without_mlflow_one_line_is_said(
 
 
 def test_a_broken_store_is_left_out(tmp_path: Path, said: list[str]) -> None:
-    (tmp_path / tracking.DATABASE).write_text("this is no database, " * 100)
+    (tmp_path / DATABASE).write_text("this is no database, " * 100)
     opened = Tracker.open(tmp_path, said.append)
     assert isinstance(opened, NullTracker)
     assert len(said) == 1
@@ -510,7 +514,7 @@ def test_a_server_that_is_down_is_left_out_soon(
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv(tracking.URI, f"http://127.0.0.1:{free.getsockname()[1]}")
+        monkeypatch.setenv(URI, f"http://127.0.0.1:{free.getsockname()[1]}")
     start = time.monotonic()
     assert isinstance(Tracker.open(tmp_path, said.append), NullTracker)
     assert time.monotonic() - start < 20
@@ -583,13 +587,13 @@ def test_a_null_tracker_that_was_wanted_has_no_trouble() -> None:
 
 def test_the_ui_needs_a_store_and_a_free_port(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no MLflow store in"):
-        tracking.ui(tmp_path / "nothing")
+        ui(tmp_path / "nothing")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} "):
-            tracking.ui(results, port)
+            ui(results, port)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -619,12 +623,12 @@ def test_the_ui_starts_its_server_prints_links_and_ends_it(
     (package / "mlflow" / "__init__.py").write_text("")
     (package / "mlflow" / "__main__.py").write_text(code)
     script = (
-        "import sys, os; from pathlib import Path; from bench import tracking\n"
+        "import sys, os; from pathlib import Path; from bench.tracking.ui import ui\n"
         "import mlflow\n"
         f"os.environ['PYTHONPATH'] = {str(package)!r}\n"
-        f"tracking.ui(Path({str(results)!r}), {port})\n"
+        f"ui(Path({str(results)!r}), {port})\n"
     )
-    root = str(Path(tracking.__file__).parents[1])
+    root = str(Path(bench.__file__).parents[1])
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -670,6 +674,6 @@ def silent_server() -> Iterator[str]:
 def test_the_ui_of_a_server_that_errs_is_told(
     tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(tracking.URI, silent_server)
+    monkeypatch.setenv(URI, silent_server)
     with pytest.raises(UserError, match="cannot be opened"):
-        tracking.ui(tmp_path)
+        ui(tmp_path)

@@ -1,0 +1,224 @@
+"""What a run of MLflow says of a cell or a study: metrics, parameters, tags, files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from bench import record
+from bench.record import Record, Status
+from bench.study_file import STUDY
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+LONGEST_NAME = 250
+LONGEST_PARAM = 6000
+LONGEST_TAG = 8000
+LARGEST_LOG = 1_000_000
+"""Bytes of ``log.txt`` up to which a failed cell's run carries it."""
+STATUS = {
+    Status.PENDING: "SCHEDULED",
+    Status.RUNNING: "RUNNING",
+    Status.FINISHED: "FINISHED",
+    Status.INTERRUPTED: "KILLED",
+}
+"""MLflow's word for a cell's status; all others are ``FAILED``."""
+
+
+def final_metrics(row: Record) -> dict[str, float]:
+    """Return a finished cell's numbers under the names MLflow shows them by.
+
+    Metrics by their own name (and ``<name>_spread``), costs in the record's units, the ledger's
+    seconds as ``seconds/<part>``.
+    """
+    cost = row.cost
+    numbers: dict[str, float | None] = {name: found.value for name, found in row.metrics.items()}
+    numbers |= {f"{name}_spread": found.spread for name, found in row.metrics.items()}
+    numbers |= {
+        name: getattr(cost, name)
+        for name in (
+            "nfe", "train_flops", "sample_flops_per_image", "parameters", "peak_memory_bytes",
+            "images_seen", "steps",
+        )
+    }  # fmt: skip
+    for name in ("ms_per_image", "latency_ms"):
+        if (timing := getattr(cost, name)) is not None:
+            numbers |= {name: timing.median, f"{name}_low": timing.low, f"{name}_high": timing.high}
+    numbers |= {f"seconds/{part}": seconds for part, seconds in row.ledger.items()}
+    return {_name(key): float(value) for key, value in numbers.items() if value is not None}
+
+
+def curve_points(folder: Path) -> dict[tuple[str, int], tuple[float, float]]:
+    """Return ``(name, images seen) -> (value, seconds)`` in order of images.
+
+    A step that stands twice, since the cell was resumed from before it, counts as written last.
+    """
+    found = {
+        (_name(name), int(line["images"])): (float(value), float(line["seconds"]))
+        for line in record.read_curves(folder)
+        for name, value in line["values"].items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[0][1]))
+
+
+def run_params(path: Path) -> dict[str, str]:
+    """Return the parameters that a cell's configuration gives its run."""
+    tree = yaml.safe_load(path.read_text()) if path.exists() else None
+    flat = _flatten("", tree if isinstance(tree, dict) else {})
+    return {_name(key): _text(value)[:LONGEST_PARAM] for key, value in flat}
+
+
+def _flatten(prefix: str, tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(name, value)
+        else:
+            yield name, value
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _name(text: str) -> str:
+    """Replace what MLflow does not allow in the name of a metric or parameter."""
+    return re.sub(r"[^\w\-. :/]", "_", text, flags=re.ASCII)[:LONGEST_NAME]
+
+
+def cell_tags(row: Record, study: str) -> dict[str, str]:
+    """Return the tags of a cell's run."""
+    environment = {
+        name: str(row.environment[name])
+        for name in ("commit", "device", "host", "pid")
+        if row.environment.get(name) is not None
+    }
+    return environment | {
+        "kind": "cell",
+        "study": study,
+        "cell": row.cell,
+        "method": row.method,
+        "dataset": row.dataset,
+        "data_variant": row.data_variant,
+        "preset": row.preset,
+        "seed": str(row.seed),
+        "key": row.key,
+        "status": str(row.status),
+        "reason": row.reason[:LONGEST_TAG],
+    }
+
+
+def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
+    """Return the tags of a study's run, the table as its note among them."""
+    table = study / "table.md"
+    note = table.read_text() if table.exists() else ""
+    if len(note) > LONGEST_TAG:
+        note = note[:LONGEST_TAG].rsplit("\n", 1)[0]
+    return {
+        "dataset": rows[0].dataset,
+        "preset": rows[0].preset,
+        "methods": ",".join(sorted({row.method for row in rows})),
+        "seeds": ",".join(str(seed) for seed in sorted({row.seed for row in rows})),
+        "mlflow.note.content": note,
+    }
+
+
+def study_files(study: Path) -> tuple[list[Path], list[Path]]:
+    """Return the tables and the plots that a study has."""
+    names = [f"table.{ending}" for ending in ("md", "csv", "tex", "json")]
+    tables = [
+        study / name
+        for name in [*names, "nfe-curve.md", "nfe-curve.csv", "timing.md", "timing.json"]
+    ]
+    plots = sorted((study / "plots").glob("*.png"))
+    return [path for path in [*tables, study / STUDY] if path.exists()], plots
+
+
+def failure_log(folder: Path, row: Record) -> list[Path]:
+    """Return the log of a cell that failed, if it is small."""
+    log = folder / "log.txt"
+    small = log.exists() and log.stat().st_size <= LARGEST_LOG
+    return [log] if row.status.is_failure and small else []
+
+
+def run_status(row: Record) -> str:
+    """Return MLflow's word for how a cell stands."""
+    if row.status == Status.RUNNING and _is_dead(row.environment):
+        return "KILLED"
+    return STATUS.get(row.status, "FAILED")
+
+
+def _is_dead(environment: Mapping[str, Any]) -> bool:
+    """Whether the cell's process is known to have gone: same host, no such process."""
+    pid = environment.get("pid")
+    if environment.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def study_status(rows: Sequence[Record]) -> str:
+    """Return MLflow's word for how a study stands."""
+    found = {run_status(row) for row in rows}
+    for status in ("RUNNING", "FAILED", "KILLED"):
+        if status in found:
+            return status
+    return "FINISHED" if found == {"FINISHED"} else "KILLED"
+
+
+def is_same(last: Any, value: float) -> bool:
+    """Whether a metric's last point, if it has one, has this value."""
+    if last is None:
+        return False
+    stored = last.value
+    # MLflow keeps infinity as the largest float.
+    largest = sys.float_info.max
+    clipped = value if math.isnan(value) else min(max(value, -largest), largest)
+    return stored == clipped or (math.isnan(stored) and math.isnan(value))
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Return what tells whether one of these files has changed."""
+    found = hashlib.sha256()
+    for file in files:
+        if file.exists():
+            found.update(file.name.encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()[:32]
+
+
+def is_run_of(run: Run, row: Record) -> bool:
+    """Whether a run is of this very making of a cell, not of one that was replaced by it."""
+    started = started_ms(row)
+    return run.data.tags.get("key") == row.key and started in {None, run.info.start_time}
+
+
+def started_ms(row: Record) -> int | None:
+    """When a cell was started, in milliseconds; one that could not start has its end alone."""
+    return milliseconds(row.started or row.ended)
+
+
+def last_points(run: Run) -> dict[str, Any]:
+    """Return each metric's last point, with ``step``, ``timestamp`` and ``value``."""
+    return {point.key: point for point in run.data.to_proto().metrics}
+
+
+def milliseconds(stamp: str | None) -> int | None:
+    """Return a moment in milliseconds since 1970, of its ISO 8601 form."""
+    return None if not stamp else round(datetime.fromisoformat(stamp).timestamp() * 1000)

@@ -1,0 +1,182 @@
+"""MLflow's store: where it is, opened, created, migrated and moved; one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from bench import locks, record
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI = "MLFLOW_TRACKING_URI"
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+ORIGIN = ".origin"
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # A server that is down must not hold the study up for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""Set before MLflow is imported, unless the user has set them."""
+PAUSE = 30.0
+"""Seconds without another try after a store could not be reached."""
+LOCK_SECONDS = 60.0
+"""How long a run is waited for that another process is logging."""
+STORE_LOCK = ".mlflow.lock"
+
+
+def has_store(results: Path) -> bool:
+    """Whether there is a store already: the results folder's own, or the one that is named."""
+    return bool(os.environ.get(URI)) or (results / DATABASE).exists()
+
+
+def store_uri(results: Path) -> str:
+    """Return the tracking store: the environment's, else a SQLite file in the results folder."""
+    return os.environ.get(URI) or f"sqlite:///{(results / DATABASE).resolve().as_posix()}"
+
+
+@contextlib.contextmanager
+def locked(path: Path, why: str) -> Iterator[None]:
+    """Hold a lock file; TimeoutError says ``why`` it is not to be had."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except filelock.Timeout as error:
+        raise TimeoutError(f"{why}, for {LOCK_SECONDS:.0f} s") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def alone(study: Path, name: str) -> Iterator[None]:
+    """Keep other processes from logging a run of a study, one that is being made included."""
+    folder = study / locks.FOLDER
+    folder.mkdir(exist_ok=True)
+    with locked(folder / f"{name}.sync", "another command is logging it"):
+        yield
+
+
+def origin_of(results: Path) -> str:
+    """Return the number that stays with a results folder wherever it is moved."""
+    path = results / ORIGIN
+    if not path.exists():
+        record.write_text(path, uuid.uuid4().hex + "\n")
+    return path.read_text().strip()
+
+
+def is_server(uri: str) -> bool:
+    """Whether a store is a server, not a file."""
+    return urllib.parse.urlparse(uri).scheme in {"http", "https", "databricks", "uc"}
+
+
+def open_store(results: Path) -> MlflowClient:
+    """Open the store; the folder's own one is created and mended by one process at a time."""
+    import mlflow  # noqa: F401  # It takes seconds, in which nobody need wait.
+
+    results.mkdir(parents=True, exist_ok=True)
+    uri, database = store_uri(results), (results / DATABASE).resolve()
+    lock = locked(results / STORE_LOCK, "another command is opening the store")
+    if os.environ.get(URI):
+        with lock:
+            origin_of(results)
+        return _connect(uri)
+    with lock, _no_chatter():
+        origin_of(results)
+        if not database.exists():
+            _create(database)
+        _migrate(uri, database)
+        _relocate(database, results.resolve() / ARTIFACTS)
+        with closing(sqlite3.connect(database, timeout=30)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        return _connect(uri)
+
+
+def _create(database: Path) -> None:
+    """Make the store's tables, whole or not at all: whoever is ended meanwhile leaves no ruin."""
+    for leftover in database.parent.glob(".mlflow-new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-new-", dir=database.parent) as scratch:
+        made, copy = Path(scratch) / "made.db", Path(scratch) / DATABASE
+        _connect(f"sqlite:///{made.as_posix()}")
+        with closing(sqlite3.connect(made)) as old, closing(sqlite3.connect(copy)) as new:
+            old.backup(new)
+        os.replace(copy, database)
+
+
+def _connect(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def _no_chatter() -> Iterator[None]:
+    """Keep MLflow's and alembic's lines about tables and migrations off the terminal."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _migrate(uri: str, database: Path) -> None:
+    """Bring a store that an older MLflow made up to this one's tables, keeping a copy."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _connect(uri)
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise
+        with (
+            closing(sqlite3.connect(database)) as old,
+            closing(sqlite3.connect(database.with_suffix(".db.bak"))) as copy,
+        ):
+            old.backup(copy)
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def _relocate(database: Path, artifacts: Path) -> None:
+    """Point the artifact links of a results folder that was moved to where it is now."""
+    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        rows = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments")
+        for experiment, name, old in rows.fetchall():
+            new = (artifacts / name).as_uri()
+            ours = old is not None and old.endswith(f"/{ARTIFACTS}/{urllib.parse.quote(name)}")
+            if ours and old != new:
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                    (new, experiment),
+                )
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                    "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                    (new, len(old) + 1, experiment, len(old), old),
+                )

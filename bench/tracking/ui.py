@@ -1,0 +1,164 @@
+"""MLflow's own pages, served on a results folder's store."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.tracking.null import first_line
+from bench.tracking.store import (
+    ARTIFACTS,
+    DATABASE,
+    QUIET,
+    URI,
+    is_server,
+    open_store,
+    store_uri,
+)
+from bench.tracking.tracker import VIEW
+
+UI_LOG = "mlflow-ui.log"
+
+
+def charts_link(base: str, experiment: str) -> str:
+    """Return the address of an experiment's charts, with all its runs shown."""
+    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
+    return f"{base}/#/experiments/{experiment}/runs?{query}"
+
+
+def ui(results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
+    """Serve MLflow's UI on the results' store until Ctrl-C, and print the links to its charts.
+
+    With a server in the environment, only its links are printed.
+
+    Raises:
+        UserError: no store there, MLflow not installed, the port taken, or no answer.
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError("MLflow is not installed; install it to see its UI")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if is_server(store_uri(results)):
+        _print_links(results, store_uri(results).rstrip("/"))
+        return
+    if not os.environ.get(URI) and not (results / DATABASE).exists():
+        raise UserError(
+            f"no MLflow store in '{results}'; run a study first, or 'bench sync' to make one, "
+            f"or point {URI} to a store"
+        )
+    _refuse_taken(host, port)
+    with _until_stopped() as stopped, serving(results, port, host) as (base, server):
+        _print_links(results, base)
+        print("Ctrl-C ends it.", flush=True)
+        while server.poll() is None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            time.sleep(0.5)
+        raise UserError(f"MLflow's server ended; its last words are in '{results / UI_LOG}'")
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[threading.Event]:
+    """Take SIGTERM as Ctrl-C, so that the server ends in either case, and end in peace.
+
+    The event is set, too: an interrupt that falls into a finaliser is lost.
+    """
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    except KeyboardInterrupt:
+        print("MLflow's UI has ended.", flush=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def serving(results: Path, port: int, host: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run MLflow's server with one worker; yield address and process once healthy, then end it."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(results),
+        "--artifacts-destination", (results / ARTIFACTS).resolve().as_uri(),
+        "--host", host, "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = results / UI_LOG
+    # A session of its own: Ctrl-C reaches this process alone, which then ends the server whole.
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
+        base = f"http://{shown}:{port}"
+        _wait_until_healthy(base, server, log)
+        yield base, server
+    finally:
+        _end(server)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"port {port} on {host} cannot be used ({error}); choose another with --port"
+            ) from error
+
+
+def _wait_until_healthy(
+    base: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120.0
+) -> None:
+    end = time.monotonic() + seconds
+    # No proxy: the server is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < end and server.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            opener.open(f"{base}/health", timeout=2).close()
+            return
+        time.sleep(0.2)
+    raise UserError(f"MLflow's server did not start; its last words are in '{log}'")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its worker: they are the process group that was started for them."""
+    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(patience)
+            return
+
+
+def _print_links(results: Path, base: str) -> None:
+    try:
+        client = open_store(results)
+    except Exception as error:
+        raise UserError(
+            f"the MLflow store '{store_uri(results)}' cannot be opened ({first_line(error)}); "
+            f"start its server, or unset {URI} for the store in '{results}'"
+        ) from error
+    for experiment in client.search_experiments():
+        if client.search_runs([experiment.experiment_id], max_results=1):
+            print(f"{experiment.name}: {charts_link(base, experiment.experiment_id)}", flush=True)
