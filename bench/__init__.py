@@ -1,3 +1,3 @@
 """scorebench: a comparative benchmarking suite for score-based generative models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

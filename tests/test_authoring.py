@@ -1,4 +1,4 @@
-"""A method of one's own: ``bench new``, ``bench check`` and the README's example."""
+"""A method of one's own: ``bench new``, ``bench check`` and the example of methods/README.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .conftest import Bench
 VARIANTS = [
     f"{name}:{v}" for name in registry.BUILTIN for v in sorted(registry.load(name).variants)
 ]
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parent.parent / "methods" / "README.md"
 
 
 def failed(findings: list[Finding]) -> dict[str, str]:
