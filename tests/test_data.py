@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from bench import data
-from bench.data import fetched, idx, prepared
 from bench.data.dataset import Split, fingerprint
-from bench.data.digits import choose_held_out
+from bench.data.sources import fetched, idx, prepared
+from bench.data.sources.digits import choose_held_out
 from bench.errors import UserError
 from tests.pictures import encoded, idx_bytes, pixels, write_idx, write_zip
 

@@ -21,11 +21,12 @@ from rich.console import Console
 
 from bench import commands, data, progress
 from bench.cli import main
-from bench.data import prepared
 from bench.data.dataset import Split, fingerprint
-from bench.data.entries import Content, Entry
-from bench.data.labels import Labels
-from bench.data.prepared import Recipe, Rule
+from bench.data.sources import decoding, prepared
+from bench.data.sources.decoding import Rule
+from bench.data.sources.entries import Content, Entry
+from bench.data.sources.labels import Labels
+from bench.data.sources.prepared import Recipe
 from bench.errors import UserError
 from bench.training import Feed
 from tests.conftest import Bench
@@ -76,9 +77,9 @@ def peak_bytes(work: Callable[[], object]) -> int:
 def test_memory_does_not_grow_with_the_number_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threaded: bool, size: int | None
 ) -> None:
-    monkeypatch.setattr(prepared, "SMALL", 0 if threaded else 2**30)
-    monkeypatch.setattr(prepared, "THREADS", 2)
-    monkeypatch.setattr(prepared, "WINDOW", 8)
+    monkeypatch.setattr(decoding, "SMALL", 0 if threaded else 2**30)
+    monkeypatch.setattr(decoding, "THREADS", 2)
+    monkeypatch.setattr(decoding, "WINDOW", 8)
     image = 3 * SIDE**2
     prepared.prepare(recipe(8, size=size), cache=tmp_path)  # Imports are no images.
     few, many = (
@@ -91,8 +92,8 @@ def test_memory_does_not_grow_with_the_number_of_images(
 
 
 def test_the_window_is_bounded_and_order_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "THREADS", 4)
-    monkeypatch.setattr(prepared, "WINDOW", 6)
+    monkeypatch.setattr(decoding, "THREADS", 4)
+    monkeypatch.setattr(decoding, "WINDOW", 6)
     taken = 0
 
     def items() -> Iterator[int]:
@@ -105,13 +106,13 @@ def test_the_window_is_bounded_and_order_kept(monkeypatch: pytest.MonkeyPatch) -
         time.sleep(0.005 * (item % 3))
         return item
 
-    for position, found in enumerate(prepared.in_order(slow, items()), start=1):
+    for position, found in enumerate(decoding.in_order(slow, items()), start=1):
         assert found == position
         assert taken - position < 6
 
 
 def test_a_failure_among_threads_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared, "THREADS", 4)
+    monkeypatch.setattr(decoding, "THREADS", 4)
     seen = []
 
     def work(item: int) -> int:
@@ -121,8 +122,8 @@ def test_a_failure_among_threads_ends_at_once(monkeypatch: pytest.MonkeyPatch) -
         return item
 
     with pytest.raises(UserError, match="three"):
-        list(prepared.in_order(work, range(10_000)))
-    assert len(seen) < 10 + 2 * prepared.WINDOW
+        list(decoding.in_order(work, range(10_000)))
+    assert len(seen) < 10 + 2 * decoding.WINDOW
 
 
 @pytest.mark.parametrize("kind", ["files", "arrays"])
@@ -155,7 +156,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepared, "_synced", full)
+    monkeypatch.setattr(prepared, "synced", full)
     with pytest.raises(UserError, match="No space left on device"):
         prepared.prepare(recipe(2), cache=tmp_path)
     assert [path.suffix for path in (tmp_path / "prepared").iterdir()] == [".lock"]
@@ -167,7 +168,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from bench import data
-from bench.data import images
+from bench.data.sources import images
 original, calls = images.decode, []
 def slow(*arguments, **options):
     calls.append(1)
@@ -250,7 +251,7 @@ DOWNLOAD = """
 import sys, time
 from pathlib import Path
 from bench import data
-from bench.data import fetched, idx
+from bench.data.sources import fetched, idx
 sys.path.insert(0, sys.argv[3])
 from tests.pictures import write_idx
 cache, seconds = Path(sys.argv[1]), float(sys.argv[2])

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from bench import data
-from bench.data import images
 from bench.data.dataset import Dataset
+from bench.data.sources import images
 from bench.errors import UserError
 from tests.pictures import encoded, pixels, png, write_folder, write_zip
 
@@ -258,8 +258,8 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.folders.LARGEST_FILE", 10)
-    monkeypatch.setattr("bench.data.zips.LARGEST_FILE", 10)
+    monkeypatch.setattr("bench.data.sources.folders.LARGEST_FILE", 10)
+    monkeypatch.setattr("bench.data.sources.zips.LARGEST_FILE", 10)
     refused(write_folder(tmp_path / "own", {"a.png": GOOD}), "'a.png' is larger than")
     refused(write_zip(tmp_path / "own.zip", {"a.png": GOOD}), "'a.png' is larger than")
 
@@ -426,7 +426,7 @@ def test_an_array_that_is_no_zip_file(tmp_path: Path) -> None:
 
 
 def test_more_than_the_disk_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.prepared.free", lambda folder: 2**26 + 100)
+    monkeypatch.setattr("bench.data.sources.prepared.free", lambda folder: 2**26 + 100)
     refused(write_arrays(tmp_path / "own.npz", {"arr_0": IMAGES}), "2 images take", "MiB are free")
 
 

@@ -13,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
 from bench import data, metrics
-from bench.data import mixtures
 from bench.data.dataset import Dataset
+from bench.data.sources import mixtures
 from bench.errors import UserError
 from bench.metrics import extractors
 from bench.metrics.evaluation import noise_like

@@ -46,7 +46,7 @@ def load(
     if name in KNOWN and KNOWN[name].is_points:
         return _load_mixture(name, path)
     if path is not None and _holds_images(name, path):
-        from bench.data.given import load_given
+        from bench.data.sources.given import load_given
 
         return load_given(name, path, cache=cache, size=size, progress=progress)
     if name not in KNOWN:
@@ -56,7 +56,7 @@ def load(
         )
     if name == "digits":
         return _load_digits(path)
-    from bench.data.fetched import load_fetched
+    from bench.data.sources.fetched import load_fetched
 
     return load_fetched(name, path=path, cache=cache, download=download)
 
@@ -69,8 +69,8 @@ def load_samples(
     cache: Path,
     progress: Progress = lambda fraction: None,
 ) -> Dataset:
-    """Read images that some other code has drawn; see ``bench.data.given.load_samples``."""
-    from bench.data import given
+    """Read images that some other code has drawn; see ``bench.data.sources.given.load_samples``."""
+    from bench.data.sources import given
 
     return given.load_samples(path, shape=shape, classes=classes, cache=cache, progress=progress)
 
@@ -86,13 +86,13 @@ def _check_size(name: str, size: int | None) -> None:
 
 def _holds_images(name: str, path: Path) -> bool:
     """Whether to read images of the user's at ``path``, rather than a data set's own files."""
-    from bench.data import folders
-    from bench.data.lmdbs import is_lmdb
+    from bench.data.sources import folders
+    from bench.data.sources.lmdbs import is_lmdb
 
     if path.is_file() or name not in KNOWN or is_lmdb(path):
         return True
     if name != "digits":
-        from bench.data.fetched import find
+        from bench.data.sources.fetched import find
 
         if find(name, path) is not None:
             return False
@@ -100,7 +100,7 @@ def _holds_images(name: str, path: Path) -> bool:
 
 
 def _load_digits(path: Path | None) -> Dataset:
-    from bench.data.digits import load_digits
+    from bench.data.sources.digits import load_digits
 
     if path is not None:
         raise UserError(
@@ -111,7 +111,7 @@ def _load_digits(path: Path | None) -> Dataset:
 
 
 def _load_mixture(name: str, path: Path | None) -> Dataset:
-    from bench.data.mixtures import load_mixture
+    from bench.data.sources.mixtures import load_mixture
 
     if path is not None:
         raise UserError(

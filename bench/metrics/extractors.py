@@ -284,7 +284,7 @@ def _foreign(name: str, device: torch.device, weights: Path | None, cache: Path)
 
 
 def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.data.mixtures import truth
+    from bench.data.sources.mixtures import truth
     from bench.metrics import points
 
     if weights is not None:

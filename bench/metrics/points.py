@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.mixtures import draw
+from bench.data.sources.mixtures import draw
 from bench.record import Value
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bench.data.entries import Content, Entry, damaged
-from bench.data.images import LARGEST_SIDE, shown
-from bench.data.zips import DAMAGE, open_archive
+from bench.data.sources.entries import Content, Entry, damaged
+from bench.data.sources.images import LARGEST_SIDE, shown
+from bench.data.sources.zips import DAMAGE, open_archive
 from bench.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.data.images import shown
+from bench.data.sources.images import shown
 from bench.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from bench.data.entries import INDEX, LARGEST_INDEX, Content, Entry, left_out
-from bench.data.images import (
+from bench.data.sources.entries import INDEX, LARGEST_INDEX, Content, Entry, left_out
+from bench.data.sources.images import (
     LARGEST_FILE,
     SUFFIXES,
     UNREAD,

@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.data import folders
-from bench.data.arrays import open_npz
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Split
-from bench.data.entries import INDEX, Content
-from bench.data.images import shown
-from bench.data.labels import Labels, of_samples, of_training_data
-from bench.data.lmdbs import FILE as LMDB
-from bench.data.lmdbs import is_lmdb, open_lmdb
-from bench.data.prepared import Label, Progress, Recipe, Rule, Stored, prepare
-from bench.data.zips import open_zip
+from bench.data.sources import folders
+from bench.data.sources.arrays import open_npz
+from bench.data.sources.decoding import Rule
+from bench.data.sources.entries import INDEX, Content
+from bench.data.sources.images import shown
+from bench.data.sources.labels import Labels, of_samples, of_training_data
+from bench.data.sources.lmdbs import FILE as LMDB
+from bench.data.sources.lmdbs import is_lmdb, open_lmdb
+from bench.data.sources.prepared import Label, Progress, Recipe, Stored, prepare
+from bench.data.sources.zips import open_zip
 from bench.errors import UserError
 
 FILES = {".zip": open_zip, ".npz": open_npz}

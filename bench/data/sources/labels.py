@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.data.entries import INDEX, Content
-from bench.data.images import shown
+from bench.data.sources.entries import INDEX, Content
+from bench.data.sources.images import shown
 from bench.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.data.entries import Content, Entry, damaged
+from bench.data.sources.entries import Content, Entry, damaged
 from bench.errors import UserError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from bench.data.entries import INDEX, LARGEST_INDEX, Content, Entry, damaged, left_out
-from bench.data.images import LARGEST_FILE, is_hidden, is_hidden_image, is_image, shown
+from bench.data.sources.entries import INDEX, LARGEST_INDEX, Content, Entry, damaged, left_out
+from bench.data.sources.images import LARGEST_FILE, is_hidden, is_hidden_image, is_image, shown
 from bench.errors import UserError
 
 DAMAGE = (
