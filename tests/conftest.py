@@ -1,28 +1,79 @@
-"""What several test modules share: tiny methods, and the command run as a user runs it."""
+"""What several test modules share: markers, tiny methods, the command, and one finished study."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
+from bench.cli import main
 from bench.config import Preset, choose_preset, resolve_method
 from bench.tracking import Tracker
 from bench.tracking.store import DATABASE
 from methods import registry
 from methods.base import DataSpec, Method
 
+from . import plugins
 from .stores import copy_store
-
-GREY = DataSpec(channels=1, size=8, classes=10)
+from .tiny import GREY
 
 Build = Callable[..., Method]
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# -- which tests start processes ---------------------------------------------------------------
+
+
+STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"}
+"""Python's own names for starting a process; see its table of audit events."""
+
+
+class Gate:
+    """Whether the test that runs may start Python: set for each test by its marker."""
+
+    is_open = True
+
+
+@pytest.fixture(scope="session")
+def processes() -> None:
+    """Say that a test, or a fixture, starts Python: the test is marked ``process`` for it."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "processes" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    Gate.is_open = item.get_closest_marker("process") is not None
+    try:
+        return (yield)
+    finally:
+        Gate.is_open = True
+
+
+def guard(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail a test that starts Python and does not use ``processes``, in every run."""
+    if Gate.is_open or event not in STARTS:
+        return
+    if "fork" in event or Path(os.fsdecode(arguments[0])).name.startswith("python"):
+        pytest.fail("it starts Python and is not marked so: let it use the fixture 'processes'")
+
+
+sys.addaudithook(guard)
+
+# -- methods and commands ----------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -48,24 +99,101 @@ def build() -> Build:
 
 
 @pytest.fixture
-def run_bench(tmp_path: Path) -> Bench:
+def plugin_env(tmp_path: Path) -> dict[str, str]:
+    """The environment in which the faulty methods are installed."""
+    return python_path(plugins.install(tmp_path / "plugin"))
+
+
+def python_path(folder: Path) -> dict[str, str]:
+    """The environment that has a folder before all others on Python's path."""
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def start_bench(
+    place: Path, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run ``bench`` in a process of its own, in a folder; for what uses ``processes``."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=place,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+@pytest.fixture
+def run_bench(tmp_path: Path, processes: None) -> Bench:
     """Run ``bench`` in a process of its own, in an empty folder."""
 
-    def run(
-        *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 240
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "bench", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+    def run(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
+        return start_bench(tmp_path, *arguments, **how)
 
     return run
+
+
+@pytest.fixture
+def call_bench(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    """Run ``bench`` in this process, in an empty folder: some 3 s less than ``run_bench``."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+        capsys.readouterr()
+        code = main(list(arguments))
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+# -- what is slow to make, made once -----------------------------------------------------------
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that is made once for all workers of xdist; none may change it."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def make_smoke(place: Path) -> None:
+    methods = ["--methods", ",".join(registry.BUILTIN), "--seeds", "0,1"]
+    preset = ["--dataset", "digits", "--preset", "smoke"]
+    done = start_bench(place, "run", *methods, *preset, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    (place / "printed.md").write_text(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
+    """The folder in which all methods have run: seeds 0 and 1, tracked; not to be changed.
+
+    It holds ``results/digits-smoke`` and ``printed.md``, what the command has printed.
+    """
+    return once(tmp_path_factory, "smoke", make_smoke)
+
+
+@pytest.fixture
+def smoke_copy(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study, to be changed at will."""
+    copy = shutil.copytree(smoke / "results", tmp_path / "results")
+    return Path(copy) / "digits-smoke"
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,13 @@ LOSSES = {
 }
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
 IMAGES_SEEN = 512_000
+PREPARED = {
+    "data_sha256": "d" * 64,
+    "extractors": {"digits": "e" * 64},
+    "reference_sha256": None,
+    "protocol": "1",
+}
+"""What preparing has found out, as the plan takes it."""
 
 
 def digit(number: int) -> np.ndarray:

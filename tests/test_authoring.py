@@ -31,8 +31,7 @@ from methods.noise import per_image
 from methods.sde import SDE
 from methods.smm import SMM
 
-from . import plugins
-from .conftest import Bench
+from .conftest import Bench, python_path
 
 VARIANTS = [
     f"{name}:{v}" for name in registry.BUILTIN for v in sorted(registry.load(name).variants)
@@ -47,6 +46,7 @@ def failed(findings: list[Finding]) -> dict[str, str]:
 # -- bench check: what is sound passes ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.BUILTIN)
 def test_the_methods_keep_every_rule_on_images(name: str) -> None:
     findings = check(name)
@@ -55,6 +55,7 @@ def test_the_methods_keep_every_rule_on_images(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", VARIANTS)
 def test_the_variants_keep_every_rule_on_points(label: str) -> None:
     findings = check(label, dataset="gmm2d")
@@ -433,13 +434,10 @@ def test_checking_leaves_global_generators_alone() -> None:
 POINTS = ("--dataset", "gmm2d")
 
 
-def plugin_path(folder: Path) -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-
-
-def test_check_names_what_is_broken_and_goes_on(tmp_path: Path, run_bench: Bench) -> None:
-    env = plugin_path(plugins.install(tmp_path / "plugin"))
-    done = run_bench("check", "broken,unfit,smm", *POINTS, env=env)
+def test_check_names_what_is_broken_and_goes_on(
+    run_bench: Bench, plugin_env: dict[str, str]
+) -> None:
+    done = run_bench("check", "broken,unfit,smm", *POINTS, env=plugin_env)
     assert done.returncode == 1
     assert "broken\nFAIL  plug-in 'broken' (no_such_module:Method): ModuleNotFound" in done.stdout
     assert re.search(r"^FAIL  samples .* not finite; required: ", done.stdout, re.MULTILINE)
@@ -512,14 +510,17 @@ def install_by_hand(project: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def written(
+    tmp_path_factory: pytest.TempPathFactory, processes: None
+) -> tuple[Path, dict[str, str]]:
     """A new method, and the environment in which it is installed."""
     place = tmp_path_factory.mktemp("new")
     project = new("my_flow", place)
     install(project, place / "site")
-    return project, plugin_path(place / "site")
+    return project, python_path(place / "site")
 
 
+@pytest.mark.xdist_group("new")
 def test_a_new_method_is_listed_checked_and_run(
     written: tuple[Path, dict[str, str]], run_bench: Bench, tmp_path: Path
 ) -> None:
@@ -540,6 +541,7 @@ def test_a_new_method_is_listed_checked_and_run(
         assert row.status == record.Status.FINISHED
 
 
+@pytest.mark.xdist_group("new")
 def test_a_new_method_s_own_test_passes(written: tuple[Path, dict[str, str]]) -> None:
     project, env = written
     done = subprocess.run(
@@ -551,6 +553,7 @@ def test_a_new_method_s_own_test_passes(written: tuple[Path, dict[str, str]]) ->
     assert "2 passed" in done.stdout
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_new_method_s_own_test_finds_a_wrong_sampler(tmp_path: Path) -> None:
     project = new("off_centre", tmp_path)
     path = project / "off_centre.py"
@@ -559,19 +562,19 @@ def test_a_new_method_s_own_test_finds_a_wrong_sampler(tmp_path: Path) -> None:
     path.write_text(text.replace("return samplers.draw(", "return 0.9 * samplers.draw("))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "exact", "."],
-        cwd=project, env={**os.environ, **plugin_path(project)}, capture_output=True, text=True,
+        cwd=project, env={**os.environ, **python_path(project)}, capture_output=True, text=True,
         timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "1 failed" in done.stdout
 
 
-def test_a_file_is_checked_before_it_is_installed(tmp_path: Path, run_bench: Bench) -> None:
+def test_a_file_is_checked_before_it_is_installed(tmp_path: Path, call_bench: Bench) -> None:
     new("my_flow", tmp_path)
-    done = run_bench("check", "my_flow/my_flow.py", *POINTS)
+    done = call_bench("check", "my_flow/my_flow.py", *POINTS)
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "broken.py").write_text("import no_such_module\n")
-    done = run_bench("check", "broken.py")
+    done = call_bench("check", "broken.py")
     assert done.returncode == 1
     assert "FAIL  'broken.py': ModuleNotFoundError" in done.stdout
 
@@ -620,7 +623,7 @@ def block(language: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def readme_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def readme_plugin(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     """The README's method, installed as its entry point says."""
     folder = tmp_path_factory.mktemp("readme")
     project = new("flow", folder)
@@ -634,17 +637,19 @@ def readme_plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def flow(readme_plugin: Path) -> Any:
-    kind = load_file(readme_plugin / "flow.py")
+def flow(tmp_path: Path) -> Any:
+    (tmp_path / "flow.py").write_text(block("python"))
+    kind = load_file(tmp_path / "flow.py")
     settings = {"network": {"kind": "mlp", "width": 8}, "steps": 60}
     return kind(kind.Config.model_validate(settings), DataSpec(channels=2, size=1))
 
 
+@pytest.mark.xdist_group("readme")
 def test_the_readme_s_method_is_short_and_keeps_every_rule(
     readme_plugin: Path, run_bench: Bench
 ) -> None:
     assert len(block("python").splitlines()) < 60
-    done = run_bench("check", "flow", *POINTS, env=plugin_path(readme_plugin))
+    done = run_bench("check", "flow", *POINTS, env=python_path(readme_plugin))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
 
@@ -695,6 +700,7 @@ def test_the_readme_s_denoiser_is_that_of_its_velocity(flow: Any) -> None:
     torch.testing.assert_close(flow.denoiser_for(None)(x, sigma), truth.denoise(x, sigma))
 
 
+@pytest.mark.xdist_group("readme")
 def test_the_readme_s_method_learns(readme_plugin: Path, run_bench: Bench, tmp_path: Path) -> None:
     """From the README to a Fréchet distance and a score far from noise's, within seconds."""
     settings = ["training.snapshots=0", "evaluation.samples=2000", "flow.steps=15"]
@@ -702,7 +708,7 @@ def test_the_readme_s_method_learns(readme_plugin: Path, run_bench: Bench, tmp_p
     done = run_bench(
         "run", "--methods", "flow", *POINTS, "--preset", "quick", "--budget", "200kimg",
         *(part for setting in settings for part in ("--set", setting)),
-        "--no-tracking", "--study", "learns", env=plugin_path(readme_plugin),
+        "--no-tracking", "--study", "learns", env=python_path(readme_plugin),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     study = tmp_path / "results" / "learns"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -29,12 +28,6 @@ ALL = ",".join(registry.names())
 SMOKE = ("--dataset", "digits", "--preset", "smoke")
 
 
-@pytest.fixture
-def plugin_env(tmp_path: Path) -> dict[str, str]:
-    path = plugins.install(tmp_path / "plugin")
-    return {"PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
-
-
 def records(study: Path) -> dict[str, record.Record]:
     return {folder.name: found for folder, found in record.cells(study)}
 
@@ -42,20 +35,13 @@ def records(study: Path) -> dict[str, record.Record]:
 # -- end to end -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """All methods at the smoke preset, tracked in MLflow: the study's folder and the output."""
-    place = tmp_path_factory.mktemp("finished")
-    command = [sys.executable, "-m", "bench", "run", "--methods", ALL, *SMOKE, "--seeds", "0,1"]
-    done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return place / "results" / "digits-smoke", done.stdout
+@pytest.fixture
+def study(smoke: Path) -> Path:
+    """All methods at the smoke preset, tracked in MLflow; not to be changed."""
+    return smoke / "results" / "digits-smoke"
 
 
-def test_every_cell_finishes_with_all_its_files(finished: tuple[Path, str]) -> None:
-    study, _ = finished
+def test_every_cell_finishes_with_all_its_files(study: Path) -> None:
     files = {"config.yaml", "record.json", "metrics.jsonl", "features-digits.npz", "samples.npz"}
     files |= {"grid.png", "checkpoint.pt", "log.txt"}
     for folder, row in record.cells(study):
@@ -64,8 +50,7 @@ def test_every_cell_finishes_with_all_its_files(finished: tuple[Path, str]) -> N
     assert len(records(study)) == 2 * len(registry.names())
 
 
-def test_metrics_carry_their_provenance(finished: tuple[Path, str]) -> None:
-    study, _ = finished
+def test_metrics_carry_their_provenance(study: Path) -> None:
     for row in records(study).values():
         assert {"fd_digits_100", "is_digits_100"} <= row.metrics.keys()
         for name, value in row.metrics.items():
@@ -80,8 +65,7 @@ def test_metrics_carry_their_provenance(finished: tuple[Path, str]) -> None:
     assert not labelled & records(study)["sde-seed0"].metrics.keys()
 
 
-def test_costs_are_measured(finished: tuple[Path, str]) -> None:
-    study, _ = finished
+def test_costs_are_measured(study: Path) -> None:
     for row in records(study).values():
         cost = row.cost
         assert cost.images_seen == pytest.approx(1000, abs=64)
@@ -99,8 +83,7 @@ def test_costs_are_measured(finished: tuple[Path, str]) -> None:
     assert nfe == {"sde": 6, "cdm": 6, "dlsm": 12, "smm": 1}
 
 
-def test_every_network_that_runs_is_charged(finished: tuple[Path, str]) -> None:
-    study, _ = finished
+def test_every_network_that_runs_is_charged(study: Path) -> None:
     charged = {
         row.method: set(row.cost.train_flops_by_objective) for row in records(study).values()
     }
@@ -110,8 +93,8 @@ def test_every_network_that_runs_is_charged(finished: tuple[Path, str]) -> None:
     assert flops["cdm"] / flops["sde"] == pytest.approx(3, rel=0.02)  # One step a branch.
 
 
-def test_the_table_is_printed_and_written(finished: tuple[Path, str]) -> None:
-    study, output = finished
+def test_the_table_is_printed_and_written(smoke: Path, study: Path) -> None:
+    output = (smoke / "printed.md").read_text()
     for name in registry.names():
         assert re.search(rf"^\| {name} +\| 2/2 ", output, re.MULTILINE)
     assert "real (held-out)" in output
@@ -120,10 +103,9 @@ def test_the_table_is_printed_and_written(finished: tuple[Path, str]) -> None:
     assert len(list((study / "plots").glob("*.png"))) >= 5
 
 
-def test_mlflow_holds_what_the_folders_say(finished: tuple[Path, str]) -> None:
+def test_mlflow_holds_what_the_folders_say(study: Path) -> None:
     import mlflow
 
-    study, _ = finished
     store = study.parent / "mlflow.db"
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store}")
     experiment = client.get_experiment_by_name("digits")
@@ -143,13 +125,9 @@ def test_mlflow_holds_what_the_folders_say(finished: tuple[Path, str]) -> None:
     assert "| method" in summary.data.tags["mlflow.note.content"]
 
 
-def test_the_same_command_again_reuses_every_cell(
-    finished: tuple[Path, str], run_bench: Bench
-) -> None:
-    study, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in study.glob("*/*")}
-    arguments = ["run", "--methods", ALL, *SMOKE, "--seeds", "0,1", "--no-tracking"]
-    done = run_bench(*arguments, "--results", str(study.parent))
+def test_the_same_command_again_reuses_every_cell(smoke_copy: Path, run_bench: Bench) -> None:
+    before = {path: path.stat().st_mtime_ns for path in smoke_copy.glob("*/*")}
+    done = run_bench("run", "--methods", ALL, *SMOKE, "--seeds", "0,1", "--no-tracking")
     assert done.returncode == 0
     assert done.stderr.count("reuse (done)") == 2 * len(registry.names())
     kept = {path: time for path, time in before.items() if "seed" in path.parent.name}
@@ -158,10 +136,9 @@ def test_the_same_command_again_reuses_every_cell(
 
 @pytest.mark.parametrize("format", ["md", "csv", "latex", "json"])
 def test_tables_are_printed_in_each_format(
-    finished: tuple[Path, str], run_bench: Bench, format: str
+    smoke_copy: Path, call_bench: Bench, format: str
 ) -> None:
-    study, _ = finished
-    done = run_bench("table", "--format", format, "--results", str(study.parent))
+    done = call_bench("table", "--format", format)
     assert done.returncode == 0
     assert "fd" in done.stdout
     assert "smm" in done.stdout
@@ -169,14 +146,14 @@ def test_tables_are_printed_in_each_format(
         assert json.loads(done.stdout)
 
 
-def test_sync_adds_untracked_runs_once(tmp_path: Path, run_bench: Bench) -> None:
+def test_sync_adds_untracked_runs_once(tmp_path: Path, run_bench: Bench, call_bench: Bench) -> None:
     import mlflow
 
     done = run_bench("run", "--methods", "smm", *SMOKE, "--no-tracking")
     assert done.returncode == 0
     assert not (tmp_path / "results" / "mlflow.db").exists()
     for _ in range(2):
-        done = run_bench("sync")
+        done = call_bench("sync")
         assert done.returncode == 0, done.stderr
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/results/mlflow.db")
     experiment = client.get_experiment_by_name("digits")
@@ -277,6 +254,7 @@ def read_images(folder: Path) -> int:
     return int(state["trainer"]["images"])
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "run", "--methods", "sde", *SMOKE]
     command += ["--budget", "500kimg", "--no-tracking"]
@@ -294,11 +272,8 @@ def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_changed_settings_do_not_mix_in_a_study(
-    finished: tuple[Path, str], run_bench: Bench
-) -> None:
-    study, _ = finished
-    done = run_bench(
+def test_changed_settings_do_not_mix_in_a_study(study: Path, call_bench: Bench) -> None:
+    done = call_bench(
         "run", "--methods", "smm", *SMOKE, "--study", study.name, "--budget", "2kimg",
         "--results", str(study.parent),
     )  # fmt: skip
@@ -340,10 +315,6 @@ BAD = {
     ),
     "set without value": ([*RUN, "--set", "smm.levels"], "METHOD.KEY=VALUE"),
     "set without section": ([*RUN, "--set", "levels=3"], "METHOD.KEY=VALUE"),
-    "U-Net and size": (
-        ["run", "--methods", "sde", *SMOKE, "--set", "sde.network.multipliers=[1,1,1,1,1]"],
-        "divisible by 16, not 8",
-    ),
     "budget": ([*RUN, "--budget", "50miles"], "50kimg, 600s or 1e15flop"),
     "negative budget": ([*RUN, "--budget=-5kimg"], "50kimg, 600s or 1e15flop"),
     "infinite budget": ([*RUN, "--budget", "inf s"], "50kimg, 600s or 1e15flop"),
@@ -354,6 +325,18 @@ BAD = {
     "timeout's type": ([*RUN, "--timeout", "soon"], "soon"),
     "jobs": ([*RUN, "--jobs", "0"], "at least 1"),
     "study": ([*RUN, "--study", "../other"], "letters, digits"),
+    "weights": ([*RUN, "--weights", "missing.pt"], "missing.pt"),
+    "results": ([*RUN, "--results", "a-file"], "cannot be written"),
+    "reserved study": ([*RUN, "--study", "cache"], "none of cache"),
+    "table of nothing": (["table"], "no study"),
+}  # fmt: skip
+
+
+PREPARING = {
+    "U-Net and size": (
+        ["run", "--methods", "sde", *SMOKE, "--set", "sde.network.multipliers=[1,1,1,1,1]"],
+        "divisible by 16, not 8",
+    ),
     "device": ([*RUN, "--device", "cuda:7"], "cuda:7"),
     "no such device": ([*RUN, "--device", "abacus"], "abacus"),
     "data file": ([*RUN, "--data", "missing.zip"], "missing.zip"),
@@ -363,23 +346,34 @@ BAD = {
          "--data", "unlabelled.zip"],
         "'dlsm' needs class labels",
     ),
-    "weights": ([*RUN, "--weights", "missing.pt"], "missing.pt"),
-    "results": ([*RUN, "--results", "a-file"], "cannot be written"),
-    "reserved study": ([*RUN, "--study", "cache"], "none of cache"),
-    "table of nothing": (["table"], "no study"),
 }  # fmt: skip
+"""What only the process that prepares a study can see: it loads the data, and builds methods."""
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line(tmp_path: Path, run_bench: Bench, case: str) -> None:
-    arguments, expected = BAD[case]
+def test_bad_input_gets_one_line(tmp_path: Path, call_bench: Bench, case: str) -> None:
+    refuse(tmp_path, call_bench, *BAD[case])
+
+
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize("case", PREPARING)
+def test_what_cannot_be_prepared_gets_one_line(
+    tmp_path: Path, call_bench: Bench, case: str
+) -> None:
+    refuse(tmp_path, call_bench, *PREPARING[case])
+
+
+@pytest.mark.parametrize("case", ["method", "option"])
+def test_a_process_given_bad_input_ends_alike(tmp_path: Path, run_bench: Bench, case: str) -> None:
+    refuse(tmp_path, run_bench, *BAD[case])
+
+
+def refuse(tmp_path: Path, bench: Bench, arguments: list[str], expected: str) -> None:
     (tmp_path / "corrupt.zip").write_bytes(b"PK\x03\x04 and then nothing of use")
     (tmp_path / "a-file").write_text("")
     if "unlabelled.zip" in arguments:
         write_unlabelled(tmp_path / "unlabelled.zip")
-    done = (
-        run_bench(*arguments, "--no-tracking") if arguments[0] == "run" else run_bench(*arguments)
-    )
+    done = bench(*arguments, "--no-tracking") if arguments[0] == "run" else bench(*arguments)
     assert one_line_of_help(done) == 2
     assert expected in done.stderr
     assert not list(tmp_path.glob("results/digits*/*/record.json"))
@@ -465,8 +459,8 @@ def test_a_dry_run_prints_the_plan_and_leaves_no_trace(tmp_path: Path, run_bench
 
 
 @pytest.mark.parametrize("what", ["methods", "datasets"])
-def test_listings(run_bench: Bench, what: str) -> None:
-    done = run_bench(what)
+def test_listings(call_bench: Bench, what: str) -> None:
+    done = call_bench(what)
     assert done.returncode == 0
     for name in registry.names() if what == "methods" else datasets():
         assert re.search(rf"^{name} ", done.stdout, re.MULTILINE)

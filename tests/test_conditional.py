@@ -318,10 +318,12 @@ def real_score(digits: Dataset, real: Split) -> float:
         return score(real.images, real.labels, digits)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_from_real_images(real_score: float) -> None:
     assert real_score > 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_exchanged_labels_teach_nothing(digits: Dataset, real: Split) -> None:
     assert real.labels is not None
@@ -330,6 +332,7 @@ def test_exchanged_labels_teach_nothing(digits: Dataset, real: Split) -> None:
     assert score(real.images, shuffled, digits) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_samples_all_alike_score_less(digits: Dataset, real: Split, real_score: float) -> None:
     """One image for each class has the right classes, which accuracy counts, and no variety."""
@@ -519,6 +522,7 @@ def coloured(count: int, size: int, seed: int) -> Split:
     return Split(images, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64])
 def test_colour_images_take_the_same_recipe(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(
@@ -532,6 +536,7 @@ def test_colour_images_take_the_same_recipe(monkeypatch: pytest.MonkeyPatch, siz
     assert logits(model, torch.zeros(2, 3, size, size)).shape == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gmm2d", "moons"])
 def test_points_are_classified_almost_as_well_as_can_be(name: str, cache: Path) -> None:
     dataset = data.load(name, cache=cache)
@@ -552,6 +557,7 @@ def test_points_are_classified_almost_as_well_as_can_be(name: str, cache: Path) 
 # Anchors
 
 
+@pytest.mark.slow
 def test_anchors_know_classes(
     digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,20 +25,16 @@ from methods import samplers
 from methods.samplers import SamplerSettings
 
 from . import fake_study
-from .conftest import Bench
+from .conftest import Bench, python_path, start_bench
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
+pytestmark = pytest.mark.xdist_group("curve")
 OWN = SamplerSettings(name="ancestral", steps=6, sigma_min=0.02, sigma_max=20)
 
 
 def bench(place: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
     """Run the command, which must end well; return what it says on standard error."""
-    command = [sys.executable, "-m", "bench", *arguments]
-    environment = {**os.environ, **(env or {})}
-    done = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=400, check=False,
-        env=environment,
-    )  # fmt: skip
+    done = start_bench(place, *arguments, env=env, timeout=400)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -112,10 +108,11 @@ SAMPLE = ("sample", "--samplers", "ancestral,heun,predictor_corrector", "--nfe",
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, smoke: Path) -> Path:
     """Methods with one network, with two, and without a sampler, sampled again."""
     place = tmp_path_factory.mktemp("curve")
-    bench(place, "run", "--methods", "sde,dlsm,smm", *SMOKE)
+    leave = shutil.ignore_patterns("cdm-*", "*-seed1", "mlflow*")
+    shutil.copytree(smoke / "results", place / "results", ignore=leave)
     folder = place / "results" / "digits-smoke"
     before = {path: path.read_bytes() for path in folder.glob("*-seed0/*")}
     bench(place, *SAMPLE, "--no-tracking")
@@ -280,7 +277,9 @@ class Fragile(SDE):
 
 
 @pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def fragile(
+    tmp_path_factory: pytest.TempPathFactory, processes: None
+) -> tuple[Path, dict[str, str]]:
     """The folder in which a fragile method has run, and the environment that has the method."""
     place = tmp_path_factory.mktemp("fragile")
     (place / "fragile.py").write_text(FRAGILE)
@@ -288,9 +287,9 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[bench.methods]\nfragile = fragile:Fragile\n")
-    path = os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])
-    bench(place, "run", "--methods", "fragile", *SMOKE, env={"PYTHONPATH": path})
-    return place, {"PYTHONPATH": path}
+    env = python_path(place)
+    bench(place, "run", "--methods", "fragile", *SMOKE, env=env)
+    return place, env
 
 
 def sample_fragile(

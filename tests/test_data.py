@@ -33,6 +33,7 @@ def entries() -> dict[str, bytes]:
 # What there is
 
 
+@pytest.mark.usefixtures("processes")
 def test_listing_needs_no_heavy_import() -> None:
     heavy = "{'torch', 'sklearn', 'torchvision', 'numpy', 'PIL'}"
     code = f"import sys; from bench import data; data.describe(); print({heavy} & set(sys.modules))"

@@ -195,6 +195,7 @@ def wait_for(pattern: str, cache: Path) -> Path:
     raise AssertionError(f"no {pattern} in {cache}")
 
 
+@pytest.mark.usefixtures("processes")
 def test_one_process_decodes_and_the_other_waits(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "own", {f"{k}.png": png(k) for k in range(20)})
     said = [child.communicate(timeout=60)[0].split() for child in [start(path, 0.03) for _ in "ab"]]
@@ -202,6 +203,7 @@ def test_one_process_decodes_and_the_other_waits(tmp_path: Path) -> None:
     assert sorted(int(calls) for _, _, calls in said) == [0, 20]
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_kill_half_way_leaves_no_data_set(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "own", {f"{k}.png": png(k) for k in range(20)})
     cache = tmp_path / "cache" / "prepared"
@@ -273,6 +275,7 @@ def fetch(cache: Path, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.usefixtures("processes")
 def test_downloads_of_two_processes_and_a_killed_one(tmp_path: Path) -> None:
     killed = fetch(tmp_path, 60)
     half = wait_for(".mnist.tmp-*/MNIST/raw/train-images-idx3-ubyte", tmp_path / "downloads")
@@ -406,7 +409,7 @@ def test_bench_data_prepare(
     assert capsys.readouterr().err == "bench: --data nowhere: no such file or folder\n"
 
 
-def test_help_of_bench_data(run_bench: Bench) -> None:
-    said = run_bench("data", "--help").stdout
+def test_help_of_bench_data(call_bench: Bench) -> None:
+    said = call_bench("data", "--help").stdout
     assert "prepare" in said
     assert "ahead of a run" in said

@@ -381,6 +381,7 @@ def stand_in(graph: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleN
     return graph
 
 
+@pytest.mark.slow
 def test_stand_in_has_inceptions_structure(graph: SimpleNamespace) -> None:
     models = pytest.importorskip("torchvision.models")
     other = models.inception_v3(aux_logits=False, init_weights=False, weights=None)
@@ -398,6 +399,7 @@ def write_folder(folder: Path, images: NDArray[np.uint8]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mode"), [("inception", "clean"), ("inception-legacy", "legacy_tensorflow")]
 )

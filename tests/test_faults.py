@@ -20,18 +20,11 @@ from bench.options import parse_size
 from bench.record import RESERVE, Record, Status, keep_reserve, save_anyhow
 from bench.study import explain_end
 
-from . import plugins
 from .conftest import Bench
 from .fake_study import make_record
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--study", "s", "--no-tracking")
 CGROUPS = Path("/sys/fs/cgroup")
-
-
-@pytest.fixture
-def plugin_env(tmp_path: Path) -> dict[str, str]:
-    path = plugins.install(tmp_path / "plugin")
-    return {"PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
 
 
 def rows(results: Path) -> dict[str, Record]:
@@ -74,6 +67,7 @@ def remove(group: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.usefixtures("processes")
 def test_the_kernel_ends_a_cell_for_lack_of_memory(
     tmp_path: Path, plugin_env: dict[str, str], small_group: Callable[[], None]
 ) -> None:

@@ -94,6 +94,7 @@ def test_no_method_is_named_in_bench() -> None:
                 assert node.value not in names, f"{path.name} names the method {node.value!r}"
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
 def test_help_leaves_torch_and_mlflow_out(arguments: list[str]) -> None:
     code = (

@@ -17,24 +17,10 @@ from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.noise import Denoiser, EDMNoise, per_image, vp_discrete_sigmas
 from methods.sde import Noised
 
-from .conftest import GREY, Build
+from .conftest import Build
+from .tiny import GREY, draw, make_batch
 
 ALL = registry.names()
-
-
-def make_batch(n: int = 12, data: DataSpec = GREY, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, *data.shape, generator=generator) * 2 - 1
-    labels = torch.randint(data.classes, (n,), generator=generator)
-    return Batch(x=x, labels=labels, generator=generator)
-
-
-def draw(method: Method, n: int = 5, seed: int = 0) -> Tensor:
-    labels = torch.arange(n) % 10 if method.needs_labels else None
-    for network in method.networks.values():
-        network.eval()
-    with torch.no_grad():
-        return method.sample(n, labels=labels, generator=torch.Generator().manual_seed(seed))
 
 
 # -- the interface, for every method --------------------------------------------------------------

@@ -631,6 +631,7 @@ print(metrics.reference(digits, extractor, cache=cache).mu.sum())
 """
 
 
+@pytest.mark.usefixtures("processes")
 def test_of_several_processes_one_computes_the_reference(tmp_path: Path) -> None:
     command = [sys.executable, "-c", COMPUTE, str(tmp_path)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

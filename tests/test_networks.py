@@ -171,6 +171,7 @@ def count_per_image(network: nn.Module, data: DataSpec) -> tuple[float, float]:
     return forward, training
 
 
+@pytest.mark.slow
 def test_the_unet_at_edm_s_cifar10_size() -> None:
     """55.73 M parameters, 21.2 GMAC, 127.1 GFLOP a training image (METHODS: Karras et al. 2022)."""
     network = on_meta(UNetSettings(), CIFAR)
@@ -185,6 +186,7 @@ def test_class_labels_cost_one_linear_layer() -> None:
     assert parameters(on_meta(UNetSettings(), CIFAR, classes=10)) == 55_732_739 + 11 * 128
 
 
+@pytest.mark.slow
 def test_ncsnpp_is_the_ddpmpp_network_with_wider_features_and_the_image_s_convolutions() -> None:
     """At EDM's CIFAR-10 size, 56.40 M: 128 features more, and 3x3 from 3 to 256 to 256 channels."""
     network = on_meta(UNetSettings(**NCSNPP), CIFAR)
@@ -405,6 +407,7 @@ print("trained")
 """
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_small_classifier_trains_at_64_pixels() -> None:
     """In a process of its own, which a strided 1x1 convolution of 8 channels would abort."""
     command = [sys.executable, "-c", SMALL_CLASSIFIER]
@@ -598,6 +601,7 @@ def test_generators_in_mixed_precision(name: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in generator.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCORES)
 def test_score_networks_compile_whole(name: str) -> None:
     """No branch on a value, which would wait for the device."""

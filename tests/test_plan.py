@@ -17,13 +17,9 @@ from bench.record import CHECKPOINT, Record, Status
 from bench.source import source_files, source_hashes
 from bench.study import Planned, cell_key, decide
 
+from .fake_study import PREPARED
+
 BOTH = frozenset({"failed", "stale"})
-PREPARED = {
-    "data_sha256": "d" * 64,
-    "extractors": {"digits": "e" * 64},
-    "reference_sha256": None,
-    "protocol": "1",
-}
 
 
 @pytest.fixture

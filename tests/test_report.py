@@ -569,6 +569,7 @@ def test_written_grids_are_enlarged_by_whole_factors(tmp_path: Path, side: int, 
 # Start-up ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("processes")
 def test_importing_reports_and_tracking_loads_nothing_heavy() -> None:
     code = (
         "import sys, bench.report.tables, bench.report.plots, bench.report.frame, bench.tracking\n"

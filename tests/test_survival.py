@@ -31,8 +31,7 @@ from bench.worker import Cell
 from methods import registry
 
 from . import plugins
-from .fake_study import make_record
-from .test_plan import PREPARED
+from .fake_study import PREPARED, make_record
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
 KILLS = 20
@@ -138,6 +137,7 @@ def assert_same_result(one: Path, other: Path) -> None:
     assert curves[0] == curves[1]
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", registry.BUILTIN)
 def test_a_cell_killed_at_random_moments_ends_the_same(tmp_path: Path, method: str) -> None:
@@ -275,7 +275,7 @@ def test_slow_checkpoints_come_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[Any]:
+def started(tmp_path: Path, processes: None) -> Iterator[Any]:
     """Start ``bench`` and wait for a line of its progress; what is left is ended."""
     processes: list[subprocess.Popen[str]] = []
 

@@ -86,6 +86,7 @@ def behind(line: Line, results: Path, said: list[str]) -> Background:
     return Background(lambda warn: Tracker(line, results, warn), said.append)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_slow_store_takes_none_of_the_callers_time(results: Path, line: Line) -> None:
     folder, said = live_cell(results), list[str]()
     line.delay = 3.0
@@ -239,6 +240,7 @@ def deaf_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_command_ends_though_its_server_never_answers(
     results: Path, deaf_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +339,7 @@ assert tracker.sync_study(study), tracker.trouble
 """
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.slow
 def test_eight_processes_start_on_a_new_store_and_log_one_study(
     tmp_path: Path, empty_store: Path
@@ -450,6 +453,7 @@ def shown(tracker: Tracker, study: Path) -> list[str]:
     return sorted(re.sub(r"('synced', ')\w+", r"\1MARK", text) for text in plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KilledError, ConnectionError])
 def test_a_sync_cut_off_at_any_request_is_completed_by_the_next(
     results: Path, error: type[BaseException]

@@ -425,6 +425,7 @@ def test_a_warning_that_a_number_is_made_up_is_heeded(monkeypatch: pytest.Monkey
     assert machine.take(CPU).swapped_in is None
 
 
+@pytest.mark.usefixtures("processes")
 def test_work_of_our_own_is_not_other_load() -> None:
     """A child's seconds are ours, while it runs and after."""
     before = readings.own_seconds()
@@ -815,29 +816,16 @@ def test_cells_that_are_not_there_or_not_finished_are_refused(study: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(tmp_path_factory: pytest.TempPathFactory, smoke: Path) -> Path:
     """A study of two cells, really run."""
     place = tmp_path_factory.mktemp("real")
-    command = [
-        "run",
-        "--methods",
-        "smm",
-        "--seeds",
-        "0,1",
-        "--dataset",
-        "digits",
-        "--preset",
-        "smoke",
-    ]
-    run = subprocess.run(
-        [sys.executable, "-m", "bench", *command, "--no-tracking"],
-        cwd=place, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    return place / "results" / "digits-smoke"
+    leave = shutil.ignore_patterns("cdm-*", "dlsm-*", "sde-*", "mlflow*")
+    return (
+        Path(shutil.copytree(smoke / "results", place / "results", ignore=leave)) / "digits-smoke"
+    )
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("timing")
 def test_a_cell_s_record_says_what_the_machine_was_like(real: Path) -> None:
     for cell in ("smm-seed0", "smm-seed1"):
         row = record.load(real / cell)
@@ -855,7 +843,7 @@ def test_a_cell_s_record_says_what_the_machine_was_like(real: Path) -> None:
         assert (MARK in "".join(times_of(text, row.method))) == bool(row.cost.unfit)
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("timing")
 def test_finished_cells_are_timed_together(
     real: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_a_pending_cell_gets_no_run(tracker: Tracker, results: Path) -> None:
     assert tracker.trouble is None
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_cell_whose_process_has_gone_is_not_running(tracker: Tracker, results: Path) -> None:
     folder = results / "s" / "sde-seed0"
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -596,6 +597,7 @@ def test_the_ui_needs_a_store_and_a_free_port(results: Path, tmp_path: Path) -> 
             ui(results, port)
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_the_ui_starts_its_server_prints_links_and_ends_it(
     tracker: Tracker, study: Path, results: Path, stop: signal.Signals, tmp_path: Path

@@ -23,8 +23,7 @@ from bench.record import Status
 from bench.study import settle_study
 from bench.tracking import NullTracker
 
-from .fake_study import make_record, write_cell
-from .test_plan import PREPARED
+from .fake_study import PREPARED, make_record, write_cell
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--study", "s")
 
@@ -39,6 +38,7 @@ def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.usefixtures("processes")
 def test_two_commands_share_the_cells(tmp_path: Path) -> None:
     """Both end with the whole table; each cell was worked on by one process alone."""
     two = [start(tmp_path, "--methods", "sde,smm", "--seeds", "0,1", "--jobs", "1") for _ in "ab"]
@@ -69,6 +69,7 @@ def assert_each_cell_has_one_run(results: Path, cells: int) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_new_command_waits_for_the_cell_of_a_dead_one(tmp_path: Path) -> None:
     """The parent is killed; its cell lives on for a moment, and is not run twice at a time."""
     arguments = ("--methods", "sde", "--no-tracking", "--budget", "6kimg")
@@ -179,6 +180,7 @@ def holder(cell: Path) -> subprocess.Popen[Any]:
     return process
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_lock_is_its_process_s_and_free_when_that_is_killed(tmp_path: Path) -> None:
     cell = tmp_path / "sde-seed0"
     process = holder(cell)
@@ -195,6 +197,7 @@ def test_a_lock_is_its_process_s_and_free_when_that_is_killed(tmp_path: Path) ->
         assert not CellLock(cell).acquire()
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_running_cell_is_interrupted_once_its_lock_is_free(tmp_path: Path, alive: bool) -> None:
     """Whatever process has its number now."""

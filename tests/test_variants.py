@@ -20,9 +20,8 @@ from bench.training import Trainer
 from methods import registry
 from methods.base import DataSpec, Method
 
-from .conftest import GREY, Bench
-from .test_methods import draw, make_batch
-from .test_training import Watch, make_trainer, weights
+from .conftest import Bench
+from .tiny import GREY, Watch, draw, make_batch, make_trainer, weights
 
 VARIANTS = [
     f"{name}:{variant}" for name in registry.BUILTIN for variant in registry.load(name).variants
@@ -96,6 +95,7 @@ def test_a_key_of_another_kind_is_refused() -> None:
 # -- what the variants are ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "ratio"),
     [("cdm:published", 17 / 3), ("cdm:one_step", 3.0), ("cdm:semi", 4 / 3)],
@@ -206,6 +206,7 @@ def train(method: Method, shelf: Shelf | None = None, **settings: Any) -> Traine
     return trainer
 
 
+@pytest.mark.slow
 def test_a_shared_stage_leaves_the_bits_that_training_it_would() -> None:
     """With dropout, in two stages: what a cell takes over changes nothing of what it ends with."""
     own = {"network": {"dropout": 0.1}}
@@ -224,6 +225,7 @@ def test_a_shared_stage_leaves_the_bits_that_training_it_would() -> None:
     assert trainer.ledger.totals()["train"] > shelf.result["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_the_first_stage_is_the_same_for_whom_it_should_be() -> None:
     _, preset = choose_preset("digits", "smoke", "cpu")
     from bench.config import Settings

@@ -14,6 +14,8 @@ from methods import registry
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.xdist_group("wheel")
+
 
 def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(
@@ -25,7 +27,7 @@ def run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> str:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     """A folder that holds the installed wheel, without its dependencies."""
     place = tmp_path_factory.mktemp("wheel")
     python = sys.executable
