@@ -38,6 +38,7 @@ from bench.options import (
     resolve,
     resolve_samples,
 )
+from bench.orphans import readable, settle_study
 from bench.progress import Display
 from bench.record import RESERVE, Status
 from bench.tracking import Background, NullTracker, Tracker, has_store
@@ -57,8 +58,7 @@ def run(asked: Asked, *, tracking: bool, with_curve: bool = False) -> int:
 
     With ``with_curve`` its cells are then sampled with other samplers too.
     """
-    os.environ["SCOREBENCH_COMMAND_STARTED"] = repr(command_started())
-    request = resolve(asked)
+    request = replace(resolve(asked), command_started=psutil.Process().create_time())
     check_writable(request.results)
     display = Display()
     trackers: list[Background | NullTracker] = []
@@ -132,12 +132,6 @@ def report_lost(lost: Sequence[str]) -> int:
     return 1 if lost else 0
 
 
-def command_started() -> float:
-    """The ``perf_counter`` reading of the moment at which this process was started."""
-    age: float = time.time() - psutil.Process().create_time()
-    return time.perf_counter() - age
-
-
 def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     """Write and print the tables, draw the plots, and put both into MLflow."""
     from bench.report import nfe
@@ -194,14 +188,14 @@ def report_failures(planned: Sequence[study.Planned]) -> int:
     """Name the cells without a result; return the exit code."""
     failed = [cell for cell in planned if cell.broken or not finished(cell)]
     for cell in failed:
-        told = cell.broken or f"see {cell.folder / study.Runner.log}"
+        told = cell.broken or f"see {cell.folder / study.LOG}"
         print(f"bench: {cell.folder.name} did not finish; {told}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def finished(cell: study.Planned) -> bool:
     """Whether a cell has a result."""
-    record = study.readable(cell.folder)
+    record = readable(cell.folder)
     return record is not None and record.status == Status.FINISHED
 
 
@@ -251,7 +245,7 @@ def sample(folder: Path, asked: AskedSamples, *, tracking: bool) -> int:
     """Sample a study's finished cells again, print the curve's table; 1 if a point failed."""
     check_limits(asked.jobs, asked.timeout)
     wanted = resolve_samples(asked)
-    request = sweep.request_of(folder, asked.jobs, asked.timeout)
+    request = study.request_of(folder, asked.jobs, asked.timeout)
     request = replace(request, jobs=asked.jobs or default_jobs(request.settings))
     check_writable(request.results)
     heed_signals()
@@ -315,7 +309,7 @@ def rerun(given: str, results: Path, data: Path | None, *, tracking: bool) -> in
     heed_signals()
     again = room.execute(folder, results, data, Display())
     if room.read(again).status != Status.FINISHED:
-        log = again / study.Runner.log
+        log = again / study.LOG
         print(f"bench: the repetition did not finish; see {log}", file=sys.stderr)
         return 1
     page, holds = room.report(folder, again)
@@ -361,7 +355,7 @@ def sync(results: Path, folders: Sequence[Path]) -> int:
     """Bring MLflow up to date with the studies; 1 if it could not be."""
     tracker = Tracker.open(results)
     for folder in folders:
-        study.settle_study(folder)
+        settle_study(folder)
         tracker.sync_study(folder)
         if tracker.trouble:
             print(f"bench: {folder.name}: {tracker.trouble}", file=sys.stderr)

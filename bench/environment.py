@@ -93,9 +93,12 @@ def _method(label: str) -> dict[str, Any]:
     }
 
 
-def describe(device: torch.device, method: str | None = None) -> dict[str, Any]:
+def describe(
+    device: torch.device, method: str | None = None, *, command: str | None = None, jobs: int = 1
+) -> dict[str, Any]:
     """Describe the present process's surroundings, and a method's source, as JSON-like values.
 
+    It is part of a ``command`` that does so many ``jobs`` at a time; by itself, of its own.
     ``diff`` is the SHA-256 of what is not committed of the source, ``None`` if all is.
     """
     head, dirty, diff = checkout.here()
@@ -106,7 +109,7 @@ def describe(device: torch.device, method: str | None = None) -> dict[str, Any]:
         "device": device_name(device),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
-        "cells_at_once": int(os.environ.get("SCOREBENCH_JOBS", "1")),
+        "cells_at_once": jobs,
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -115,20 +118,23 @@ def describe(device: torch.device, method: str | None = None) -> dict[str, Any]:
         "determinism": _determinism(),
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "command": os.environ.get("SCOREBENCH_COMMAND", " ".join(sys.argv)),
+        "command": " ".join(sys.argv) if command is None else command,
         "directory": os.getcwd(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
     } | ({} if method is None else {"method": _method(method)})
 
 
-def note(record: Record, study: Path, device: torch.device) -> None:
+def note(
+    record: Record, study: Path, device: torch.device, *, command: str | None = None, jobs: int = 1
+) -> None:
     """Put into a cell's record where it runs, and beside the study's cells what is not committed.
 
-    Where an earlier process of the cell ran in other surroundings, ``earlier`` keeps what of them
-    differed.
+    ``command`` and ``jobs`` as in ``describe``. Where an earlier process of the cell ran in other
+    surroundings, ``earlier`` keeps what of them differed.
     """
-    here, before = describe(device, record.method), record.environment
+    here = describe(device, record.method, command=command, jobs=jobs)
+    before = record.environment
     differed = {
         name: before[name] for name in SOURCE if name in before and before[name] != here.get(name)
     }

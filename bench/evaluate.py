@@ -25,10 +25,20 @@ from bench.environment import describe
 from bench.errors import UserError
 from bench.metrics.features import Progress
 from bench.metrics.statistics import permutation
-from bench.record import ANCHORS, FOREIGN, SAMPLES, Anchors, Record, Status, Value, write_text
+from bench.record import (
+    ANCHORS,
+    FOREIGN,
+    SAMPLES,
+    Anchors,
+    Record,
+    Status,
+    Value,
+    now,
+    write_text,
+)
 from bench.report.frame import read_foreign
 from bench.report.grid import write_grid
-from bench.worker import GRID_IMAGES, now, open_device
+from bench.worker import GRID_IMAGES, open_device
 
 DRAWN = ("sampling_seed", "nfe", "sampler", "ema", "precision")
 """What a value's provenance says of how the samples were drawn."""

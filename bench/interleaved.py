@@ -20,6 +20,8 @@ from bench.record import Interval, Record, write_text
 
 FILE = "timing.json"
 LOG = "timing.log"
+AT = "at"
+"""File of the job's folder with the name of the cell that it came to last."""
 ROUNDS = 10
 """Rounds where no number is given: twenty batches of each cell."""
 FEWEST_ROUNDS = 6

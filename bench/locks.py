@@ -13,9 +13,11 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bench.errors import UserError
 
@@ -89,3 +91,36 @@ def hold(cells: Sequence[Path]) -> Iterator[None]:
                 )
             held.callback(lock.close)
         yield
+
+
+@contextmanager
+def only_command(folder: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold a study as a whole against other commands, while it is prepared or measured.
+
+    Where one holds it already, call ``wait`` and wait for it; without ``wait``, UserError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be made: {error.strerror}") from error
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if wait is None:
+            raise UserError(
+                f"study '{folder.name}' is in use by another command; wait for it to end, "
+                "or give another --study name"
+            ) from error
+        wait()
+        lock.acquire()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                folder.rmdir()
+        raise
+    finally:
+        lock.release()

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import study
 from bench.commands import check_writable, finish, heed_signals, show_in_store
 from bench.config import Settings
 from bench.errors import UserError
-from bench.locks import hold
+from bench.locks import hold, only_command
 from bench.options import (
     AskedEvaluation,
     default_device,
@@ -61,7 +60,7 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], asked: AskedEvaluation)
     for option, value in (("--as", asked.name), ("--samples", asked.samples)):
         if value is not None:
             raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
-    with study.only_command(folder), hold(chosen):
+    with only_command(folder), hold(chosen):
         room.evaluate_cells(folder, chosen, wish_in(folder, asked))
         finish(folder, [])
         show_in_store(folder)
@@ -83,7 +82,7 @@ def evaluate_as(asked: AskedEvaluation) -> int:
         )
     if asked.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
-    with study.only_command(folder):
+    with only_command(folder):
         wish = wish_in(folder, asked)
         measured = room.add_foreign(folder, Path(asked.path), wish, name=name, seed=asked.seed)
         for note in measured.notes:

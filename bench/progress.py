@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,9 +15,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from bench.record import Record, Status
 from bench.report.frame import headline
-
-if TYPE_CHECKING:
-    from bench.study import Planned
 
 PLAIN_SECONDS = 10.0
 """Seconds between plain lines of one cell."""
@@ -142,14 +139,6 @@ class Display:
         if moment - self.printed.setdefault("preparing", moment) > PLAIN_SECONDS:
             self.printed["preparing"] = moment
             self.say(f"preparing: {told['fraction']:4.0%}  {told['phase']}")
-
-    def plan(self, planned: Sequence[Planned], prepared: Mapping[str, Any]) -> None:
-        """Say what the study is made of and what will be done with each cell."""
-        self.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")
-        for note in prepared["notes"]:
-            self.say(f"note: {note}")
-        for cell in planned:
-            self.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
 
     def start(self, cell: str, why: str) -> None:
         """A cell's process was started."""

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -25,6 +26,8 @@ CURVES = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 SAMPLES = "samples.npz"
 ANCHORS = "anchors.json"
+SIGN = "alive"
+"""File that a process tells its progress in: its sign of life, for whoever misses its end."""
 RESERVE = ".reserve"
 RESERVED = 2**21
 """Bytes in the file ``.reserve`` of a study: room for hundreds of records on a full disk."""
@@ -36,6 +39,16 @@ BALANCE = 0.01
 """Fraction of the wall clock that a ledger's parts may miss it by."""
 FOREIGN = "foreign"
 """Folder within a study of samples that came from elsewhere, each with a record like a cell's."""
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601."""
+    return stamp(time.time())
+
+
+def stamp(seconds: float) -> str:
+    """A moment given in seconds since 1970, UTC, ISO 8601 to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 class Status(StrEnum):

@@ -1,4 +1,4 @@
-"""Timing finished cells together, in a process of its own: ``python -m bench.retiming REQUEST``.
+"""Timing finished cells together, in a process of its own: ``python -m bench.retiming JOB``.
 
 The final weights of all cells are loaded, each cell is warmed up, and then they take turns. A cell
 that fails is left out with its reason; the others go on. Exit codes: 0 done, 75 interrupted.
@@ -6,53 +6,27 @@ that fails is left out with its reason; the others go on. Exit codes: 0 done, 75
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.config import one_line
 from bench.cost import interval
-from bench.data import load
 from bench.environment import describe
-from bench.errors import UserError
-from bench.interleaved import TimedCell, Timing, ratios, there_and_back
+from bench.executors import DONE, INTERRUPTED, Job, serve
+from bench.interleaved import AT, TimedCell, Timing, ratios, there_and_back
 from bench.machine import Watch
-from bench.record import write_text
-from bench.resampling import Finished
+from bench.record import now, write_text
 from bench.sampling import Source, WarmUp, timed, warm_up, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
-from bench.worker import INTERRUPTED, Progress, die_with_parent, now, open_device
+from bench.worker import Progress, Stop, device_for, explain, load_finished
 
 Clock = Callable[[Source, int, int], "tuple[float, tuple[torch.Tensor, Any]]"]
-
-
-class Ready(Finished):
-    """A finished cell without what measures its quality."""
-
-    def _load(self) -> None:
-        settings = self.settings
-        self.dataset = load(
-            settings.dataset, path=settings.data, cache=self.cache, size=settings.size
-        )
-        self.method = self._build()
-
-    def source(self) -> Source:
-        """What draws from the final weights."""
-        self.method = self._trained()
-        return self._source("timing")
-
-    def take_turn(self) -> None:
-        """Set what is the process's and not the method's: threads, and arithmetic."""
-        settings = self.settings
-        open_device(settings.device, settings.threads, self.training.precision)
 
 
 @dataclass
@@ -62,7 +36,7 @@ class Taken:
     name: str
     key: str
     source: Source
-    take_turn: Callable[[], None]
+    take_turn: Callable[[], object]
     batch_ms: list[float] = field(default_factory=list)
     single_ms: list[float] = field(default_factory=list)
     warm_ups: dict[str, WarmUp] = field(default_factory=dict)
@@ -118,17 +92,18 @@ class Turns:
             raise
         except Exception as error:
             traceback.print_exception(error)
-            told = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            self.failed[name] = one_line(told)[:300]
+            self.failed[name] = explain(error, 300)
             self.taken = [cell for cell in self.taken if cell.name != name]
 
     def open(self, folder: Path, cache: Path, data_sha256: str) -> None:
         """Load a cell, to take part."""
 
         def load_cell() -> None:
-            cell = Ready(folder, cache)
-            cell.open(data_sha256)
-            self.taken.append(Taken(folder.name, cell.record.key, cell.source(), cell.take_turn))
+            cell = load_finished(folder, cache, data_sha256)
+            source = cell.build().source("timing")
+            # What is the process's and not the method's: threads, and arithmetic.
+            take_turn = partial(device_for, cell.config)
+            self.taken.append(Taken(folder.name, cell.record.key, source, take_turn))
 
         self.attempt(folder.name, load_cell)
 
@@ -144,15 +119,15 @@ class Turns:
                 self.attempt(cell.name, lambda cell=cell: cell.visit(batch, clock))  # type: ignore[misc]
 
 
-def take(request: dict[str, Any], cache: Path) -> Timing:
-    """Time the cells of a request together."""
-    progress, at = Progress(), Path(request["at"])
+def take(job: Job) -> Timing:
+    """Time the cells that a job names together."""
+    progress, request = Progress(job), job.request
     batch, rounds = int(request["batch"]), int(request["rounds"])
-    turns, started = Turns(at.write_text), now()
+    turns, started = Turns((job.folder / AT).write_text), now()
     folders = [Path(folder) for folder in request["cells"]]
     for index, folder in enumerate(folders):
         progress("loading", fraction=index / len(folders), stage=f"loading {folder.name}")
-        turns.open(folder, cache, request["data_sha256"])
+        turns.open(folder, job.cache, request["data_sha256"])
     device = torch.device(request["device"])
     progress("warming up", fraction=0.0)
     turns.warm_up(batch)
@@ -170,7 +145,7 @@ def take(request: dict[str, Any], cache: Path) -> Timing:
         cells=cells,
         failed=turns.failed,
         ratios=ratios(cells),
-        environment=describe(device),
+        environment=describe(device, command=job.command, jobs=job.jobs),
         machine=watch.facts(),
         unfit=watch.unfit(),
     )
@@ -184,17 +159,16 @@ def keep_busy(turns: Turns, batch: int) -> None:
         time.sleep(0.01)
 
 
-def main(path: Path) -> int:
-    """Time what the request asks for."""
-    die_with_parent()
-    request = json.loads(path.read_text())
+def retime(job: Job) -> int:
+    """Time what a job asks for, into its answer."""
+    Stop()
     try:
-        found = take(request, Path(os.environ["SCOREBENCH_CACHE"]))
+        found = take(job)
     except InterruptedTrainingError:
         return INTERRUPTED
-    write_text(Path(request["answer"]), found.model_dump_json())
-    return 0
+    write_text(job.answer, found.model_dump_json())
+    return DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    serve(retime)

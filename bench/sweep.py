@@ -6,35 +6,23 @@ reused, so the command resumes and extends; a cell's record and checkpoint are n
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
 
 from bench import curve, metrics
 from bench.config import one_line, read_cell
 from bench.curve import Point
 from bench.errors import UserError, unknown
+from bench.executors import End, Job
+from bench.locks import only_command
 from bench.progress import Display
 from bench.record import CHECKPOINT, Record, Status
 from bench.report.frame import read
 from bench.source import source_digest
-from bench.study import (
-    Planned,
-    Request,
-    Runner,
-    Running,
-    cell_key,
-    explain_end,
-    kill_group,
-    only_command,
-)
+from bench.study import Planned, Request, Runner, cell_key
 from bench.study_file import read_study
-from bench.tracking import NullTracker
 from methods import registry
 from methods.samplers import SamplerSettings
 
@@ -57,19 +45,6 @@ class Task(Planned):
 
     record: Record = field(kw_only=True)
     missing: list[Point] = field(default_factory=list)
-
-
-def request_of(folder: Path, jobs: int | None, timeout: float | None) -> Request:
-    """Rebuild from its folder what a study was asked for, as far as sampling needs it."""
-    return Request(
-        name=folder.name,
-        results=folder.parent.resolve(),
-        settings=read_study(folder).settings,
-        methods={},
-        seeds=[],
-        jobs=jobs or 1,
-        timeout=timeout,
-    )
 
 
 # -- what is to be drawn ------------------------------------------------------------------------
@@ -179,57 +154,59 @@ def note(folder: Path, record: Record, wanted: Sequence[Point], sweep: Sweep) ->
 # -- drawing it ---------------------------------------------------------------------------------
 
 
-class Resampler(Runner):
-    """Samples cells again, some at a time, and names every point that failed."""
-
-    log: ClassVar[str] = curve.LOG
+class SamplingWork:
+    """Samples cells again; see :class:`bench.study.runner.Work`. Names every point that failed."""
 
     def __init__(self, request: Request, data_sha256: str, scratch: Path, display: Display) -> None:
-        super().__init__(request, {"stages": {}}, NullTracker(), display)
+        self.request, self.display = request, display
         self.data_sha256, self.scratch = data_sha256, scratch
         self.failures: list[str] = []
 
-    def lay_out(self, cell: Planned) -> None:
-        """Write what a cell's process is to draw."""
-        assert isinstance(cell, Task)
-        body: dict[str, Any] = {
-            "cell": str(cell.folder.resolve()),
-            "data_sha256": self.data_sha256,
-            "points": [point.model_dump(mode="json") for point in cell.missing],
-        }
-        self.asked(cell).write_text(json.dumps(body))
+    def is_new(self, cell: Task) -> bool:
+        """No cell is: all of them are finished."""
+        return False
 
-    def asked(self, cell: Planned) -> Path:
-        """The file that says what a cell's process is to draw."""
-        return self.scratch / f"{cell.folder.name}.json"
+    def announce(self, cell: Task) -> None:
+        """Nothing is to be said before a cell's turn."""
 
-    def command(self, cell: Planned) -> list[str]:
-        """The command line of a cell's process."""
-        return [sys.executable, "-m", "bench.resampling", str(self.asked(cell))]
-
-    def renew(self, cell: Planned) -> None:
+    def renew(self, cell: Task, *, elsewhere: bool) -> None:
         """Leave out the points that another command has drawn meanwhile."""
-        assert isinstance(cell, Task)
         stored = curve.read(cell.folder, cell.record)
         cell.missing = [point for point in cell.missing if not is_drawn(stored.find(point))]
         if not cell.missing:
             cell.action, cell.why = "reuse", "drawn by another command"
 
-    def close(self, cell: Running) -> None:
+    def lay_out(self, cell: Task) -> Job:
+        """The job of drawing what is missing; only its points and its log go into the cell."""
+        folder = self.scratch / cell.folder.name
+        folder.mkdir()
+        return self.request.job(
+            "bench.resampling",
+            folder,
+            log=cell.folder.resolve() / curve.LOG,
+            limits=self.request.limits,
+            request={
+                "cell": str(cell.folder.resolve()),
+                "data_sha256": self.data_sha256,
+                "points": [point.model_dump(mode="json") for point in cell.missing],
+            },
+        )
+
+    def close(self, cell: Task, end: End) -> None:
         """Give each point without a result its reason, unless the user stopped the command."""
-        kill_group(cell.process)
-        os.close(cell.pipe)
-        self.running.remove(cell)
-        task = cell.planned
-        assert isinstance(task, Task)
-        if cell.ending is None:
-            settle(task, explain_end(cell.process.returncode, curve.LOG)[1])
-        elif cell.ending.status != Status.INTERRUPTED:
-            settle(task, cell.ending.reason)
-        failed = failures(task)
+        if end.status != Status.INTERRUPTED:
+            settle(cell, end.reason)
+        failed = failures(cell)
         self.failures += failed
         lost = f", {len(failed)} failed" if failed else ""
-        self.display.close(cell.name, f"{len(task.missing) - len(failed)} points drawn{lost}")
+        drawn = f"{len(cell.missing) - len(failed)} points drawn{lost}"
+        self.display.close(cell.folder.name, drawn)
+
+    def sync(self, cell: Task) -> None:
+        """A curve is shown once it is whole."""
+
+    def stage(self, cell: Task) -> None:
+        """Nothing is trained."""
 
 
 def is_drawn(point: Point | None) -> bool:
@@ -279,10 +256,10 @@ def execute(request: Request, sweep: Sweep, display: Display) -> list[str]:
             raise UserError(refused[0] if refused else nothing(request.folder))
         for task in tasks:
             display.say(f"plan: {task.folder.name}: {task.action} ({task.why})")
-        runner = Resampler(request, data_sha256, Path(scratch), display)
+        work = SamplingWork(request, data_sha256, Path(scratch), display)
         with display:
-            runner.run(tasks)
-    return refused + runner.failures
+            Runner(work, request.jobs, display).run(tasks)
+    return refused + work.failures
 
 
 def nothing(folder: Path) -> str:

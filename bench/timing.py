@@ -6,9 +6,6 @@ it is started again without that cell. What was there before is kept under ``rep
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +13,14 @@ from pathlib import Path
 
 from bench import interleaved, study
 from bench.errors import UserError, unknown
+from bench.executors import DONE, INTERRUPTED, End, Job, LocalExecutor, follow
 from bench.interleaved import FEWEST_ROUNDS, ROUNDS, Timing
-from bench.locks import hold
+from bench.locks import hold, only_command
 from bench.progress import Display
 from bench.record import Record, Status
 from bench.report.frame import read
 from bench.study_file import read_study
-from bench.sweep import refusal, request_of
-from bench.worker import INTERRUPTED
+from bench.sweep import refusal
 
 NAME = "timing"
 """What the process is called where its progress is shown."""
@@ -88,9 +85,9 @@ def execute(folder: Path, wish: Wish, display: Display) -> Timing:
         UserError: nothing can be timed, a cell that was named cannot, or all of them failed.
     """
     check(wish)
-    request = request_of(folder, jobs=1, timeout=None)
+    request = study.request_of(folder, jobs=1, timeout=None)
     data_sha256 = read_study(folder).prepared.data_sha256
-    with study.only_command(folder):
+    with only_command(folder):
         cells, refused = choose(folder, wish.cells, data_sha256)
         batch = wish.batch or request.settings.sampling.batch
         names = ", ".join(cell.name for cell in cells)
@@ -120,12 +117,11 @@ def without_the_fallen(
     """Time the cells; where one ends the process for all, start again without it."""
     left, fallen = list(cells), dict[str, str]()
     while True:
-        found, at, code = run(request, body | {"cells": [str(cell) for cell in left]}, display)
+        found, at, end = run(request, body | {"cells": [str(cell) for cell in left]}, display)
         if found is not None:
             found.failed = fallen | found.failed
             return found
-        _, reason = study.explain_end(code, interleaved.LOG)
-        fallen[at] = reason
+        fallen[at] = reason = end.reason
         left = [cell for cell in left if cell.name != at]
         if at not in {cell.name for cell in cells} or not left:
             raise UserError(f"timing ended at {at or 'its start'}: {reason}")
@@ -134,28 +130,23 @@ def without_the_fallen(
 
 def run(
     request: study.Request, body: dict[str, object], display: Display
-) -> tuple[Timing | None, str, int]:
-    """Run the process to its end; return what it found, the last cell it came to, and its code."""
+) -> tuple[Timing | None, str, End]:
+    """Run the process to its end; return what it found, the last cell it came to, and its end."""
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answer, at = (Path(scratch) / name for name in ("request.json", "answer", "at"))
-        asked.write_text(json.dumps(body | {"answer": str(answer), "at": str(at)}))
-        code = follow(request, asked, display)
-        if code == INTERRUPTED:
+        log = request.folder / interleaved.LOG
+        job = request.job("bench.retiming", Path(scratch), log=log, request=body)
+        end = show(job, display)
+        if end.code == INTERRUPTED:
             raise KeyboardInterrupt
-        found = Timing.model_validate_json(answer.read_bytes()) if code == 0 else None
-        return found, at.read_text() if at.exists() else "", code
+        found = Timing.model_validate_json(job.answer.read_bytes()) if end.code == DONE else None
+        at = job.folder / interleaved.AT
+        return found, at.read_text() if at.exists() else "", end
 
 
-def follow(request: study.Request, asked: Path, display: Display) -> int:
-    """Start the process, show how it goes on, and return its exit code."""
-    command = [sys.executable, "-m", "bench.retiming", str(asked)]
-    process, pipe = study.spawn(command, request, request.folder / interleaved.LOG)
+def show(job: Job, display: Display) -> End:
+    """Start the process, show how it goes on, and return its end."""
     display.start(NAME, "")
     try:
-        with os.fdopen(pipe) as told:
-            for line in told:
-                display.update(NAME, json.loads(line))
-        return process.wait()
+        return follow(LocalExecutor().start(job), lambda told: display.update(NAME, told))
     finally:
-        study.end(process)
         display.close(NAME, "ended")

@@ -16,6 +16,14 @@ import torch
 from methods.sde import SDE
 
 
+def cache():
+    """The cache of the job that is done in this process."""
+    import json
+    import sys
+    from pathlib import Path
+    return Path(json.loads(Path(sys.argv[1]).read_text())["cache"])
+
+
 class Faulty(SDE):
     """A baseline with a fault after some steps."""
 
@@ -98,8 +106,7 @@ class Fills(Faulty):
 
     def fault(self):
         import atexit
-        from pathlib import Path
-        filler = Path(os.environ["SCOREBENCH_CACHE"]) / "filler"
+        filler = cache() / "filler"
         atexit.register(filler.unlink, missing_ok=True)
         with filler.open("wb", buffering=0) as file:
             for size in (1 << 20, 1 << 12, 1):
@@ -121,8 +128,7 @@ class Blind(Faulty):
         training.Feed.__init__.__kwdefaults__["resident"] = 0
 
     def fault(self):
-        from pathlib import Path
-        for path in (Path(os.environ["SCOREBENCH_CACHE"]) / "prepared").rglob("*"):
+        for path in (cache() / "prepared").rglob("*"):
             if path.is_file() and path.stat().st_size > 10**5:
                 os.truncate(path, 0)
 

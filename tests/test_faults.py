@@ -16,9 +16,9 @@ import pytest
 
 from bench import record
 from bench.errors import UserError
+from bench.executors import explain_end
 from bench.options import parse_size
 from bench.record import RESERVE, Record, Status, keep_reserve, save_anyhow
-from bench.study import explain_end
 
 from .conftest import Bench
 from .fake_study import make_record

@@ -23,7 +23,7 @@ FLOORS = [
     {"sweep", "retiming", "rerun"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
-    {"estimate"},
+    {"estimate", "executors", "orphans"},
     {"parts"},
     {"sampling", "stages", "tracking", "repetition"},
     {"training", "metrics", "report", "source"},

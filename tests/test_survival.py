@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from bench.record import Attempt, Record, Status
 from bench.sampling import draw_batch, draw_batches
 from bench.tracking import NullTracker
 from bench.training import Pace
-from bench.worker import Cell
+from bench.worker import read_checkpoint
 from methods import registry
 
 from . import plugins
@@ -41,12 +40,13 @@ ATTEMPTS = '''
 """Run a cell in forked processes that have torch already: whole, then killed at its moments."""
 import json, os, random, signal, sys, time
 import bench.training, bench.worker
+from bench.executors import Job
+from bench.worker import process
 from pathlib import Path
 
 whole, cell, cache = map(Path, sys.argv[1:4])
 moments = json.loads(sys.argv[4])
-bench.worker.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
-bench.worker.BEAT_SECONDS = 0.0  # nobody else sees these processes end
+process.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
 bench.training.CHECKPOINT_SHARE = 1.0  # so small a cell would hardly have any
 PHASES = {"starting": 0.0, "waiting": 0.0, "training": 0.1, "sampling": 0.55, "evaluating": 0.85}
 LENGTHS = {"starting": 0.0, "waiting": 0.0, "training": 0.45, "sampling": 0.3, "evaluating": 0.15}
@@ -62,10 +62,14 @@ def attempt(folder, moment, jitter=0.0):
     child = os.fork()
     if child == 0:
         os.close(reading)
-        os.environ["SCOREBENCH_PROGRESS"] = str(writing)
+        tell = process.Progress.__call__
+        def tell_both(self, phase, **values):
+            tell(self, phase, **values)
+            os.write(writing, json.dumps({"phase": phase, **values}).encode() + b"\\n")
+        process.Progress.__call__ = tell_both
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
-        os._exit(bench.worker.run_cell(folder, cache))
+        os._exit(bench.worker.run_cell(Job(task="bench.worker", folder=folder, cache=cache)))
     os.close(writing)
     phases = set()
     with os.fdopen(reading) as lines:
@@ -93,7 +97,7 @@ def lay_out(method: str, place: Path) -> Path:
     request = resolve(asked)
     prepared = {**PREPARED, "data_variant": "digits"}
     (cell,) = study.plan(request, prepared)
-    study.Runner(request, prepared, NullTracker(), Display()).lay_out(cell)
+    study.CellWork(request, prepared, NullTracker(), Display()).lay_out(cell)
     return cell.folder
 
 
@@ -344,6 +348,5 @@ def row_folder(place: Path) -> Path:
 
 def test_an_unreadable_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    cell: Any = SimpleNamespace(folder=tmp_path, device="cpu")
     with pytest.raises(UserError, match=r"checkpoint\.pt' cannot be read .*; remove it"):
-        Cell._read_checkpoint(cell)
+        read_checkpoint(tmp_path, "key", torch.device("cpu"))

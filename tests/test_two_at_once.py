@@ -18,9 +18,9 @@ from bench.config import to_yaml
 from bench.errors import UserError
 from bench.locks import CellLock, hold
 from bench.options import Asked, resolve
+from bench.orphans import settle_study
 from bench.progress import Display
 from bench.record import Status
-from bench.study import settle_study
 from bench.tracking import NullTracker
 
 from .fake_study import PREPARED, make_record, write_cell
@@ -105,8 +105,8 @@ def test_a_new_command_waits_for_the_cell_of_a_dead_one(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> study.Runner:
-    return study.Runner(
+def work(tmp_path: Path) -> study.CellWork:
+    return study.CellWork(
         request(tmp_path), {**PREPARED, "data_variant": "d"}, NullTracker(), Display()
     )
 
@@ -129,39 +129,39 @@ def leave(cell: study.Planned, status: Status) -> None:
 
 @pytest.mark.parametrize("status", [Status.FINISHED, Status.FAILED])
 def test_what_another_command_has_done_since_the_plan_stands(
-    runner: study.Runner, status: Status
+    work: study.CellWork, status: Status
 ) -> None:
-    (cell,) = study.plan(runner.request, PREPARED)
+    (cell,) = study.plan(work.request, PREPARED)
     assert cell.action == "run"
     leave(cell, status)
     before = (cell.folder / "record.json").read_bytes()
-    runner.announce(cell)
+    study.Runner(work, 1, Display()).announce(cell)
     assert (cell.folder / "record.json").read_bytes() == before
-    runner.renew(cell)
+    work.renew(cell, elsewhere=False)
     assert cell.action == ("reuse" if status == Status.FINISHED else "keep")
 
 
-def test_results_are_replaced_only_when_their_cell_is_run(runner: study.Runner) -> None:
-    (cell,) = study.plan(runner.request, PREPARED)
+def test_results_are_replaced_only_when_their_cell_is_run(work: study.CellWork) -> None:
+    (cell,) = study.plan(work.request, PREPARED)
     leave(cell, Status.FINISHED)
-    (cell,) = study.plan(request(runner.request.results, rerun="all"), PREPARED)
+    (cell,) = study.plan(request(work.request.results, rerun="all"), PREPARED)
     assert (cell.action, cell.why) == ("run", "done, asked for again")
-    runner.announce(cell)
+    study.Runner(work, 1, Display()).announce(cell)
     assert record.load(cell.folder).status == Status.FINISHED  # type: ignore[union-attr]
-    runner.renew(cell)
+    work.renew(cell, elsewhere=False)
     assert cell.action == "run"
-    runner.lay_out(cell)
+    work.lay_out(cell)
     assert record.load(cell.folder).status == Status.PENDING  # type: ignore[union-attr]
-    (kept,) = (runner.request.folder / "replaced").iterdir()
+    (kept,) = (work.request.folder / "replaced").iterdir()
     assert record.load(kept).status == Status.FINISHED  # type: ignore[union-attr]
 
 
-def test_an_unreadable_record_is_a_cell_to_run(runner: study.Runner) -> None:
-    (cell,) = study.plan(runner.request, PREPARED)
+def test_an_unreadable_record_is_a_cell_to_run(work: study.CellWork) -> None:
+    (cell,) = study.plan(work.request, PREPARED)
     cell.folder.mkdir(parents=True)
     (cell.folder / "record.json").write_text("{")
-    settle_study(runner.request.folder)
-    (cell,) = study.plan(runner.request, PREPARED)
+    settle_study(work.request.folder)
+    (cell,) = study.plan(work.request, PREPARED)
     assert (cell.action, cell.why) == ("run", "its record cannot be read")
 
 

@@ -1,0 +1,99 @@
+"""A job: what an executor starts, written as a file that the job's process reads.
+
+Nothing else is handed over: no open file, no variable and no clock of another process.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.record import SIGN, write_text
+
+JOB = "job.json"
+ANSWER = "answer.json"
+
+
+class Limits(BaseModel):
+    """What a job's processes may take; ``None``: as much as there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout: float | None = None
+    """Seconds that they may work; waiting for another cell's stage does not count."""
+    memory: int | None = None
+    """Bytes of the host's memory, all in all."""
+
+
+def given_command() -> str:
+    """The command line that the present process was given."""
+    return shlex.join(["bench", *sys.argv[1:]])
+
+
+class Job(BaseModel):
+    """What a process is to do, and with what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    """The module that does it: ``python -m TASK JOB.json``."""
+    folder: Path
+    """Where it works: its files are there, this one, its signs of life, and what it leaves."""
+    cache: Path
+    """Decoded data, downloads and reference statistics, shared by all studies."""
+    request: dict[str, Any] = Field(default_factory=dict)
+    """What the task alone has to know."""
+    log: Path = Path("log.txt")
+    """What the process prints is added to it; in ``folder``, unless it is absolute."""
+    command: str = Field(default_factory=given_command)
+    """The command line that it is part of."""
+    command_started: float | None = None
+    """When that command was started, in seconds since 1970."""
+    threads: int | None = None
+    """Of the processor, that its libraries take; ``None``: what they take by themselves."""
+    jobs: int = 1
+    """Jobs of the command that run at the same time."""
+    limits: Limits = Limits()
+    started: float = Field(default_factory=time.time)
+    """When its process was started, in seconds since 1970."""
+
+    @property
+    def path(self) -> Path:
+        """The file that the job is written in."""
+        return self.folder / JOB
+
+    @property
+    def sign(self) -> Path:
+        """The file that its process tells its progress in."""
+        return self.folder / SIGN
+
+    @property
+    def answer(self) -> Path:
+        """The file for what a task found that leaves nothing else."""
+        return self.folder / ANSWER
+
+    @property
+    def log_path(self) -> Path:
+        """The file that what it prints is added to."""
+        return self.folder / self.log
+
+    def begun(self) -> float:
+        """The ``perf_counter`` reading of its start, in whatever process asks.
+
+        A wall clock that was set back meanwhile makes that the present moment at the latest.
+        """
+        return time.perf_counter() - max(0.0, time.time() - self.started)
+
+    def write(self) -> None:
+        """Write the job's file."""
+        write_text(self.path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """Read a job's file."""
+        return cls.model_validate_json(path.read_bytes())

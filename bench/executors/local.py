@@ -1,0 +1,196 @@
+"""Jobs as processes of this machine, children of the command's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from bench.executors.executor import End, Told
+from bench.executors.job import Job
+from bench.machine import oom_kills
+from bench.record import Status
+
+GRACE_SECONDS = 10.0
+"""Time between asking a job to stop and ending it."""
+ROOT = Path(__file__).resolve().parents[2]
+"""Where this package's own source is imported from."""
+HINTS = {
+    signal.SIGKILL: ", perhaps for lack of memory",
+    signal.SIGBUS: ", perhaps since a file that it had mapped was cut short or cannot be read",
+}
+"""What a signal may mean, of those that say little by their names."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why we end a process, and when our patience with it is over (``monotonic``)."""
+
+    status: Status
+    reason: str
+    deadline: float
+
+
+@dataclass
+class LocalHandle:
+    """A process of this machine, in a group of its own; see :class:`bench.executors.Handle`."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    seen: tuple[int, int] | None
+    """Which version of its sign of life was read last."""
+    oom_kills: int = 0
+    """Processes that the kernel had ended for lack of memory before this one began."""
+    started: float = field(default_factory=time.monotonic)
+    polled: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds in which it waited for a stage that another cell trains."""
+    last: Told = field(default_factory=dict)
+    ending: Ending | None = None
+    end: End | None = None
+
+    @property
+    def token(self) -> str:
+        """The number of the process."""
+        return str(self.process.pid)
+
+    def progress(self) -> Told | None:
+        """What the process tells of its progress, if that is new; what cannot be read is not."""
+        version = version_of(self.job.sign)
+        if version in {self.seen, None}:
+            return None
+        self.seen = version
+        told = read_told(self.job.sign)
+        if told is not None:
+            self.last = told
+        return told
+
+    def poll(self) -> End | None:
+        """How it ended; ends it where it goes past a limit, or does not stop when asked to."""
+        if self.end is None:
+            over = self.process.poll() is not None
+            if not over and self.ending is None:
+                self._check_limits()
+            if over or (self.ending is not None and time.monotonic() > self.ending.deadline):
+                self.kill()
+        return self.end
+
+    def _check_limits(self) -> None:
+        limits, moment = self.job.limits, time.monotonic()
+        if self.last.get("phase") == "waiting":
+            self.waited += moment - self.polled
+        self.polled = moment
+        if limits.timeout is not None and moment - self.started - self.waited > limits.timeout:
+            self.ask_to_stop(Status.TIMEOUT, f"ran past the limit of {limits.timeout:g} s")
+        if limits.memory is not None and (used := memory_of(self.process)) > limits.memory:
+            taken = f"{used / 2**20:.0f} MiB of memory"
+            reason = f"took {taken}, past the limit of {limits.memory >> 20} MiB"
+            # At once: what asks for so much may have the rest of the machine's soon.
+            self.ending = Ending(Status.MEMORY, reason, 0.0)
+
+    def ask_to_stop(self, status: Status, reason: str) -> None:
+        """Send a SIGTERM, and have patience for ``GRACE_SECONDS``."""
+        self.ending = Ending(status, reason, time.monotonic() + GRACE_SECONDS)
+        self.process.terminate()
+
+    def kill(self) -> None:
+        """Kill the process and whatever it started that stayed in its group."""
+        if self.end is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        code = self.process.wait()
+        was_short = oom_kills() > self.oom_kills
+        status, reason = explain_end(code, self.job.log.name, was_short=was_short)
+        if self.ending is not None:
+            status, reason = self.ending.status, self.ending.reason
+        seconds = time.monotonic() - self.started
+        was_asked = self.ending is not None
+        self.end = End(code, status, reason, self.process.pid, seconds, was_asked)
+
+
+class LocalExecutor:
+    """Starts jobs as child processes, which end when the command does."""
+
+    def start(self, job: Job, *, held: Sequence[int] = ()) -> LocalHandle:
+        """Write a job's file and start its process, in a group of its own, with ``held`` open."""
+        job = job.model_copy(update={"started": time.time()})
+        job.write()
+        # -P: nothing of the folder that the command is given in is imported.
+        command = [sys.executable, "-P", "-m", job.task, str(job.path), str(os.getpid())]
+        kills, seen = oom_kills(), version_of(job.sign)
+        with job.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment_of(job),
+                pass_fds=held,
+                start_new_session=True,
+            )
+        return LocalHandle(job, process, seen, kills)
+
+
+def environment_of(job: Job) -> dict[str, str]:
+    """What a job's process finds: our own source first, and as many threads as it may have."""
+    environment = dict(os.environ)
+    path = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    # Where packages are installed Python looks by itself, after its own library, as it must.
+    if ROOT.name not in {"site-packages", "dist-packages"}:
+        path.insert(0, str(ROOT))
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    if job.threads is not None:
+        # Before numpy's and torch's libraries are loaded, or they take every core.
+        environment["OMP_NUM_THREADS"] = str(job.threads)
+    return environment
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """What tells one content of a file from the next; ``None`` where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def read_told(path: Path) -> Told | None:
+    """Read a sign of life; ``None`` where there is none or it is of no use."""
+    try:
+        told = json.loads(path.read_bytes())
+        usable = isinstance(told["phase"], str) and math.isfinite(told.get("fraction", 0.0))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return told if usable else None
+
+
+def memory_of(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of memory that a process and all it started hold."""
+    used = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(process.pid)
+        for each in [worker, *worker.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                used += each.memory_info().rss
+    return used
+
+
+def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status, str]:
+    """Say how a process ended that could not say it itself; ``was_short``: memory was."""
+    if code >= 0:
+        return Status.KILLED, f"its process ended with code {code}; see {log}"
+    number = signal.Signals(-code)
+    if number == signal.SIGKILL and was_short:
+        return Status.MEMORY, "its process was ended by the kernel for lack of memory"
+    return Status.KILLED, f"its process was ended by {number.name}{HINTS.get(number, '')}"

@@ -1,0 +1,56 @@
+"""The other side of an executor: what a job's process does before and after its task."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from bench.executors.codes import INTERRUPTED
+from bench.executors.job import Job
+
+OOM_SCORE = 500
+"""Of 1000: how readily the kernel ends this process when memory runs short."""
+
+
+def serve(task: Callable[[Job], int]) -> NoReturn:
+    """Do a task as a process of its own: ``python -m TASK JOB.json [PARENT]``.
+
+    ``task`` returns the exit code. With the number of a parent process it ends when that does.
+    """
+    path, *parent = sys.argv[1:]
+    if parent:
+        die_with(int(parent[0]))
+        offer_to_the_kernel()
+    faulthandler.enable()
+    code = task(Job.read(Path(path)))
+    if code == INTERRUPTED:
+        # All is on disk, and whoever asked this process to stop will not wait for long.
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def die_with(parent: int) -> None:
+    """Ask Linux for a SIGTERM when the parent process ends, so that no cell is orphaned."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    # The parent may have ended before this process could ask.
+    if os.getppid() != parent:
+        sys.exit(INTERRUPTED)
+
+
+def offer_to_the_kernel() -> None:
+    """Have Linux end this process before the command that waits for it, if memory runs short."""
+    place = Path("/proc/self/oom_score_adj")
+    with suppress(OSError, ValueError):
+        place.write_text(str(max(int(place.read_text()), OOM_SCORE)))

@@ -1,0 +1,73 @@
+"""A study from its request to its cells' ends."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.locks import only_command
+from bench.orphans import readable, settle_study
+from bench.progress import Display
+from bench.record import keep_reserve
+from bench.study.cells import CellWork
+from bench.study.folders import drop_reserve
+from bench.study.plan import Planned, plan
+from bench.study.preparation import make_ready, preparation, wait_for_answer
+from bench.study.request import Request, check_study
+from bench.study.runner import Runner
+
+
+def execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
+    """Prepare, plan and run a study; returns its cells. Raises UserError before any training.
+
+    Other commands may run the same study at the same time; each cell is run by one of them.
+    """
+
+    def wait() -> None:
+        display.say(f"another command is preparing study '{request.name}'; waiting for it")
+
+    with only_command(request.folder, wait):
+        prepared, tracker = make_ready(request, tracker_factory, display)
+    settle_study(request.folder)
+    keep_reserve(request.folder)
+    planned = plan(request, prepared)
+    say_plan(planned, prepared, display)
+    with display:
+        Runner(CellWork(request, prepared, tracker, display), request.jobs, display).run(planned)
+    drop_reserve(request.folder)
+    say_tracking(tracker, planned, display)
+    return planned
+
+
+def say_plan(planned: Sequence[Planned], prepared: Mapping[str, Any], display: Display) -> None:
+    """Say what the study is made of and what will be done with each cell."""
+    display.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")
+    for note in prepared["notes"]:
+        display.say(f"note: {note}")
+    for cell in planned:
+        display.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
+
+
+def say_tracking(tracker: Any, planned: Sequence[Planned], display: Display) -> None:
+    """Say what MLflow cost beside the training of the cells that ran."""
+    ran = [readable(cell.folder) for cell in planned if not cell.is_idle]
+    training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
+    seconds = tracker.seconds
+    if training and seconds > 0.01 and tracker.trouble is None:
+        display.say(
+            f"MLflow: {seconds:.1f} s of logging beside {training:.0f} s of "
+            f"training ({seconds / training:.2%})"
+        )
+
+
+def dry_run(request: Request) -> Any:
+    """Check everything, plan and estimate, but leave no trace under the results folder."""
+    from bench.estimate import Forecast, outlook
+
+    check_study(request)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = wait_for_answer(preparation(request, Path(scratch), check_only=True))
+    found = Forecast.model_validate(prepared["forecast"])
+    return outlook(plan(request, prepared), prepared["stages"], found, request.jobs)

@@ -1,0 +1,166 @@
+"""The plan of a study: which cells there are, and what is to be done with each, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import WHEREABOUTS, CellConfig, digest, read_cell
+from bench.orphans import readable
+from bench.record import RECORD, Record, Status, cell_name, load
+from bench.report.frame import flatten
+from bench.source import source_hashes
+from bench.study.request import Request
+from methods import registry
+
+IDENTITY = ("data_sha256", "extractors", "reference_sha256", "protocol")
+"""What of a preparation identifies results, beside the configuration."""
+NAMES = {
+    "data_sha256": "the data",
+    "extractors": "an extractor",
+    "reference_sha256": "the reference",
+    "protocol": "the protocol",
+}
+"""What these parts of an identity are called."""
+BROKEN = "broken"
+"""Key of a cell whose method cannot be loaded."""
+AFRESH = {Status.DIVERGED}
+"""Unfinished states that start afresh; all others go on from their checkpoint."""
+
+
+@dataclass
+class Planned:
+    """One cell and what is to be done with it."""
+
+    config: CellConfig
+    folder: Path
+    key: str
+    identity: Mapping[str, Any]
+    """What the key is of, for the record; see ``Record.identity``."""
+    action: str
+    """``reuse``, ``resume``, ``run``, ``keep`` for what is not to be run again, or ``fail``."""
+    why: str
+    broken: str = ""
+    """Why its method cannot be loaded at all."""
+    seen: bytes = b""
+    """The record's content when this was decided."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is done with the cell."""
+        return self.action in {"reuse", "keep", "fail"}
+
+
+def portable(config: CellConfig) -> dict[str, Any]:
+    """Return a configuration without the places of files, of which the hashes matter instead."""
+    body = config.model_dump(mode="json")
+    body["settings"] = {key: v for key, v in body["settings"].items() if key not in WHEREABOUTS}
+    return body
+
+
+def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> str:
+    """Identify a result: configuration, data, extractor and protocol; and the method's source."""
+    body = portable(config)
+    identity = [prepared[name] for name in IDENTITY]
+    return f"{digest([body, identity])[:20]}-{source[:20]}"
+
+
+def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
+    """Decide for each cell whether its result is reused, resumed or made, and say why."""
+    planned = []
+    for seed in request.seeds:
+        for method, method_config in request.methods.items():
+            config = CellConfig(
+                settings=request.settings, method=method, method_config=method_config, seed=seed
+            )
+            folder = cell_folder(request, method, seed)
+            source = source_hashes(registry.load(method).__module__)
+            key = cell_key(config, prepared, digest(source))
+            identity = {name: prepared[name] for name in IDENTITY} | {"source": source}
+            cell = Planned(config, folder, key, identity, action="run", why="to do")
+            cell.seen = record_bytes(cell.folder)
+            cell.action, cell.why = decide(cell, request.rerun)
+            planned.append(cell)
+        planned += [plan_broken(request, label, seed) for label in request.broken]
+    return planned
+
+
+def plan_broken(request: Request, label: str, seed: int) -> Planned:
+    """Plan a cell whose method cannot be loaded: it fails, and what there is of it is kept."""
+    config = CellConfig(settings=request.settings, method=label, method_config={}, seed=seed)
+    why = request.broken[label]
+    cell = Planned(config, cell_folder(request, label, seed), BROKEN, {}, "fail", why, why)
+    cell.seen = record_bytes(cell.folder)
+    record = readable(cell.folder)
+    if record is not None and record.status != Status.PENDING and record.key != BROKEN:
+        cell.action, cell.why = "keep", f"{record.status} before, and now {why}"
+    return cell
+
+
+def record_bytes(folder: Path) -> bytes:
+    """The content of a cell's record; nothing where there is none."""
+    try:
+        return (folder / RECORD).read_bytes()
+    except OSError:
+        return b""
+
+
+def cell_folder(request: Request, label: str, seed: int) -> Path:
+    """The folder of a method's cell."""
+    return request.folder / cell_name(label, seed)
+
+
+def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
+    """Return the action for a cell and the reason; ``rerun`` as in ``Request``."""
+    try:
+        record = load(cell.folder)
+    except ValueError:
+        return "run", "its record cannot be read"
+    if record is None or record.status == Status.PENDING:
+        return "run", "to do"
+    state, why = judge(cell, record)
+    if "all" in rerun and state != "interrupted":
+        return "run", f"{why}, asked for again"
+    if state == "done":
+        return "reuse", why
+    if state != "interrupted" and state not in rerun:
+        return "keep", f"{why}, not run again"
+    resumed = state != "stale" and record.status not in AFRESH
+    return "resume" if resumed else "run", why
+
+
+def judge(cell: Planned, record: Record) -> tuple[str, str]:
+    """Say how a cell stands, ``done``, ``stale``, ``interrupted`` or ``failed``, and in words."""
+    if record.key != cell.key:
+        return "stale", f"stale: {', '.join(changes(cell, record))} changed"
+    if record.status == Status.FINISHED:
+        return "done", "done"
+    if record.status in {Status.RUNNING, Status.INTERRUPTED}:
+        return "interrupted", "interrupted"
+    return "failed", f"{record.status} before"
+
+
+def changes(cell: Planned, record: Record) -> list[str]:
+    """Name what a result was made with that is not so any more, files of source by their path."""
+    named = [name for part, name in NAMES.items() if part_differs(cell, record, part)]
+    before, now = record.identity.get("source", {}), cell.identity["source"]
+    modules = sorted(name for name in before | now if before.get(name) != now.get(name))
+    files = [f"{name.replace('.', '/')}.py" for name in modules] if before else []
+    return [*changed_settings(cell), *named, *files] or ["its settings, data, protocol or source"]
+
+
+def part_differs(cell: Planned, record: Record, part: str) -> bool:
+    """Whether a part of the identity differs; one that an older record does not tell does not."""
+    return part in record.identity and record.identity[part] != cell.identity[part]
+
+
+def changed_settings(cell: Planned) -> list[str]:
+    """Name the settings that differ from those that a cell's folder was made with."""
+    try:
+        before = flatten("", portable(read_cell(cell.folder / "config.yaml")))
+    except (OSError, ValueError):
+        return []
+    now = flatten("", portable(cell.config))
+    return sorted(key for key in before | now if before.get(key) != now.get(key))

@@ -1,0 +1,76 @@
+"""What is found and made for a study before any of its cells is run, by a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.config import one_line
+from bench.errors import MissingDataError, UserError
+from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, Told, follow
+from bench.progress import Display
+from bench.study.request import Request, check_study
+from bench.study_file import Prepared, StudyFile, write_study
+
+
+def make_ready(
+    request: Request, tracker_factory: Any, display: Display
+) -> tuple[dict[str, Any], Any]:
+    """Prepare a study and write down what it is; return what was found, and the tracker."""
+    check_study(request)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = preparation(request, Path(scratch), check_only=False)
+        handle = LocalExecutor().start(job)
+        try:
+            # MLflow's store takes seconds to create; the data load meanwhile.
+            tracker = tracker_factory()
+        except BaseException:
+            handle.kill()
+            raise
+        prepared = answer_of(job, follow(handle, display.preparing))
+    found = Prepared.model_validate(prepared)
+    study = StudyFile(name=request.name, settings=request.settings, prepared=found)
+    write_study(study, request.folder)
+    return prepared, tracker
+
+
+def preparation(request: Request, folder: Path, *, check_only: bool) -> Job:
+    """The job of loading and checking data, extractor and methods."""
+    job = request.job(
+        "bench.worker.preparation",
+        folder,
+        request={
+            "settings": request.settings.model_dump(mode="json"),
+            "methods": dict(request.methods),
+            "seeds": list(request.seeds),
+            "study": str(request.folder),
+            "check_only": check_only,
+        },
+    )
+    if check_only and not request.cache.exists():
+        # A dry run makes no folder of its own.
+        return job.model_copy(update={"cache": folder / "cache"})
+    return job
+
+
+def wait_for_answer(job: Job, tell: Callable[[Told], object] = lambda told: None) -> dict[str, Any]:
+    """Run a job and return its answer; UserError with the one line that says what is wrong."""
+    return answer_of(job, follow(LocalExecutor().start(job), tell))
+
+
+def answer_of(job: Job, end: End) -> dict[str, Any]:
+    """Return what a job that has ended found; UserError where it found nothing."""
+    # All that is needed is there before an estimate is tried, which may end the process.
+    if job.answer.exists():
+        answer: dict[str, Any] = json.loads(job.answer.read_text())
+        return answer
+    errors = job.log_path.read_text(errors="replace")
+    if end.code in {BAD_INPUT, NO_DATA}:
+        kind = MissingDataError if end.code == NO_DATA else UserError
+        raise kind(one_line(errors.strip().splitlines()[-1]))
+    print(errors, file=sys.stderr)
+    raise UserError("preparing the study failed for the reason above")

@@ -1,0 +1,196 @@
+"""Runs work on cells, some at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from bench.executors import End, Executor, Handle, Job, LocalExecutor, Told
+from bench.locks import CellLock
+from bench.progress import Display
+from bench.record import Status
+from bench.study.plan import Planned
+
+stopping, deaf = threading.Event(), threading.Event()
+"""Set when a signal has asked this command to stop; and while that must wait for a moment."""
+Item = TypeVar("Item", bound=Planned)
+Item_contra = TypeVar("Item_contra", bound=Planned, contravariant=True)
+POLL_SECONDS = 0.1
+SYNC_SECONDS = 10.0
+
+
+class Work(Protocol[Item_contra]):
+    """What is to be done with cells: what a :class:`Runner` runs. A cell's lock is held."""
+
+    def is_new(self, cell: Item_contra) -> bool:
+        """Whether a cell is to be announced before any is run."""
+
+    def announce(self, cell: Item_contra) -> None:
+        """Say what is to become of a new cell."""
+
+    def renew(self, cell: Item_contra, *, elsewhere: bool) -> None:
+        """Decide anew what is to be done; ``elsewhere``: another command has worked on it."""
+
+    def lay_out(self, cell: Item_contra) -> Job:
+        """Write what a cell's process needs; return its job."""
+
+    def close(self, cell: Item_contra, end: End) -> None:
+        """Make of a process's end what is to be told of it."""
+
+    def sync(self, cell: Item_contra) -> None:
+        """Show how far a cell is, elsewhere than here."""
+
+    def stage(self, cell: Item_contra) -> Hashable | None:
+        """What identifies a stage that others wait for while a cell trains it."""
+
+
+@dataclass
+class Running(Generic[Item]):
+    """A cell's process, and the last that it told of its progress."""
+
+    planned: Item
+    handle: Handle
+    last: Told = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The cell's name."""
+        return self.planned.folder.name
+
+    @property
+    def is_past_training(self) -> bool:
+        """Whether the cell has trained all its stages."""
+        return self.last.get("phase") in {"sampling", "evaluating"}
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let no signal in between the start of a process and our knowing it."""
+    deaf.set()
+    try:
+        yield
+    finally:
+        deaf.clear()
+
+
+class Runner(Generic[Item]):
+    """Runs planned cells, ``jobs`` at a time, whatever becomes of them.
+
+    Several may run on one study: a cell that another one works on is waited for.
+    """
+
+    def __init__(
+        self, work: Work[Item], jobs: int, display: Display, executor: Executor | None = None
+    ) -> None:
+        self.work, self.jobs, self.display = work, jobs, display
+        self.executor = executor or LocalExecutor()
+        self.running: list[Running[Item]] = []
+        self.elsewhere: set[str] = set()
+        """Names of the cells that were found with another command."""
+        self.synced = time.monotonic()
+
+    def run(self, planned: Sequence[Item]) -> None:
+        """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
+        waiting = [cell for cell in planned if not cell.is_idle]
+        try:
+            for cell in planned:
+                self.announce(cell)
+            while waiting or self.running:
+                if stopping.is_set():
+                    raise KeyboardInterrupt
+                self.fill(waiting)
+                self.poll()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.stop_all()
+            raise
+
+    def announce(self, cell: Item) -> None:
+        """Have said what is to become of a new cell, unless another command has it."""
+        if self.work.is_new(cell):
+            with self.claim(cell) as lock:
+                if lock is not None:
+                    self.work.announce(cell)
+
+    @contextlib.contextmanager
+    def claim(self, cell: Item) -> Iterator[CellLock | None]:
+        """Take a cell's lock, or ``None`` where another command has it; let go of it at the end."""
+        lock = CellLock(cell.folder)
+        if lock.acquire():
+            with contextlib.closing(lock):
+                yield lock
+        else:
+            if cell.folder.name not in self.elsewhere:
+                self.display.say(f"{cell.folder.name}: with {lock.holder}; waiting for it")
+            self.elsewhere.add(cell.folder.name)
+            yield None
+
+    def fill(self, waiting: list[Item]) -> None:
+        """Start waiting cells while there is room for them."""
+        for cell in self.in_order(waiting):
+            if len(self.running) >= self.jobs:
+                return
+            with self.claim(cell) as lock:
+                if lock is None:
+                    continue
+                waiting.remove(cell)
+                self.work.renew(cell, elsewhere=cell.folder.name in self.elsewhere)
+                if cell.is_idle:
+                    self.display.say(f"{cell.folder.name}: {cell.action} ({cell.why})")
+                else:
+                    self.start(cell, lock)
+
+    def start(self, cell: Item, lock: CellLock) -> None:
+        """Start a cell's process, which inherits the cell's lock."""
+        assert lock.descriptor is not None
+        job = self.work.lay_out(cell)
+        with uninterrupted():
+            handle = self.executor.start(job, held=[lock.descriptor])
+            self.display.start(cell.folder.name, cell.why)
+            self.running.append(Running(cell, handle))
+
+    def in_order(self, waiting: Sequence[Item]) -> list[Item]:
+        """Put cells that need not wait for a running one's shared stage before the others."""
+        busy = {
+            self.work.stage(cell.planned) for cell in self.running if not cell.is_past_training
+        } - {None}
+        return sorted(waiting, key=lambda cell: self.work.stage(cell) in busy)
+
+    def poll(self) -> None:
+        """Look at every running cell once."""
+        for cell in list(self.running):
+            told = cell.handle.progress()
+            if told is not None:
+                cell.last = told
+                self.display.update(cell.name, told)
+            end = cell.handle.poll()
+            if end is not None:
+                self.close(cell, end)
+        if time.monotonic() - self.synced > SYNC_SECONDS:
+            for cell in self.running:
+                self.work.sync(cell.planned)
+            self.synced = time.monotonic()
+
+    def close(self, cell: Running[Item], end: End) -> None:
+        """A cell's process has ended."""
+        self.running.remove(cell)
+        self.work.close(cell.planned, end)
+
+    def stop_all(self) -> None:
+        """Ask every running cell to stop, give it time for a checkpoint, then end it."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # A second signal must not leave cells behind; this takes a few seconds at most.
+            signal.signal(number, signal.SIG_IGN)
+        for cell in self.running:
+            cell.handle.ask_to_stop(Status.INTERRUPTED, "stopped by the user")
+        while self.running:
+            for cell in list(self.running):
+                end = cell.handle.poll()
+                if end is not None:
+                    self.close(cell, end)
+            time.sleep(POLL_SECONDS / 10)

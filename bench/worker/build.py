@@ -1,0 +1,129 @@
+"""From a cell's configuration to its data, its device and its method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.config import CellConfig, Settings, build, one_line
+from bench.data import Dataset, load
+from bench.errors import UserError
+from bench.sampling import Source
+from bench.seeds import derive
+from bench.training import move, seed_everything
+from methods import registry
+from methods.base import DataSpec, Method
+
+
+def open_device(name: str, threads: int | None, precision: str) -> torch.device:
+    """Return the device; UserError if this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(
+            f"device '{name}' is not here ({one_line(error)[:80]}); choose from: {', '.join(found)}"
+        ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    else:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+def device_for(config: CellConfig) -> torch.device:
+    """Open the device that a cell is computed on, with its method's precision."""
+    settings = config.settings
+    precision = settings.training.of(config.method).precision
+    return open_device(settings.device, settings.threads, precision)
+
+
+def load_data(settings: Settings, cache: Path) -> Dataset:
+    """Load the data that a study is of."""
+    return load(settings.dataset, path=settings.data, cache=cache, size=settings.size)
+
+
+def data_spec(dataset: Dataset) -> DataSpec:
+    """Tell a method what it may know of the data."""
+    channels, size, _ = dataset.shape
+    labelled = dataset.train.labels is not None
+    return DataSpec(channels=channels, size=size, classes=len(dataset.classes) if labelled else 0)
+
+
+def class_frequencies(dataset: Dataset) -> Any:
+    """Fraction of each class in the training split, (classes,); ``None`` without labels."""
+    labels = dataset.train.labels
+    if labels is None:
+        return None
+    return np.bincount(labels, minlength=len(dataset.classes)) / len(labels)
+
+
+def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:
+    """Build a method on torch's current default device; UserError if it cannot be."""
+    try:
+        kind = registry.load(name)
+    except registry.BrokenMethodError as error:
+        raise UserError(str(error)) from error
+    if kind.needs_labels and dataset.train.labels is None:
+        raise UserError(
+            f"method '{name}' needs class labels and {dataset.source} has none; "
+            "add labels to its dataset.json or leave the method out"
+        )
+    settings = build(kind.Config, config, f"settings of {name}")
+    try:
+        return kind(settings, data_spec(dataset))
+    except ValueError as error:
+        raise UserError(f"settings of {name}: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Built:
+    """A cell's method on its device, and the data that it is of."""
+
+    config: CellConfig
+    dataset: Dataset
+    device: torch.device
+    method: Method
+
+    def source(self, stream: str) -> Source:
+        """What draws from the method; equal streams give equal samples."""
+        return Source(
+            self.method,
+            device=self.device,
+            precision=self.config.settings.training.of(self.config.method).precision,
+            seed=self.config.seed,
+            stream=stream,
+            frequencies=class_frequencies(self.dataset),
+            quantise=not self.dataset.is_points,
+        )
+
+    def provenance(self, nfe: float | None) -> dict[str, Any]:
+        """How the samples were drawn, to be kept with each value."""
+        averages = {
+            objective.network: objective.ema.model_dump() if objective.ema else None
+            for stage in self.method.stages()
+            for objective in stage.objectives
+        }
+        return {
+            "sampling_seed": self.config.seed,
+            "nfe": nfe,
+            "sampler": self.config.method_config.get("sampler"),
+            "ema": averages,
+            "precision": self.config.settings.training.of(self.config.method).precision,
+        }
+
+
+def build_cell(config: CellConfig, dataset: Dataset, device: torch.device) -> Built:
+    """Build a cell's method, with weights of the seed's own, on the device."""
+    seed_everything(derive(config.seed, "networks"))
+    method = build_method(config.method, config.method_config, dataset)
+    return Built(config, dataset, device, move(method, device))

@@ -1,0 +1,195 @@
+"""The cell that a process works on: what it is made of, and the record of how it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import metrics
+from bench.config import one_line, read_cell
+from bench.cost import Ledger, peak_memory
+from bench.environment import note
+from bench.errors import UserError
+from bench.executors import Job
+from bench.orphans import note_death
+from bench.parts import Parts
+from bench.record import (
+    CHECKPOINT,
+    CURVES,
+    Attempt,
+    Status,
+    is_sampled,
+    load,
+    now,
+    remove_unfinished,
+    save_anyhow,
+    stamp,
+    write_atomically,
+)
+from bench.training import State
+from bench.worker.build import build_cell, device_for, load_data
+from bench.worker.process import Progress, Stop, leave
+
+
+@dataclass
+class Curves:
+    """The growing file ``metrics.jsonl``, cut back to a checkpoint when a run goes on."""
+
+    path: Path
+
+    def append(self, point: dict[str, Any]) -> None:
+        """Add one point."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(point) + "\n")
+
+    def size(self) -> int:
+        """Bytes so far."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Drop what was written after a checkpoint."""
+        if self.path.exists():
+            os.truncate(self.path, size)
+
+
+class Cell:
+    """One method with one seed, and its folder, of which a job is done in this process."""
+
+    ledger: Ledger
+
+    def __init__(self, job: Job) -> None:
+        record = load(job.folder)
+        assert record is not None, f"{job.folder} has no record"
+        self.job, self.folder, self.record = job, job.folder, record
+        self.config = read_cell(job.folder / "config.yaml")
+        self.settings = self.config.settings
+        self.training = self.settings.training.of(self.config.method)
+        self.evaluation = self.settings.evaluation
+        self.begun = job.begun()
+        self.stop, self.progress = Stop(self.give_up), Progress(job)
+        self.curves = Curves(job.folder / CURVES)
+        self.parts = Parts(
+            job.folder, record.key, lambda: self.ledger, self.training.checkpoint_seconds
+        )
+
+    def open(self) -> State | None:
+        """Note that this process works on the cell now, and load all that it is made of.
+
+        Returns the state of the checkpoint that it goes on from, if there is one.
+        """
+        self._begin()
+        self.progress("starting", fraction=0.0)
+        self.device = device_for(self.config)
+        state = read_checkpoint(self.folder, self.record.key, self.device)
+        self._open_ledger(state)
+        command, jobs = self.job.command, self.job.jobs
+        note(self.record, self.folder.parent, self.device, command=command, jobs=jobs)
+        self.save()
+        self.dataset = load_data(self.settings, self.job.cache)
+        self.record.data = self.dataset.facts()
+        with self.ledger.part("evaluate"):
+            self.evaluator = metrics.Evaluator.open(
+                self.settings, self.dataset, device=self.device, cache=self.job.cache
+            )
+        self.built = build_cell(self.config, self.dataset, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return state
+
+    def _begin(self) -> None:
+        remove_unfinished(self.folder)
+        note_death(self.record, self.folder)
+        host, pid = socket.gethostname(), os.getpid()
+        self.record.status, self.record.reason = Status.RUNNING, ""
+        began = stamp(time.time() - (time.perf_counter() - self.begun))
+        self.record.started = self.record.started or began
+        self.record.environment |= {"host": host, "pid": pid}
+        self.record.attempts.append(Attempt(started=began, pid=pid, host=host))
+        self.save()
+
+    def _open_ledger(self, state: State | None) -> None:
+        """Go on with the ledger where the latest of the cell's files leaves it."""
+        known = [self.record.ledger if self.has_samples else None, self.parts.seconds()]
+        known += [state["ledger"] if state else None]
+        carried = max(filter(None, known), key=lambda totals: totals["wall"], default=None)
+        before = self.record.attempts[:-1]
+        kept = carried["wall"] - carried.get("charged", 0.0) if carried else 0.0
+        if before and kept > self.record.spent:
+            # Its last sign of life was before its last checkpoint.
+            before[-1].seconds = (before[-1].seconds or 0.0) + kept - self.record.spent
+        self.ledger = Ledger(
+            self.device, started=self.begun, carried=carried, spent=self.record.spent
+        )
+        if before:
+            told = sum(attempt.lost or 0.0 for attempt in before[:-1])
+            lost = self.ledger.totals()["lost"] - told
+            before[-1].lost = round(max(0.0, lost), 3)
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether an earlier process has drawn all samples."""
+        return is_sampled(self.record, self.folder)
+
+    def save(self) -> None:
+        """Write the record."""
+        save_anyhow(self.record, self.folder)
+
+    def write_checkpoint(self, trainer: State) -> None:
+        """Keep what training needs to go on from here."""
+        state = {
+            "key": self.record.key,
+            "trainer": trainer,
+            "curve_bytes": self.curves.size(),
+            "ledger": self.ledger.totals(),
+        }
+        write_atomically(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
+
+    def note_peak_memory(self) -> int:
+        """Keep and return the peak of training and sampling; the extractor's must not count."""
+        cost = self.record.cost
+        peak, cost.peak_memory_kind = peak_memory(self.device)
+        cost.peak_memory_bytes = max(peak, cost.peak_memory_bytes or 0)
+        return cost.peak_memory_bytes
+
+    def close(self, status: Status, reason: str) -> None:
+        """Write the record's end."""
+        self.record.status, self.record.reason, self.record.ended = status, reason, now()
+        if hasattr(self, "ledger"):
+            self.record.ledger = self.ledger.totals()
+        if self.record.attempts:
+            attempt = self.record.attempts[-1]
+            attempt.seconds, attempt.ended = time.perf_counter() - self.begun, status
+        self.save()
+        self.job.sign.unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        """End this process at once: a request to stop was not heeded in time."""
+        self.close(Status.INTERRUPTED, "stopped within a step; goes on from the last checkpoint")
+        leave()
+
+
+def read_checkpoint(folder: Path, key: str, device: torch.device) -> State | None:
+    """Return the state in a cell's checkpoint; ``None`` where there is none of this ``key``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state: State = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"'{path}' cannot be read ({one_line(error)[:100]}); remove it to train anew"
+        ) from error
+    # A checkpoint of other settings or another source is not this cell's.
+    return state if state["key"] == key else None

@@ -1,0 +1,133 @@
+"""What comes of a trained cell: its samples, their cost and their quality."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import metrics
+from bench.cost import parameters
+from bench.machine import Watch
+from bench.record import SAMPLES, Value, write_atomically
+from bench.report.grid import write_grid
+from bench.sampling import Drawn, draw_and_time, timed, warm_up_facts, warm_up_reasons
+from bench.seeds import derive
+from bench.training import InterruptedTrainingError
+from bench.worker.build import data_spec
+from bench.worker.cell import Cell
+
+GRID_IMAGES = 64
+
+
+def kept_samples(cell: Cell) -> tuple[Any, Any] | None:
+    """Return the samples and classes that an earlier process has drawn, if it has."""
+    if not cell.has_samples:
+        return None
+    cell.parts.clear()
+    with np.load(cell.folder / SAMPLES) as content:
+        return content["images"], content.get("labels")
+
+
+def sample(cell: Cell) -> tuple[Any, Any]:
+    """Draw the samples; return images and classes once they and their cost are on disk."""
+    with cell.ledger.part("sample"):
+        drawn = draw(cell)
+    note_sampling(cell, drawn)
+    with cell.ledger.part("log"):
+        arrays: dict[str, Any] = {"images": drawn.images}
+        if drawn.labels is not None:
+            arrays["labels"] = drawn.labels
+        shown = len(drawn.images) if cell.dataset.is_points else GRID_IMAGES
+        write_grid(cell.folder / "grid.png", drawn.images[:shown], labels=drawn.labels)
+        # Last: once they are there, nothing of this is done again.
+        write_atomically(cell.folder / SAMPLES, lambda file: np.savez(file, **arrays))
+    cell.record.ledger = cell.ledger.totals()
+    cell.save()
+    cell.parts.clear()
+    return drawn.images, drawn.labels
+
+
+def draw(cell: Cell) -> Drawn:
+    """Draw and time the samples that are not drawn yet, with an eye on the machine."""
+    source, size = cell.built.source("samples"), cell.settings.sampling.batch
+    watch = Watch(cell.device, work=lambda: timed(source, size, 0))
+    try:
+        with watch:
+            drawn = draw_and_time(
+                source,
+                cell.evaluation.samples,
+                cell.settings.sampling,
+                cell.progress.of("sampling"),
+                cell.parts,
+            )
+    except InterruptedTrainingError:
+        cell.parts.save()
+        raise
+    cost, unwatched = cell.record.cost, cell.parts.found
+    cost.timing = watch.facts() | {
+        "warm_up": warm_up_facts(drawn.warm_ups),
+        "batches_of_earlier_processes": unwatched,
+    }
+    cost.unfit = [*watch.unfit(), *warm_up_reasons(drawn.warm_ups)]
+    if unwatched:
+        cost.unfit.append(f"{unwatched} batches were timed before an interruption, unwatched")
+    return drawn
+
+
+def note_sampling(cell: Cell, drawn: Drawn) -> None:
+    """Note what sampling cost, and how large the networks are."""
+    cell.note_peak_memory()
+    networks, cost = cell.built.method.networks, cell.record.cost
+    cost.parameters_by_network = {name: parameters(n) for name, n in networks.items()}
+    cost.parameters = sum(cost.parameters_by_network.values())
+    cost.ms_per_image, cost.latency_ms = drawn.ms_per_image, drawn.latency_ms
+    cost.nfe_by_network = drawn.nfe_by_network
+    cost.nfe = sum(drawn.nfe_by_network.values())
+    cost.sample_flops_per_image = drawn.flops_per_image
+
+
+def evaluate(cell: Cell, images: Any, labels: Any) -> None:
+    """Measure the samples and the denoiser; the last point of the curves is of them too."""
+    cell.progress("evaluating", fraction=0.0)
+    cost = cell.record.cost
+    with cell.ledger.part("evaluate"):
+        # Features are kept in the folder.
+        cell.record.metrics = cell.evaluator.measure(
+            images,
+            labels,
+            jackknife=True,
+            folder=cell.folder,
+            provenance=cell.built.provenance(cost.nfe),
+            progress=cell.progress.of("evaluating"),
+        )
+        cell.record.metrics |= diagnose(cell)
+        # The curves' last point, of as many samples as the points before it.
+        few = cell.evaluation.snapshot_samples
+        last = measure_for_curve(cell, images[:few]) if few < len(images) else {}
+    place = {"images": cost.images_seen, "step": cost.steps}
+    seconds = round(cell.ledger.elapsed("train"), 3)
+    measured = last | cell.record.metrics
+    values = {name: value.value for name, value in measured.items()}
+    cell.curves.append({**place, "seconds": seconds, "stage": "final", "values": values})
+
+
+def measure_for_curve(cell: Cell, images: Any) -> dict[str, Value]:
+    """Measure what the curves of training show."""
+    return cell.evaluator.lead.measure(images, families=metrics.CURVE)
+
+
+def diagnose(cell: Cell) -> dict[str, Value]:
+    """Measure the denoiser itself, where there is one."""
+    n = cell.evaluation.diagnostic_samples
+    source = cell.built.source("diagnostics")
+    generator = torch.Generator(cell.device)
+    return metrics.diagnose(
+        cell.built.method,
+        cell.dataset,
+        data_spec(cell.dataset),
+        n=n,
+        labels=lambda: source.labels(n, 0),
+        generator=generator.manual_seed(derive(cell.config.seed, "diagnostics")),
+    )

@@ -1,0 +1,128 @@
+"""The training of a cell, and what it leaves on the way: checkpoints, curves, shared stages."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from bench.sampling import draw_images
+from bench.stages import StagePlace, stage_key
+from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
+from bench.worker.cell import Cell
+from bench.worker.results import measure_for_curve
+from methods.base import Stage
+
+
+def train(cell: Cell, state: State | None) -> None:
+    """Train a cell's method, from ``state`` on if there is one; its record tells the cost.
+
+    Raises:
+        InterruptedTrainingError: it was asked to stop; a checkpoint has been written.
+    """
+    trainer = Trainer(
+        cell.built.method,
+        feed_of(cell),
+        settings=cell.training,
+        budget=cell.settings.budget,
+        seed=cell.config.seed,
+        ledger=cell.ledger,
+        hooks=Hooks(
+            log=cell.curves.append,
+            snapshot=lambda place: take_snapshot(cell, place),
+            checkpoint=cell.write_checkpoint,
+            progress=TrainingProgress(cell),
+            stopping=lambda: cell.stop.requested,
+            shared=lambda stage: shared_stage(cell, stage),
+        ),
+    )
+    cell.curves.cut(state["curve_bytes"] if state else 0)
+    cell.stop.training = True
+    trainer.run(state["trainer"] if state else None)
+    cell.stop.training = False
+    if cell.stop.requested:
+        raise InterruptedTrainingError("stopped after training")
+    cost = cell.record.cost
+    cost.steps, cost.images_seen = trainer.steps, trainer.images
+    cost.train_flops_by_objective = trainer.train_flops
+    cost.train_flops = sum(trainer.train_flops.values())
+
+
+def feed_of(cell: Cell) -> Feed:
+    """The batches that a cell is trained on."""
+    images = cell.dataset.train
+    return Feed(
+        images.images,
+        images.labels,
+        device=cell.device,
+        batch=cell.training.batch,
+        flip=cell.training.flip,
+        seed=cell.config.seed,
+    )
+
+
+def shared_stage(cell: Cell, stage: Stage) -> Any:
+    """Where the result of a stage lies that other cells of the study have too."""
+    if not cell.training.share_stages:
+        return nullcontext()
+    key = stage_key(stage, cell.config.method, cell.settings, cell.dataset.sha256, cell.config.seed)
+    return StagePlace(
+        cell.folder.parent / "stages" / f"{key}.pt",
+        stage=stage.name,
+        record=cell.record,
+        folder=cell.folder,
+        wait=lambda: wait_for_stage(cell),
+        peak=cell.note_peak_memory,
+    )
+
+
+def wait_for_stage(cell: Cell) -> None:
+    """Tell that another cell trains this one's stage."""
+    cell.progress("waiting", fraction=0.0)
+    if cell.stop.requested:
+        raise InterruptedTrainingError("stopped while another cell trained its first stage")
+
+
+class TrainingProgress:
+    """Tells how training goes on, and how fast since this process began with it."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.first_images: int | None = None
+        self.first_seconds = 0.0
+
+    def __call__(self, place: dict[str, Any]) -> None:
+        """Tell the place that training has come to."""
+        if self.first_images is None:
+            self.first_images, self.first_seconds = place["images"], time.perf_counter()
+            note_first_step(self.cell)
+        elapsed = time.perf_counter() - self.first_seconds
+        rate = (place["images"] - self.first_images) / elapsed if elapsed > 0 else 0.0
+        self.cell.progress("training", rate=rate, **place)
+
+
+def note_first_step(cell: Cell) -> None:
+    """Note how long it took until a cell's first step, unless an earlier process has."""
+    environment, job = cell.record.environment, cell.job
+    if "seconds_to_first_step" in environment:
+        return
+    seconds = time.perf_counter() - cell.begun
+    earlier = max(0.0, job.started - (job.command_started or job.started))
+    environment["seconds_to_first_step"] = round(seconds, 2)
+    environment["seconds_from_shell_to_first_step"] = round(earlier + seconds, 2)
+
+
+def take_snapshot(cell: Cell, place: dict[str, Any]) -> None:
+    """Measure quality for the curves; it never decides anything."""
+    wanted = cell.evaluation.snapshot_samples
+    source = cell.built.source("snapshots")
+    with cell.ledger.part("sample"):
+        images = draw_images(source, wanted, min(wanted, cell.settings.sampling.batch))
+    cell.note_peak_memory()
+    with cell.ledger.part("evaluate"):
+        values = measure_for_curve(cell, images)
+    if cell.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(cell.device)
+    cell.curves.append({**place, "values": {name: v.value for name, v in values.items()}})
