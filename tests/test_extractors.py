@@ -28,18 +28,10 @@ from torch.nn import functional
 from bench import data, metrics
 from bench.data.dataset import Dataset
 from bench.errors import UserError
-from bench.metrics import (
-    efficientnet,
-    exported,
-    extractors,
-    inception,
-    resnet,
-    statistics,
-    verified,
-)
-from bench.metrics.classifier import SHAPES
-from bench.metrics.extractors import Extractor
-from bench.metrics.resizing import clean_resize, to_rgb
+from bench.metrics import extractors, statistics
+from bench.metrics.extractors import Extractor, efficientnet, exported, inception, resnet, verified
+from bench.metrics.extractors.classifier import SHAPES
+from bench.metrics.extractors.resizing import clean_resize, to_rgb
 
 from . import inception_graph
 

@@ -31,9 +31,9 @@ from bench.metrics import (
     references,
     statistics,
 )
-from bench.metrics.classifier import SHAPES, Classifier
 from bench.metrics.extractors import Extractor
-from bench.metrics.train_classifier import RECIPES, accuracy, augment, serialise, train
+from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
+from bench.metrics.extractors.train_classifier import RECIPES, accuracy, augment, serialise, train
 
 POINTS = ("gmm2d", "moons")
 
@@ -533,7 +533,7 @@ def test_training_is_reproducible_and_learns(digits: Dataset) -> None:
 
 def test_shipped_digits_classifier_is_as_accurate_as_said(digits: Dataset) -> None:
     path = Path(extractors.__file__).parent / "weights" / "digits.pt"
-    model = Classifier(SHAPES["digits"])
+    model = FeatureClassifier(SHAPES["digits"])
     model.load_state_dict(torch.load(path, weights_only=True))
     assert digits.test is not None
     assert accuracy(model.eval(), digits.test) == pytest.approx(0.996, abs=0.003)

@@ -17,8 +17,8 @@ from bench.data.dataset import Dataset
 from bench.data.sources import mixtures
 from bench.errors import UserError
 from bench.metrics import extractors
-from bench.metrics.evaluation import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
+from bench.metrics.yardsticks import noise_like
 from bench.report.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
 from bench.report.plots import write_plots
 from methods.mixtures import GaussianMixture, ring

@@ -11,12 +11,13 @@ each carries all of these in its provenance.
 from bench.metrics import extractors
 from bench.metrics.classification_score import cas
 from bench.metrics.denoisers import diagnose
-from bench.metrics.evaluation import HELD_OUT, NOISE, anchor_notes, anchors, evaluate, identity
+from bench.metrics.evaluation import evaluate, identity
 from bench.metrics.evaluator import CURVE, Evaluator
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
 from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names, to_stderr
 from bench.metrics.references import Reference, reference
+from bench.metrics.yardsticks import HELD_OUT, NOISE, anchor_notes, anchors
 
 __all__ = [
     "CURVE",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset, Split
-from bench.metrics.extractors import exact
+from bench.metrics.extractors.loading import exact
 from bench.metrics.protocol import (
     PROTOCOL,
     QUANTISATION,
@@ -176,7 +176,7 @@ def build(dataset: Dataset) -> nn.Module:
     """Build the classifier for a data set's shape and classes, from inputs in [-1, 1] to logits."""
     from torch import nn
 
-    from bench.metrics.classifier import Classifier, Shape
+    from bench.metrics.extractors.classifier import FeatureClassifier, Shape
 
     channels, size, _ = dataset.shape
     classes = len(dataset.classes)
@@ -191,7 +191,7 @@ def build(dataset: Dataset) -> nn.Module:
             nn.Linear(width, classes),
         )
     shape = Shape(size, channels, 1 if size < 16 else 2, _widths(size), _WIDTHS[-1], classes)
-    return Classifier(shape)
+    return FeatureClassifier(shape)
 
 
 def _widths(size: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""From features to named metrics with their provenance, and the same of two yardsticks."""
+"""From features to named metrics with their provenance."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset, Split
 from bench.errors import UserError
-from bench.metrics import classification_score, manifold, points
-from bench.metrics.extractors import Extractor, sha256_of
-from bench.metrics.features import BATCH, Features, Progress, extract, unheard
+from bench.metrics import manifold, points
+from bench.metrics.classes import count_classes, gap_of
+from bench.metrics.extractors.loading import Extractor, sha256_of
+from bench.metrics.features import Features
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.protocol import (
     FAMILIES,
@@ -25,7 +25,7 @@ from bench.metrics.protocol import (
     metric_names,
     to_stderr,
 )
-from bench.metrics.references import KERNEL, Reference, read_statistics, selected_rows
+from bench.metrics.references import KERNEL, Reference, read_statistics
 from bench.metrics.statistics import (
     BLOCKS,
     LEAST_OF_A_BLOCK,
@@ -35,25 +35,15 @@ from bench.metrics.statistics import (
     frechet_jackknife,
     frechet_to_features,
     inception_score,
-    permutation,
 )
 from bench.record import Value
 
 if TYPE_CHECKING:
     from bench.config import Settings
-    from bench.data.dataset import Pixels
-
-NOISE = "noise"
-HELD_OUT = "real (held-out)"
-LEAST_OF_A_CLASS = 2
-"""Samples without which a class has no covariance; fewer than features are enough."""
 
 NO_FEATURES = "imported statistics hold no features"
 NO_LABELS = "the samples have no labels"
 _OVERLAP = ("precision", "recall", "density", "coverage")
-
-_NOISE_SEED = 20_190_712
-_NOISE_BLOCK = 1000
 
 
 def identity(settings: Settings) -> dict[str, Any]:
@@ -272,141 +262,6 @@ _MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], dict[str, Value]]
 
 def _with(value: Value, provenance: dict[str, Any]) -> Value:
     return value.model_copy(update={"provenance": provenance | value.provenance})
-
-
-def count_classes(labels: NDArray[np.integer], n: int, classes: int) -> NDArray[np.int64]:
-    """Count each class, (classes,); ValueError unless there are n labels from 0 to classes - 1."""
-    if len(labels) != n:
-        raise ValueError(f"{n} samples but {len(labels)} labels")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}"
-        )
-    return np.bincount(labels, minlength=classes).astype(np.int64)
-
-
-def gap_of(counts: NDArray[np.int64], what: str) -> str | None:
-    """Say which class has too few of ``what`` for a covariance, or nothing."""
-    poorest = int(counts.argmin())
-    if counts[poorest] >= LEAST_OF_A_CLASS:
-        return None
-    return (
-        f"class {poorest} has {counts[poorest]} of {counts.sum()} {what}, "
-        f"each needs {LEAST_OF_A_CLASS} or more"
-    )
-
-
-def anchors(
-    dataset: Dataset,
-    extractor: Extractor,
-    reference: Reference,
-    n: int,
-    *,
-    batch: int = BATCH,
-    with_cas: bool = True,
-    families: Collection[str] | None = None,
-    progress: Progress = unheard,
-) -> dict[str, dict[str, Value]]:
-    """Return the metrics of two yardsticks, computed as those of samples are.
-
-    ``noise`` is n images of N(0, 1) noise, clipped and quantised like samples, or n points of
-    N(0, I), which are neither; ``real (held-out)`` is the first n images of a fixed random order
-    of the held-out split. Its classification accuracy score is of a classifier trained on n real
-    training images, and left out with ``with_cas=False``, since it takes a training. What a data
-    set is too small for is left out; ``anchor_notes`` says what and why. ``families`` as in
-    ``evaluate``.
-    """
-
-    def measure(
-        images: Pixels, labels: NDArray[np.int64] | None, jackknife: bool
-    ) -> dict[str, Value]:
-        return evaluate(
-            extract(extractor, images, batch=batch, progress=progress),
-            reference,
-            extractor=extractor,
-            n=n,
-            labels=labels,
-            families=families,
-            jackknife=jackknife,
-            say=_already_noted,
-        )
-
-    rows = {NOISE: measure(noise_like(dataset, n), None, False)}
-    chosen = _held_out(dataset, n)
-    real = {} if chosen is None else measure(chosen.images, chosen.labels, True)
-    if with_cas and (families is None or "cas" in families):
-        real |= _real_cas(dataset, extractor, n)
-    return rows | ({HELD_OUT: real} if real else {})
-
-
-def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[str]:
-    """Say which metrics of real images ``anchors`` leaves out with n samples, and why.
-
-    Needs no extractor and computes nothing; ``limit`` is the reference's.
-    """
-    held_out = 0 if dataset.test is None else len(dataset.test)
-    notes = []
-    if held_out < n:
-        notes.append(f"no anchor of held-out images: {n} are needed and there are {held_out}")
-    chosen = _held_out(dataset, n)
-    labels = dataset.train.labels
-    if chosen is not None and chosen.labels is not None and labels is not None:
-        known = labels[selected_rows(len(labels), limit)]
-        gap = gap_of(class_counts(chosen.labels, dataset), "held-out images") or gap_of(
-            class_counts(known, dataset), "reference images"
-        )
-        notes += [f"no class-wise distance of held-out images: {gap}"] if gap else []
-    if dataset.train.labels is not None:
-        gap = classification_score.missing(dataset)
-        if gap is None and len(dataset.train) < n:
-            gap = f"{n} training images are needed and there are {len(dataset.train)}"
-        notes += [f"no classification accuracy score of real images: {gap}"] if gap else []
-    return notes
-
-
-def class_counts(labels: NDArray[np.integer], dataset: Dataset) -> NDArray[np.int64]:
-    """Count each of a data set's classes, (classes,)."""
-    return count_classes(labels, len(labels), len(dataset.classes))
-
-
-def _held_out(dataset: Dataset, n: int) -> Split | None:
-    """Return the first n held-out images of a fixed random order; None if there are fewer."""
-    test = dataset.test
-    if test is None or len(test) < n:
-        return None
-    chosen = np.sort(permutation(len(test))[:n])
-    return Split(test.images[chosen], None if test.labels is None else test.labels[chosen])
-
-
-def _real_cas(dataset: Dataset, extractor: Extractor, n: int) -> dict[str, Value]:
-    real = classification_score.real_samples(dataset, n)
-    if real is None or real.labels is None or classification_score.missing(dataset):
-        return {}
-    return classification_score.cas(real.images, real.labels, dataset, device=extractor.device)
-
-
-def _already_noted(line: str) -> None:
-    """Say nothing: ``anchor_notes`` does, also where stored anchors are used again."""
-
-
-def noise_like(dataset: Dataset, n: int) -> Pixels:
-    """Return n images or points of standard normal noise, always the same.
-
-    Images are clipped and quantised to uint8, as samples are; points stay float32.
-    """
-    import torch
-
-    from bench.data.dataset import to_uint8
-
-    random = np.random.RandomState(_NOISE_SEED)
-    made: Pixels = np.empty((n, *dataset.shape), np.float32 if dataset.is_points else np.uint8)
-    for start in range(0, n, _NOISE_BLOCK):
-        # The stream of numbers does not depend on the blocks, and float64 images take no memory.
-        noise = random.standard_normal(made[start : start + _NOISE_BLOCK].shape)
-        if not dataset.is_points:
-            noise = to_uint8(torch.from_numpy(noise)).numpy()
-        made[start : start + _NOISE_BLOCK] = noise
-    return made
 
 
 def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bench.config import Settings
 from bench.data.dataset import Dataset
 from bench.metrics import classification_score, extractors
-from bench.metrics.evaluation import HELD_OUT, NO_LABELS, NOISE, anchors, evaluate
-from bench.metrics.extractors import Extractor
+from bench.metrics.evaluation import NO_LABELS, evaluate
+from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import (
     Features,
     Progress,
@@ -27,6 +27,7 @@ from bench.metrics.features import (
 )
 from bench.metrics.protocol import cas_name, to_stderr
 from bench.metrics.references import Reference, reference
+from bench.metrics.yardsticks import HELD_OUT, NOISE, anchors
 from bench.record import Value
 
 if TYPE_CHECKING:

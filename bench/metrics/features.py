@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.metrics.extractors import Extractor
+from bench.metrics.extractors.loading import Extractor
 from bench.metrics.protocol import PROTOCOL
 from bench.record import write_atomically
 

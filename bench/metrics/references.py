@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset
 from bench.errors import UserError
-from bench.metrics.extractors import Extractor
+from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, Progress, extract, unheard
 from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL

@@ -28,7 +28,7 @@ from bench.errors import UserError
 from bench.metrics.damage import Damage, LeftOut, Real, damages
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
-from bench.metrics.extractors import Extractor
+from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import Features, Progress, hash_of, share_of, unheard
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference

@@ -26,7 +26,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from bench.metrics import efficientnet, extract, extractors
+from bench.metrics import extract, extractors
+from bench.metrics.extractors import efficientnet
 from bench.metrics.statistics import frechet_distance
 
 CPU = torch.device("cpu")

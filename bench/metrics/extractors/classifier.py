@@ -56,7 +56,7 @@ class Block(nn.Module):
         return x + h
 
 
-class Classifier(nn.Module):
+class FeatureClassifier(nn.Module):
     """Images in [-1, 1], (B, C, H, W), to features (B, d) and logits (B, K)."""
 
     def __init__(self, shape: Shape) -> None:
@@ -90,7 +90,7 @@ def load_classifier(
     name: str, content: bytes, device: torch.device
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return a function from uint8 images to features and probabilities, from a file's bytes."""
-    model = Classifier(SHAPES[name])
+    model = FeatureClassifier(SHAPES[name])
     model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))
     model.eval().requires_grad_(False).to(device)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.errors import UserError
-from bench.metrics.resizing import clean_resize, to_rgb
+from bench.metrics.extractors.resizing import clean_resize, to_rgb
 
 SIZE = 128
 _MEAN = 127.0

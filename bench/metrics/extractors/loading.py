@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError, unknown
-from bench.metrics import verified
+from bench.metrics.extractors import verified
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +147,7 @@ def is_here(name: str, weights: Mapping[str, Path], cache: Path) -> bool:
     """Whether ``load`` would find an extractor's weights without fetching them."""
     if name not in ("inception", "inception-legacy") or _given(name, weights):
         return True
-    from bench.metrics.inception import FILE
+    from bench.metrics.extractors.inception import FILE
 
     return verified.find(FILE, cache) is not None
 
@@ -208,7 +208,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics.classifier import SHAPES, load_classifier
+    from bench.metrics.extractors.classifier import SHAPES, load_classifier
 
     path = weights or Path(__file__).parent / "weights" / f"{name}.pt"
     shape = SHAPES[name]
@@ -224,7 +224,7 @@ def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path)
 
 
 def _efflite0(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics import efficientnet, resizing
+    from bench.metrics.extractors import efficientnet, resizing
 
     path = weights or efficientnet.packaged_weights()
     return Extractor(
@@ -237,7 +237,7 @@ def _efflite0(name: str, device: torch.device, weights: Path | None, cache: Path
 
 
 def _resnet(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics import resnet
+    from bench.metrics.extractors import resnet
 
     path = weights or resnet.find_weights(name, cache)
     return Extractor(
@@ -252,7 +252,7 @@ def _resnet(name: str, device: torch.device, weights: Path | None, cache: Path) 
 
 
 def _inception(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics import inception, resizing
+    from bench.metrics.extractors import inception, resizing
 
     legacy = name == "inception-legacy"
     path = weights or inception.find_weights(cache, SHA256[name])
@@ -267,7 +267,7 @@ def _inception(name: str, device: torch.device, weights: Path | None, cache: Pat
 
 
 def _foreign(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics import exported
+    from bench.metrics.extractors import exported
 
     assert weights is not None, "checked by load"
     content, digest = verified.read_any(weights, name)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.errors import UserError
-from bench.metrics.verified import ROOT_VARIABLE, find, places
+from bench.metrics.extractors.verified import ROOT_VARIABLE, find, places
 
 FILES = {
     "cifar-resnet20": "resnet20-12fca82f.th",

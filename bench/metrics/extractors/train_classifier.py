@@ -1,7 +1,7 @@
 """Train the small classifier behind an extractor and write its weights into the package.
 
-    python -m bench.metrics.train_classifier digits
-    python -m bench.metrics.train_classifier fashion-mnist
+    python -m bench.metrics.extractors.train_classifier digits
+    python -m bench.metrics.extractors.train_classifier fashion-mnist
 
 Seeded, on one thread and without a GPU, so that the same CPU gives the same file bit for bit. The
 shipped files were made so: digits in 30 s, 99.6 % right on the held-out split; fashion-mnist in 12
@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from bench import data
 from bench.data.dataset import Dataset, Split
-from bench.metrics.classifier import SHAPES, Classifier
+from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
 from bench.record import write_atomically
 
 
@@ -106,12 +106,12 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
-def train(dataset: Dataset, recipe: Recipe, *, seed: int, report: bool = True) -> Classifier:
+def train(dataset: Dataset, recipe: Recipe, *, seed: int, report: bool = True) -> FeatureClassifier:
     """Train on the training split with AdamW and a one-cycle schedule; needs labels."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     images, labels = _tensors(dataset.train)
-    model = Classifier(SHAPES[dataset.name])
+    model = FeatureClassifier(SHAPES[dataset.name])
     decoder = nn.Linear(SHAPES[dataset.name].features, math.prod(dataset.shape))
     steps = recipe.epochs * (len(images) // recipe.batch)
     optimizer = torch.optim.AdamW(
@@ -147,7 +147,7 @@ def train(dataset: Dataset, recipe: Recipe, *, seed: int, report: bool = True) -
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, split: Split) -> float:
+def accuracy(model: FeatureClassifier, split: Split) -> float:
     """Return the fraction of a split's images that the model classifies correctly."""
     images, labels = _tensors(split)
     right = 0
@@ -157,7 +157,7 @@ def accuracy(model: Classifier, split: Split) -> float:
     return right / len(images)
 
 
-def serialise(model: Classifier) -> bytes:
+def serialise(model: FeatureClassifier) -> bytes:
     """Return the state as bytes that depend on the weights alone."""
     buffer = io.BytesIO()
     torch.save({key: value.clone() for key, value in model.state_dict().items()}, buffer)

@@ -1,0 +1,137 @@
+"""Two yardsticks, measured as the methods are: noise, and real images held out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.dataset import Dataset, Split
+from bench.metrics import classification_score
+from bench.metrics.classes import class_counts, gap_of
+from bench.metrics.evaluation import evaluate
+from bench.metrics.extractors.loading import Extractor
+from bench.metrics.features import BATCH, Progress, extract, unheard
+from bench.metrics.references import Reference, selected_rows
+from bench.metrics.statistics import (
+    permutation,
+)
+from bench.record import Value
+
+if TYPE_CHECKING:
+    from bench.data.dataset import Pixels
+
+NOISE = "noise"
+HELD_OUT = "real (held-out)"
+_NOISE_SEED = 20_190_712
+_NOISE_BLOCK = 1000
+
+
+def anchors(
+    dataset: Dataset,
+    extractor: Extractor,
+    reference: Reference,
+    n: int,
+    *,
+    batch: int = BATCH,
+    with_cas: bool = True,
+    families: Collection[str] | None = None,
+    progress: Progress = unheard,
+) -> dict[str, dict[str, Value]]:
+    """Return the metrics of two yardsticks, computed as those of samples are.
+
+    ``noise`` is n images of N(0, 1) noise, clipped and quantised like samples, or n points of
+    N(0, I), which are neither; ``real (held-out)`` is the first n images of a fixed random order
+    of the held-out split. Its classification accuracy score is of a classifier trained on n real
+    training images, and left out with ``with_cas=False``, since it takes a training. What a data
+    set is too small for is left out; ``anchor_notes`` says what and why. ``families`` as in
+    ``evaluate``.
+    """
+
+    def measure(
+        images: Pixels, labels: NDArray[np.int64] | None, jackknife: bool
+    ) -> dict[str, Value]:
+        return evaluate(
+            extract(extractor, images, batch=batch, progress=progress),
+            reference,
+            extractor=extractor,
+            n=n,
+            labels=labels,
+            families=families,
+            jackknife=jackknife,
+            say=_already_noted,
+        )
+
+    rows = {NOISE: measure(noise_like(dataset, n), None, False)}
+    chosen = _held_out(dataset, n)
+    real = {} if chosen is None else measure(chosen.images, chosen.labels, True)
+    if with_cas and (families is None or "cas" in families):
+        real |= _real_cas(dataset, extractor, n)
+    return rows | ({HELD_OUT: real} if real else {})
+
+
+def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[str]:
+    """Say which metrics of real images ``anchors`` leaves out with n samples, and why.
+
+    Needs no extractor and computes nothing; ``limit`` is the reference's.
+    """
+    held_out = 0 if dataset.test is None else len(dataset.test)
+    notes = []
+    if held_out < n:
+        notes.append(f"no anchor of held-out images: {n} are needed and there are {held_out}")
+    chosen = _held_out(dataset, n)
+    labels = dataset.train.labels
+    if chosen is not None and chosen.labels is not None and labels is not None:
+        known = labels[selected_rows(len(labels), limit)]
+        gap = gap_of(class_counts(chosen.labels, dataset), "held-out images") or gap_of(
+            class_counts(known, dataset), "reference images"
+        )
+        notes += [f"no class-wise distance of held-out images: {gap}"] if gap else []
+    if dataset.train.labels is not None:
+        gap = classification_score.missing(dataset)
+        if gap is None and len(dataset.train) < n:
+            gap = f"{n} training images are needed and there are {len(dataset.train)}"
+        notes += [f"no classification accuracy score of real images: {gap}"] if gap else []
+    return notes
+
+
+def _held_out(dataset: Dataset, n: int) -> Split | None:
+    """Return the first n held-out images of a fixed random order; None if there are fewer."""
+    test = dataset.test
+    if test is None or len(test) < n:
+        return None
+    chosen = np.sort(permutation(len(test))[:n])
+    return Split(test.images[chosen], None if test.labels is None else test.labels[chosen])
+
+
+def _real_cas(dataset: Dataset, extractor: Extractor, n: int) -> dict[str, Value]:
+    real = classification_score.real_samples(dataset, n)
+    if real is None or real.labels is None or classification_score.missing(dataset):
+        return {}
+    return classification_score.cas(real.images, real.labels, dataset, device=extractor.device)
+
+
+def _already_noted(line: str) -> None:
+    """Say nothing: ``anchor_notes`` does, also where stored anchors are used again."""
+
+
+def noise_like(dataset: Dataset, n: int) -> Pixels:
+    """Return n images or points of standard normal noise, always the same.
+
+    Images are clipped and quantised to uint8, as samples are; points stay float32.
+    """
+    import torch
+
+    from bench.data.dataset import to_uint8
+
+    random = np.random.RandomState(_NOISE_SEED)
+    made: Pixels = np.empty((n, *dataset.shape), np.float32 if dataset.is_points else np.uint8)
+    for start in range(0, n, _NOISE_BLOCK):
+        # The stream of numbers does not depend on the blocks, and float64 images take no memory.
+        noise = random.standard_normal(made[start : start + _NOISE_BLOCK].shape)
+        if not dataset.is_points:
+            noise = to_uint8(torch.from_numpy(noise)).numpy()
+        made[start : start + _NOISE_BLOCK] = noise
+    return made
