@@ -375,7 +375,7 @@ def test_a_planted_fault_is_caught_by_the_rule_meant_for_it(kind: type[Method]) 
 
 
 def test_every_rule_has_a_planted_fault() -> None:
-    from bench.check.rules import RULES
+    from bench.check.running import RULES
 
     untested = {rule.name for rule in RULES} - {name for name, _ in FAULTS.values()}
     assert untested == {"cost of training"}  # Needs arithmetic that torch does not count.
@@ -384,7 +384,7 @@ def test_every_rule_has_a_planted_fault() -> None:
 def test_sources_of_the_rules_exist() -> None:
     from importlib import import_module
 
-    from bench.check.rules import RULES
+    from bench.check.running import RULES
 
     for rule in RULES:
         parts = rule.source.split(".")

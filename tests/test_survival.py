@@ -39,7 +39,7 @@ KILLS = 20
 ATTEMPTS = '''
 """Run a cell in forked processes that have torch already: whole, then killed at its moments."""
 import json, os, random, signal, sys, time
-import bench.training, bench.worker
+import bench.training.checkpoint, bench.worker
 from bench.executors import Job
 from bench.worker import process
 from pathlib import Path
@@ -47,7 +47,7 @@ from pathlib import Path
 whole, cell, cache = map(Path, sys.argv[1:4])
 moments = json.loads(sys.argv[4])
 process.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
-bench.training.CHECKPOINT_SHARE = 1.0  # so small a cell would hardly have any
+bench.training.checkpoint.CHECKPOINT_SHARE = 1.0  # so small a cell would hardly have any
 PHASES = {"starting": 0.0, "waiting": 0.0, "training": 0.1, "sampling": 0.55, "evaluating": 0.85}
 LENGTHS = {"starting": 0.0, "waiting": 0.0, "training": 0.45, "sampling": 0.3, "evaluating": 0.15}
 
@@ -261,7 +261,7 @@ def test_batches_that_are_kept_are_not_drawn_again(tmp_path: Path, stopped_after
 def test_slow_checkpoints_come_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever one takes, together they take under two per cent of the time."""
     clock = [0.0]
-    monkeypatch.setattr("bench.training.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("bench.training.checkpoint.time.perf_counter", lambda: clock[0])
     for takes in (0.01, 1.0, 30.0):
         pace, saving = Pace(60.0), 0.0
         start = clock[0]

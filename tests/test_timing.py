@@ -25,7 +25,7 @@ import psutil
 import pytest
 import torch
 
-from bench import cli, commands, interleaved, machine, record, sampling, timing
+from bench import cli, commands, interleaved, machine, record, timing
 from bench.cost import interval, median_bounds
 from bench.errors import UserError
 from bench.interleaved import TimedCell, Timing
@@ -40,6 +40,7 @@ from bench.report.frame import load_frame
 from bench.report.tables import MARK, render, write_tables
 from bench.retiming import Taken, Turns
 from bench.sampling import WarmUp, is_stable, latency, settle, timed, warm_up
+from bench.sampling.timing import WARM_UP_SECONDS
 
 from . import fake_study
 
@@ -99,7 +100,7 @@ def test_warm_up_ends(seconds: list[float], batches: int, stable: bool) -> None:
 @pytest.mark.parametrize("slow", [0.1, 1.0, 10.0, 100.0])
 def test_warm_up_is_capped_by_time(slow: float) -> None:
     found = settle(draws([slow * 0.93**n for n in range(200)]), 1)
-    most = max(sampling.WARM_UP_SECONDS + slow, 2 * slow)
+    most = max(WARM_UP_SECONDS + slow, 2 * slow)
     assert found.seconds <= most
     assert not found.stable
 
@@ -132,9 +133,9 @@ def test_the_device_is_waited_for_at_both_ends(monkeypatch: pytest.MonkeyPatch) 
     source: Any = FakeSource()
     moments = count()
     waited = lambda device: source.log.append(("wait", device))  # noqa: E731
-    monkeypatch.setattr(sampling, "synchronize", waited)
+    monkeypatch.setattr("bench.sampling.source.synchronize", waited)
     clock = lambda: source.log.append(("clock",)) or float(next(moments))  # noqa: E731
-    monkeypatch.setattr(sampling, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("bench.sampling.source.time", SimpleNamespace(perf_counter=clock))
     seconds, _ = timed(source, 7, 0)
     wait = ("wait", CPU)
     assert source.log == [wait, ("clock",), ("draw", 7), wait, ("clock",)]

@@ -1,97 +1,27 @@
-"""The rules of the interface, one small function each, in the order in which they are applied."""
+"""The rules of building and training, one function each, in order."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
+from bench.check.rule import demand, describe, rule, some
 from bench.check.subject import (
-    CPU,
-    SAMPLES,
     Seen,
     Subject,
     differing,
-    global_state,
-    loaded,
-    saved,
-    seed_globally,
-    watch_calls,
     weights,
 )
 from bench.config import resolve_method
-from bench.sampling import Source, count_sampling
 from bench.seeds import derive
-from bench.training import clone
 from methods import registry
 from methods.base import Method
-
-RANGE, OUTSIDE = 1.5, 0.005
-"""Samples are nominally in [-1, 1]: a larger share than this beyond +-1.5 is worth a note."""
-
-Look = Callable[[Subject], str | None]
-"""Looks at a subject: raises BrokenRuleError, or returns a note or nothing."""
-
-
-class BrokenRuleError(Exception):
-    """A rule is broken; the message says what was found."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One line of the interface."""
-
-    name: str
-    required: str
-    source: str
-    """Where the requirement is written down."""
-    needs: tuple[str, ...]
-    """Rules without which this one says nothing."""
-    look: Look
-
-
-RULES: list[Rule] = []
-
-
-def rule(
-    name: str, required: str, source: str, *, needs: Sequence[str] = ()
-) -> Callable[..., Look]:
-    """Put a function into the list of rules."""
-
-    def register(look: Look) -> Look:
-        RULES.append(Rule(name, required, source, tuple(needs), look))
-        return look
-
-    return register
-
-
-def demand(holds: object, found: str) -> None:
-    """Raise BrokenRuleError with what was found, unless the condition holds."""
-    if not holds:
-        raise BrokenRuleError(found)
-
-
-def describe(value: object) -> str:
-    """A value's type, and a tensor's shape, for a message."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first of many names, and how many there are beside."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-# -- settings and construction --------------------------------------------------------------------
 
 
 @rule(
@@ -164,9 +94,6 @@ def stages_rule(subject: Subject) -> str | None:
             demand(objective.every >= 1, f"'{objective.label}' runs every {objective.every} steps")
     total = sum(stage.share for stage in stages)
     return None if abs(total - 1) < 1e-6 else f"shares sum to {total:g}: charged in full"
-
-
-# -- losses and training --------------------------------------------------------------------------
 
 
 @rule(
@@ -376,198 +303,3 @@ def training_cost_rule(subject: Subject) -> None:
     counted = subject.run.trainer.train_flops
     for seen in subject.run.seen:
         demand(counted.get(seen.label), f"no FLOPs were counted for '{seen.label}'")
-
-
-# -- samples --------------------------------------------------------------------------------------
-
-
-@rule(
-    "samples",
-    "float32 (n, C, H, W) for any n, finite, without a graph",
-    "methods.base.Method.sample",
-    needs=["stages"],
-)
-def samples_rule(subject: Subject) -> str | None:
-    """What is drawn after a few steps of training, several at once and one alone."""
-    for drawn, n in ((subject.drawn, SAMPLES), (subject.draw(n=1), 1)):
-        good = isinstance(drawn, Tensor) and drawn.shape == (n, *subject.data.shape)
-        demand(good and drawn.dtype == torch.float32, f"sample({n}) gave {describe(drawn)}")
-        bad = int((~torch.isfinite(drawn)).sum())
-        demand(not bad, f"{bad} of {drawn.numel()} values are not finite")
-        demand(not drawn.requires_grad, "samples carry a graph")
-    outside = float((subject.drawn.abs() > RANGE).float().mean())
-    return f"{outside:.0%} of values outside [-{RANGE}, {RANGE}]" if outside > OUTSIDE else None
-
-
-@rule("seed", "the seed decides the samples", "methods.base.Method.sample", needs=["samples"])
-def seed_rule(subject: Subject) -> None:
-    """Same seeds, same samples; other seeds, others."""
-    demand(torch.equal(subject.drawn, subject.draw()), "the same seed gave other samples")
-    other = subject.draw(seed=1, elsewhere=1)
-    demand(not torch.equal(subject.drawn, other), "another seed gave the same samples")
-
-
-@rule(
-    "global generators",
-    "all noise from the generator that is given, none from a global one",
-    "methods.base.Method.sample",
-    needs=["seed"],
-)
-def global_rule(subject: Subject) -> None:
-    """Sampling neither follows nor moves the generators of torch, numpy and Python."""
-    method = subject.trained()
-    seed_globally(1)
-    before = global_state()
-    other = subject.draw(method, elsewhere=1)
-    after = global_state()
-    demand(torch.equal(subject.drawn, other), "samples follow a global generator's seed")
-    demand(after == before, "sampling moved a global generator")
-
-
-@rule(
-    "side effects",
-    "sampling leaves weights, modes, gradients and requires_grad alone",
-    "methods.base.Method.sample",
-    needs=["samples"],
-)
-def effects_rule(subject: Subject) -> None:
-    """Snapshots are sampled in the middle of training."""
-    method = subject.trained()
-    for network in method.networks.values():
-        network.requires_grad_(True)
-    kept = clone(weights(method))
-    subject.draw(method)
-    changed = differing(kept, weights(method))
-    demand(not changed, f"sample changed {some(changed)}")
-    for name, network in method.networks.items():
-        demand(not network.training, f"sample put '{name}' into training mode")
-        for parameter in network.parameters():
-            demand(parameter.requires_grad, f"sample froze parameters of '{name}'")
-            demand(parameter.grad is None, f"sample left gradients in '{name}'")
-
-
-@rule(
-    "networks",
-    "all that is trained or called is in networks, each parameter once",
-    "methods.base.Method.networks",
-    needs=["loss", "samples"],
-)
-def networks_rule(subject: Subject) -> None:
-    """What is not there is neither moved to the device, averaged, stored nor counted."""
-    owner: dict[int, str] = {}
-    for name, network in subject.run.method.networks.items():
-        for parameter in network.parameters():
-            other = owner.setdefault(id(parameter), name)
-            demand(other == name, f"'{other}' and '{name}' share a parameter")
-    for seen in subject.run.seen:
-        demand_known(seen.strays, subject.run.method, f"the loss '{seen.label}'")
-        unknown = sum(id(leaf) not in owner for leaf in seen.leaves)
-        demand(not unknown, f"the loss '{seen.label}' moves {unknown} parameters not in networks")
-    drawing = subject.trained()
-    with watch_calls(drawing.networks) as strays:
-        subject.draw(drawing)
-    demand_known(strays, drawing, "sample")
-
-
-def demand_known(strays: Sequence[nn.Module], method: Method, who: str) -> None:
-    """Demand that modules called outside of the networks are at least parts of them."""
-    known = {part for network in method.networks.values() for part in network.modules()}
-    unknown = sorted({type(stray).__name__ for stray in strays if stray not in known})
-    demand(not unknown, f"{who} calls {some(unknown)}, not in networks")
-
-
-@rule(
-    "save and load",
-    "the networks' state decides the samples",
-    "methods.base.Method.networks",
-    needs=["seed", "networks"],
-)
-def saving_rule(subject: Subject) -> None:
-    """All that was learned goes through a file into an instance that began otherwise."""
-    first, second = subject.trained(), subject.trained(seed=1)
-    for name, network in second.networks.items():
-        network.load_state_dict(loaded(saved(first.networks[name].state_dict())))
-    same = torch.equal(subject.drawn, subject.draw(second))
-    demand(same, "an instance with the same weights gives other samples")
-
-
-@rule(
-    "cost of sampling",
-    "every network is called as network(x, ...), where hooks count it; FLOPs are counted",
-    "bench.sampling.count_sampling",
-    needs=["samples"],
-)
-def sampling_cost_rule(subject: Subject) -> str:
-    """NFE and FLOPs are measured; a network called around its hooks goes uncounted."""
-    method = subject.trained()
-    classes = subject.data.classes
-    frequencies = np.full(classes, 1 / classes) if classes else None
-    source = Source(
-        method, device=CPU, precision="fp32", seed=0, stream="check", frequencies=frequencies
-    )
-    try:
-        with watch_calls(method.networks) as strays:
-            calls, flops = count_sampling(source, SAMPLES)
-    except (StopIteration, RuntimeError) as error:
-        if isinstance(error, StopIteration) or isinstance(error.__cause__, StopIteration):
-            raise BrokenRuleError("a network is called with keyword arguments alone") from error
-        raise
-    parts = {part for network in method.networks.values() for part in network.modules()}
-    around = sorted({type(stray).__name__ for stray in strays if stray in parts})
-    demand(not around, f"parts of a network ({some(around)}) are called around it")
-    nfe = sum(calls.values())
-    demand(nfe, "no call of a network was counted")
-    demand(flops, "no FLOPs were counted")
-    return f"NFE {nfe:g}, {flops / 1e6:.3g} MFLOP an image"
-
-
-@rule(
-    "labels",
-    "classes are taken where needed, and their lack is a ValueError",
-    "methods.base.Method.needs_labels",
-    needs=["samples"],
-)
-def labels_rule(subject: Subject) -> str | None:
-    """A method that is told the classes."""
-    method = subject.trained()
-    if not method.needs_labels:
-        return None
-    same = torch.equal(subject.drawn, subject.draw(shift=1))
-    try:
-        with torch.no_grad():
-            method.sample(SAMPLES, labels=None, generator=torch.Generator().manual_seed(0))
-    except ValueError as error:
-        demand(str(error), "samples without labels end in a ValueError without a word")
-    except Exception as error:
-        found = f"samples without labels end in {type(error).__name__}: {error}"
-        raise BrokenRuleError(found) from error
-    else:
-        demand(same, "samples without labels are of classes that nobody asked for")
-    return "other classes gave the same samples" if same else None
-
-
-@rule(
-    "denoiser",
-    "denoiser_for gives None, or D(x, sigma) shaped as x for sigma a scalar or (B,)",
-    "methods.base.Method.denoiser_for",
-    needs=["stages"],
-)
-def denoiser_rule(subject: Subject) -> str | None:
-    """What diagnostics call, without classes and with them."""
-    method = subject.trained()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((SAMPLES, *subject.data.shape), generator=generator)
-    classes = subject.data.classes
-    found = False
-    for labels in [None, torch.arange(SAMPLES) % classes] if classes else [None]:
-        D = method.denoiser_for(labels)
-        if D is None:
-            continue
-        found = True
-        with torch.no_grad():
-            one, each = D(x, torch.tensor(0.5)), D(x, torch.full((SAMPLES,), 0.5))
-        demand(one.shape == x.shape, f"D(x, sigma) is {describe(one)} for x {tuple(x.shape)}")
-        demand(torch.isfinite(one).all(), "D(x, sigma) is not finite")
-        close = each.shape == one.shape and torch.allclose(one, each, atol=1e-5)
-        demand(close, "a scalar sigma and the same sigma for each image give different D(x, sigma)")
-    return None if found else "none, so no score error and no martingale violation"

@@ -16,7 +16,8 @@ import torch
 
 import bench
 import methods
-from bench.check.rules import RULES, BrokenRuleError, Rule
+from bench.check import rules, sampling_rules  # noqa: F401  # They fill RULES, in this order.
+from bench.check.rule import RULES, BrokenRuleError, InterfaceRule
 from bench.check.subject import Subject
 from bench.config import choose_preset, one_line
 from bench.data.catalogue import KNOWN
@@ -32,7 +33,7 @@ OTHER_SHAPE = DataSpec(channels=3, size=16, classes=3)
 class Finding:
     """What came of one rule: ``pass``, ``note``, ``FAIL`` or ``skip``, and why."""
 
-    rule: Rule
+    rule: InterfaceRule
     outcome: str
     text: str = ""
 
@@ -81,7 +82,7 @@ def make_subjects(method: str | type[Method], dataset: str, preset: str) -> list
     return [first, replace(first, data=other, may_refuse=True)]
 
 
-def apply(rule: Rule, subjects: Sequence[Subject], broken: set[str]) -> Finding:
+def apply(rule: InterfaceRule, subjects: Sequence[Subject], broken: set[str]) -> Finding:
     """Apply one rule to every subject, unless it needs one that is broken."""
     missing = [name for name in rule.needs if name in broken]
     if missing:

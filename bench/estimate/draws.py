@@ -15,7 +15,7 @@ from bench.config import Settings
 from bench.cost import count_flops
 from bench.estimate.subject import META, ShapesOnly, Subject, counting_on_meta, grown
 from bench.metrics import diagnose
-from bench.sampling import (
+from bench.sampling.timing import (
     WARM_UP_LEAST,
     WARM_UP_SECONDS,
     WINDOW,

@@ -1,236 +1,30 @@
-"""The training loop, the same for every method.
-
-It owns what methods must not: optimizers, mixed precision, moving averages, clipping, the data's
-order, checkpoints and the count of FLOPs. On a CPU a run resumed from a checkpoint ends with the
-same bits as one that was never interrupted.
-"""
+"""Runs a method's stages within a budget."""
 
 from __future__ import annotations
 
 import math
-import random
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from bench.config import Budget, Training
 from bench.cost import Ledger, count_flops
 from bench.seeds import derive
-from methods.base import EMA, Adam, Batch, Method, Objective, Stage
-
-State = dict[str, Any]
-
-CHECKPOINT_SHARE = 0.015
-"""Largest share of the time that checkpoints may take: slow ones come more seldom."""
-RESIDENT = 2**30
-"""Bytes of training images up to which all of them lie on the device."""
-
-
-class DivergedError(Exception):
-    """A loss or a sample is not finite; the message says which and when."""
-
-
-class InterruptedTrainingError(Exception):
-    """The run was asked to stop; its checkpoint has been written."""
-
-
-class Feed:
-    """Batches of real images on the device, reshuffled every epoch.
-
-    Images are a tensor, whose device it is, or a numpy array, maybe memory-mapped, for ``device``:
-    one of at most ``resident`` bytes goes there whole, a larger one is gathered batch by batch.
-    The batches are the same, bit for bit. uint8 images become float32 in [-1, 1]; points, which
-    are float32 already, stay as they are.
-    """
-
-    def __init__(
-        self,
-        images: Tensor | NDArray[Any],
-        labels: Tensor | NDArray[Any] | None,
-        *,
-        batch: int,
-        flip: bool,
-        seed: int,
-        device: torch.device | None = None,
-        resident: int = RESIDENT,
-    ) -> None:
-        self.device = images.device if isinstance(images, Tensor) else device or torch.device("cpu")
-        self.images: Tensor | NDArray[Any] = images
-        if not isinstance(images, Tensor) and images.nbytes <= resident:
-            self.images = _tensor(images, self.device)
-        self.labels = None if labels is None else _tensor(labels, self.device)
-        self.batch, self.flip, self.seed = batch, flip, seed
-        self.drawn = 0
-        self._order: dict[int, Tensor] = {}
-        self._pages = self.device if isinstance(self.images, Tensor) else torch.device("cpu")
-
-    def _epoch(self, epoch: int) -> Tensor:
-        """The order of one epoch, a function of the seed and the epoch alone."""
-        if epoch not in self._order:
-            self._order = {key: order for key, order in self._order.items() if key == epoch - 1}
-            generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
-            order = torch.randperm(len(self.images), generator=generator)
-            self._order[epoch] = order.to(self._pages)
-        return self._order[epoch]
-
-    def _gather(self, index: Tensor) -> Tensor:
-        """Return the images at ``index``, on the device."""
-        if isinstance(self.images, Tensor):
-            return self.images[index]
-        return _tensor(self.images[index.numpy()], self.device)
-
-    def next(self, generator: torch.Generator) -> Batch:
-        """Return the next ``batch`` images, flips drawn on the device."""
-        parts, wanted = [], self.batch
-        while wanted:
-            epoch, position = divmod(self.drawn, len(self.images))
-            part = self._epoch(epoch)[position : position + wanted]
-            parts.append(part)
-            self.drawn += len(part)
-            wanted -= len(part)
-        index = torch.cat(parts)
-        x = self._gather(index)
-        if x.dtype == torch.uint8:
-            x = x.to(torch.float32) / 127.5 - 1
-        if self.flip:
-            mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        labels = None if self.labels is None else self.labels[index.to(self.device)]
-        return Batch(x=x, labels=labels, generator=generator)
-
-
-def _tensor(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    # torch shares no memory that is read-only, as a memory map's is.
-    owned = values if values.flags.writeable else np.array(values)
-    return torch.from_numpy(np.asarray(owned)).to(device)
-
-
-def make_optimizer(settings: Adam, network: nn.Module) -> torch.optim.Optimizer:
-    """Build Adam as the method asks for it; AdamW where it asks for weight decay."""
-    kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-    return kind(
-        network.parameters(),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def learning_rate(settings: Adam, images: int, progress: float) -> float:
-    """The rate after ``images`` of the stage, at ``progress`` in [0, 1] of its budget."""
-    warm = settings.warmup_kimg * 1000
-    rate = settings.lr * min(1.0, images / warm) if warm else settings.lr
-    return rate * 0.5 * (1 + math.cos(math.pi * progress)) if settings.decay == "cosine" else rate
-
-
-class MovingAverage:
-    """A network's averaged copy with EDM's half-life and ramp-up."""
-
-    def __init__(self, network: nn.Module, settings: EMA) -> None:
-        self.settings = settings
-        self.keep = 0.0
-        self.model = AveragedModel(network, multi_avg_fn=self._average, use_buffers=False)
-        self.model.requires_grad_(False)
-
-    def _average(self, averages: Any, current: Any, count: object) -> None:
-        torch._foreach_lerp_(averages, current, 1 - self.keep)
-
-    def update(self, network: nn.Module, images: int, batch: int) -> None:
-        """Move towards ``network`` after a step of ``batch``, ``images`` into the stage."""
-        halflife = self.settings.halflife_kimg * 1000
-        if self.settings.rampup_ratio is not None:
-            halflife = min(halflife, images * self.settings.rampup_ratio)
-        self.keep = 0.5 ** (batch / max(halflife, 1e-8))
-        self.model.update_parameters(network)
-
-    @property
-    def weights(self) -> State:
-        """The averaged network's state, with the same keys as the network's own."""
-        return self.model.module.state_dict()
-
-
-class Pace:
-    """When the next checkpoint is due: after so many seconds, and later where one takes long."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = self.rest = seconds
-        self.last = time.perf_counter()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        return time.perf_counter() - self.last > self.rest
-
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Measure a checkpoint, and wait accordingly for the next."""
-        began = time.perf_counter()
-        yield
-        self.last = time.perf_counter()
-        self.rest = max(self.seconds, (self.last - began) / CHECKPOINT_SHARE)
-
-
-@dataclass
-class StageRun:
-    """What belongs to the stage being trained."""
-
-    stage: Stage
-    optimizers: dict[str, torch.optim.Optimizer]
-    averages: dict[str, MovingAverage]
-    step: int = 0
-    seconds: float = 0.0
-    """Seconds of training, on the ledger's account."""
-    compiling: bool = False
-    """Whether the next step is the first of the compiled networks."""
-    flops: dict[str, float] = field(default_factory=dict)
-    """FLOPs of one evaluation of each objective, counted on its first."""
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether the FLOPs of every objective are known."""
-        return len(self.flops) == len(self.stage.objectives)
-
-    @property
-    def flops_per_step(self) -> float:
-        """Mean FLOPs of a step, rarer objectives charged by their frequency."""
-        return sum(self.flops[o.label] / o.every for o in self.stage.objectives)
-
-
-class SharedStage(Protocol):
-    """Where the result of one stage is kept."""
-
-    def load(self) -> State | None:
-        """Return what :meth:`save` was given, by this cell or by another; ``None`` before that."""
-
-    def save(self, result: State) -> None:
-        """Keep the result for others."""
-
-
-@dataclass
-class Hooks:
-    """What the trainer calls back; all may take as long as they like, on another account."""
-
-    log: Callable[[dict[str, Any]], None]
-    snapshot: Callable[[dict[str, Any]], None]
-    checkpoint: Callable[[State], None]
-    progress: Callable[[dict[str, Any]], None]
-    stopping: Callable[[], bool]
-    shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda stage: (
-        nullcontext(None)
-    )
-    """Holds the place where a stage with an identity is kept for other cells, if there is one."""
+from bench.training.checkpoint import Pace, State, clone
+from bench.training.errors import DivergedError, InterruptedTrainingError
+from bench.training.feed import Feed
+from bench.training.hooks import Hooks
+from bench.training.optimizing import (
+    MovingAverage,
+    StageRun,
+    autocast,
+    learning_rate,
+    make_optimizer,
+)
+from bench.training.randomness import other_generators, seed_everything, set_other_generators
+from methods.base import Batch, Method, Objective, Stage
 
 
 class Trainer:
@@ -578,51 +372,3 @@ class Trainer:
         set_other_generators(state["other_generators"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)
-
-
-def other_generators() -> State:
-    """States of Python's and numpy's global generators, which a plug-in may draw from."""
-    version, inner, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)
-    assert isinstance(numpy, dict)
-    keys = numpy["state"]["key"].tolist()
-    return {
-        "python": [version, list(inner), gauss],
-        "numpy": numpy | {"state": numpy["state"] | {"key": keys}},
-    }
-
-
-def set_other_generators(state: State) -> None:
-    """Put Python's and numpy's global generators back."""
-    version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
-    numpy = state["numpy"]
-    keys = np.array(numpy["state"]["key"], np.uint32)
-    np.random.set_state(numpy | {"state": numpy["state"] | {"key": keys}})
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every global generator: torch's, Python's and numpy's."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
-def move(method: Method, device: torch.device) -> Method:
-    """Move a method's networks to a device, laid out as convolutions are fastest; return it."""
-    for network in method.networks.values():
-        # So on CPUs and GPUs alike.
-        network.to(device).to(memory_format=torch.channels_last)
-    return method
-
-
-def clone(weights: State) -> State:
-    """Copy a state so that later training does not change it."""
-    return {name: value.clone() for name, value in weights.items()}
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Return the mixed-precision context of a precision: bfloat16 for ``bf16``, else nothing."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()

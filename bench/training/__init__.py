@@ -1,0 +1,32 @@
+"""The training loop, the same for every method.
+
+It owns what methods must not: optimizers, mixed precision, moving averages, clipping, the data's
+order, checkpoints and the count of FLOPs. On a CPU a run resumed from a checkpoint ends with the
+same bits as one that was never interrupted.
+"""
+
+from bench.training.checkpoint import Pace, State, clone
+from bench.training.errors import DivergedError, InterruptedTrainingError
+from bench.training.feed import Feed
+from bench.training.hooks import Hooks, SharedStage
+from bench.training.optimizing import MovingAverage, StageRun, autocast, learning_rate, move
+from bench.training.randomness import seed_everything
+from bench.training.trainer import Trainer
+
+__all__ = [
+    "DivergedError",
+    "Feed",
+    "Hooks",
+    "InterruptedTrainingError",
+    "MovingAverage",
+    "Pace",
+    "SharedStage",
+    "StageRun",
+    "State",
+    "Trainer",
+    "autocast",
+    "clone",
+    "learning_rate",
+    "move",
+    "seed_everything",
+]

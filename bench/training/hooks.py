@@ -1,0 +1,36 @@
+"""What the trainer calls back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench.training.checkpoint import State
+from methods.base import Stage
+
+
+class SharedStage(Protocol):
+    """Where the result of one stage is kept."""
+
+    def load(self) -> State | None:
+        """Return what :meth:`save` was given, by this cell or by another; ``None`` before that."""
+
+    def save(self, result: State) -> None:
+        """Keep the result for others."""
+
+
+@dataclass
+class Hooks:
+    """What the trainer calls back; all may take as long as they like, on another account."""
+
+    log: Callable[[dict[str, Any]], None]
+    snapshot: Callable[[dict[str, Any]], None]
+    checkpoint: Callable[[State], None]
+    progress: Callable[[dict[str, Any]], None]
+    stopping: Callable[[], bool]
+    shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda stage: (
+        nullcontext(None)
+    )
+    """Holds the place where a stage with an identity is kept for other cells, if there is one."""
