@@ -15,14 +15,8 @@ from bench.config import Settings
 from bench.cost import count_flops
 from bench.estimate.subject import META, ShapesOnly, Subject, counting_on_meta, grown
 from bench.metrics import diagnose
-from bench.sampling.timing import (
-    WARM_UP_LEAST,
-    WARM_UP_SECONDS,
-    WINDOW,
-    Source,
-    count_sampling,
-    timed,
-)
+from bench.sampling import Source, count_sampling, timed
+from bench.sampling.timing import WARM_UP_LEAST, WARM_UP_SECONDS, WINDOW
 from methods.base import Method
 
 BATCH_SECONDS = 0.15
