@@ -58,12 +58,13 @@ def test_the_methods_keep_every_rule_on_images(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("label", VARIANTS)
 def test_the_variants_keep_every_rule_on_points(label: str) -> None:
-    findings = check(label, dataset="gmm2d")
+    findings = check(label, dataset="gmm2d", preset="smoke")
     assert {finding.outcome for finding in findings} <= {"pass", "note"}, "\n".join(
         map(str, findings)
     )
 
 
+@pytest.mark.slow
 def test_what_needs_no_judgement_is_said(build: Any) -> None:
     said = {finding.rule.name: finding.text for finding in check("dlsm:on_sde", dataset="gmm2d")}
     assert said["stages"] == "shares sum to 1.5: charged in full"

@@ -517,6 +517,7 @@ def test_augmentation_keeps_range_and_background() -> None:
     assert 16 < int(flipped.sum()) < 48
 
 
+@pytest.mark.slow
 def test_training_is_reproducible_and_learns(digits: Dataset) -> None:
     recipe = dataclasses.replace(RECIPES["digits"], epochs=3)
     threads = torch.get_num_threads()

@@ -91,6 +91,7 @@ def test_all_samplers_are_tried() -> None:
     assert {settings["name"] for settings in GENEROUS.values()} == set(SAMPLERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", GENEROUS)
 def test_samplers_reproduce_a_mixture(case: str) -> None:
     """Mean, covariance and sliced W2 within what two exact draws of this size differ by."""
