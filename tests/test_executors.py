@@ -56,7 +56,7 @@ Start = Callable[..., LocalHandle]
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: None) -> Any:
     """Start a job that runs some code; what is left of it at the end is killed."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "fake_task.py").write_text(TASK)

@@ -281,7 +281,7 @@ def test_slow_checkpoints_come_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def started(tmp_path: Path, processes: None) -> Iterator[Any]:
     """Start ``bench`` and wait for a line of its progress; what is left is ended."""
-    processes: list[subprocess.Popen[str]] = []
+    begun: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, until: str, env: dict[str, str] | None = None) -> Any:
         command = [sys.executable, "-m", "bench", *arguments]
@@ -289,7 +289,7 @@ def started(tmp_path: Path, processes: None) -> Iterator[Any]:
             command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, **(env or {})},
         )  # fmt: skip
-        processes.append(process)
+        begun.append(process)
         assert process.stderr is not None
         for line in process.stderr:
             if until in line:
@@ -297,7 +297,7 @@ def started(tmp_path: Path, processes: None) -> Iterator[Any]:
         raise AssertionError(f"'{until}' never came; it ended with {process.wait()}")
 
     yield start
-    for process in processes:
+    for process in begun:
         if process.poll() is None:
             process.kill()
         process.communicate()
