@@ -134,21 +134,23 @@ def report_lost(lost: Sequence[str]) -> int:
 
 def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     """Write and print the tables, draw the plots, and put both into MLflow."""
-    from bench.report import nfe
+    from bench.report.nfe import render_nfe_table, write_nfe_plots, write_nfe_tables
     from bench.report.plots import write_plots
-    from bench.report.tables import render, write_tables
+    from bench.report.study_report import StudyReport
+    from bench.report.table import render_table, write_tables
 
-    print(render(folder, "md"))
+    report = StudyReport.read(folder)
+    print(render_table(report))
     try:
-        write_tables(folder)
+        write_tables(report)
     except OSError:
         # On a full disk the tables take the room that was kept for the records.
         (folder / RESERVE).unlink(missing_ok=True)
-        write_tables(folder)
-    write_plots(folder)
-    if nfe.write_tables(folder):
-        print(nfe.render(folder))
-        nfe.write_plots(folder)
+        write_tables(report)
+    write_plots(report)
+    if write_nfe_tables(report):
+        print(render_nfe_table(report))
+        write_nfe_plots(report)
     for tracker in trackers:
         tracker.sync_study(folder)
         tracker.close()
@@ -162,10 +164,12 @@ def drop(trackers: Sequence[Background | NullTracker]) -> None:
 
 def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     """Write and print the tables of a study that was stopped; plots take too long."""
-    from bench.report.tables import render, write_tables
+    from bench.report.study_report import StudyReport
+    from bench.report.table import render_table, write_tables
 
-    print(render(folder, "md"))
-    write_tables(folder)
+    report = StudyReport.read(folder)
+    print(render_table(report))
+    write_tables(report)
     print(f"plots    bench plot {folder.name}")
     for tracker in trackers:
         tracker.sync_study(folder)
@@ -266,11 +270,13 @@ def show_in_store(folder: Path) -> None:
 
 def write_curve(folder: Path) -> None:
     """Write and print the curve's table, draw its plots and name the files."""
-    from bench.report import nfe
+    from bench.report.nfe import render_nfe_table, write_nfe_plots, write_nfe_tables
+    from bench.report.study_report import StudyReport
 
-    tables = nfe.write_tables(folder)
-    print(nfe.render(folder))
-    for path in [*tables, *nfe.write_plots(folder)]:
+    report = StudyReport.read(folder)
+    tables = write_nfe_tables(report)
+    print(render_nfe_table(report))
+    for path in [*tables, *write_nfe_plots(report)]:
         print(path)
 
 
@@ -279,18 +285,20 @@ def write_curve(folder: Path) -> None:
 
 def time_together(folder: Path, wish: timing.Wish, *, tracking: bool) -> int:
     """Time a study's finished cells in turn, print the times; 1 if a cell could not be timed."""
-    from bench.report import timing as report
     from bench.report.plots import write_plots
-    from bench.report.tables import write_tables
+    from bench.report.study_report import StudyReport
+    from bench.report.table import write_tables
+    from bench.report.timing import render_timing, write_timing
 
     timing.check(wish)
     check_writable(folder.parent)
     heed_signals()
     found = timing.execute(folder, wish, Display())
-    report.write(folder)
-    print(report.render(found))
-    write_tables(folder)
-    write_plots(folder)
+    write_timing(folder)
+    print(render_timing(found))
+    report = StudyReport.read(folder)
+    write_tables(report)
+    write_plots(report)
     if tracking:
         show_in_store(folder)
     print(f"timing   {folder}/timing.md (.json), and the times of {folder}/table.md")
@@ -324,29 +332,33 @@ def rerun(given: str, results: Path, data: Path | None, *, tracking: bool) -> in
 
 def table(folder: Path, format: str) -> int:
     """Print a study's table in one format, and write it in all; and that of the curve."""
-    from bench.report import nfe
-    from bench.report.tables import render, write_tables
+    from bench.report.nfe import write_nfe_tables
+    from bench.report.study_report import StudyReport
+    from bench.report.table import render_table, write_tables
 
-    print(render(folder, format))
-    write_tables(folder)
-    nfe.write_tables(folder)
+    report = StudyReport.read(folder)
+    print(render_table(report, format))
+    write_tables(report)
+    write_nfe_tables(report)
     return 0
 
 
 def compare(one: Path, other: Path, format: str) -> int:
     """Print what moved between two studies."""
-    from bench.report.compare import render
+    from bench.report.compare import render_comparison
 
-    print(render(one, other, format), end="")
+    print(render_comparison(one, other, format), end="")
     return 0
 
 
 def plot(folder: Path) -> int:
     """Draw a study's plots and name the files."""
-    from bench.report import nfe
+    from bench.report.nfe import write_nfe_plots
     from bench.report.plots import write_plots
+    from bench.report.study_report import StudyReport
 
-    for path in [*write_plots(folder, say=_complain), *nfe.write_plots(folder)]:
+    report = StudyReport.read(folder)
+    for path in [*write_plots(report, say=_complain), *write_nfe_plots(report)]:
         print(path)
     return 0
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.record import Interval, Record, Value, write_text
-from methods import samplers
-from methods.samplers import SamplerSettings
+
+if TYPE_CHECKING:
+    from methods.samplers import SamplerSettings
 
 FILE = "nfe-curve.json"
 LOG = "nfe-curve.log"
@@ -104,6 +105,8 @@ def save(curve: Curve, folder: Path) -> None:
 
 def sampler_of(method_config: Mapping[str, Any]) -> SamplerSettings | None:
     """The sampler's settings of a method, or ``None`` if it has no such setting."""
+    from methods.samplers import SamplerSettings
+
     try:
         return SamplerSettings.model_validate(method_config.get("sampler"))
     except ValidationError:
@@ -112,6 +115,8 @@ def sampler_of(method_config: Mapping[str, Any]) -> SamplerSettings | None:
 
 def calls_per_evaluation(record: Record, own: SamplerSettings) -> float:
     """Network evaluations for one of the sampler's, as the cell counted: 2 with a classifier."""
+    from methods import samplers
+
     return (record.cost.nfe or samplers.nfe(own)) / samplers.nfe(own)
 
 
@@ -122,11 +127,13 @@ def settings_for(
 
     Noise levels and all else stay the cell's own. ``None`` if the sampler cannot do so few.
     """
+    from methods import samplers
+
     within = math.floor(asked / calls + 1e-9)
     steps = samplers.steps_for_nfe(name, within, corrector_steps=own.corrector_steps)
     if steps is None:
         return None
-    return SamplerSettings.model_validate(own.model_dump() | {"name": name, "steps": steps})
+    return type(own).model_validate(own.model_dump() | {"name": name, "steps": steps})
 
 
 def choose(

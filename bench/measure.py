@@ -95,14 +95,14 @@ def evaluate_as(asked: AskedEvaluation) -> int:
 def evaluate_images(asked: AskedEvaluation, format: str) -> int:
     """Measure images from elsewhere and print their values with how they were measured."""
     from bench import evaluate as room
-    from bench.report.values import render
+    from bench.report.values import render_values
 
     settings = resolve_evaluation(asked)
     wish = wish_of(settings, asked)
     measured = room.evaluate_samples(Path(asked.path), wish, wanted=asked.samples)
     for note in measured.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(render(measured.values, format), end="")
+    print(render_values(measured.values, format), end="")
     return 0
 
 

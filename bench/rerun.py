@@ -24,7 +24,7 @@ from bench.progress import Display
 from bench.record import RECORD, Record, Status, load, write_text
 from bench.repetition import Repetition, Row, compare
 from bench.report.frame import flatten
-from bench.report.tables import markdown_table
+from bench.report.table.markdown import markdown_table
 from bench.study_file import is_study
 from bench.tracking import NullTracker
 from methods import registry

@@ -19,7 +19,7 @@ from bench.executors import End, Job
 from bench.locks import only_command
 from bench.progress import Display
 from bench.record import CHECKPOINT, Record, Status
-from bench.report.frame import read
+from bench.report.frame import read_records
 from bench.source import source_digest
 from bench.study import Planned, Request, Runner, cell_key
 from bench.study_file import read_study
@@ -81,7 +81,7 @@ def choose(folder: Path, sweep: Sweep, data_sha256: str) -> tuple[list[Task], li
     Raises:
         UserError: a cell that was named is unknown, has no sampler, or cannot be sampled.
     """
-    cells = {path.name: (path, record) for path, record in read(folder)[0]}
+    cells = {path.name: (path, record) for path, record in read_records(folder)[0]}
     for name in sweep.cells or ():
         if name not in cells:
             raise unknown(f"cell of study '{folder.name}'", name, cells)

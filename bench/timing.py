@@ -18,7 +18,7 @@ from bench.interleaved import FEWEST_ROUNDS, ROUNDS, Timing
 from bench.locks import hold, only_command
 from bench.progress import Display
 from bench.record import Record, Status
-from bench.report.frame import read
+from bench.report.frame import read_records
 from bench.study_file import read_study
 from bench.sweep import refusal
 
@@ -56,7 +56,7 @@ def choose(
     Raises:
         UserError: a cell that was named is unknown or cannot be timed, or none can.
     """
-    cells = {path.name: (path, record) for path, record in read(folder)[0]}
+    cells = {path.name: (path, record) for path, record in read_records(folder)[0]}
     for name in names or ():
         if name not in cells:
             raise unknown(f"cell of study '{folder.name}'", name, cells)

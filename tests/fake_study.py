@@ -12,6 +12,8 @@ import yaml
 
 from bench import record
 from bench.record import Anchors, Cost, Interval, Record, Status, Value
+from bench.report.study_report import StudyReport
+from bench.report.table import render_table
 
 METHODS = ("sde", "cdm", "dlsm", "smm")
 QUALITY = {"sde": 6.1, "cdm": 5.4, "dlsm": 7.9, "smm": 19.5}
@@ -220,6 +222,11 @@ def write_study(
     record.write_text(study / record.ANCHORS, Anchors(rows=anchors).model_dump_json())
     (study / "study.yaml").write_text(f"methods: [{', '.join(methods)}]\n")
     return study
+
+
+def table(study: Path, format: str = "md") -> str:
+    """Write a study's table as the command does."""
+    return render_table(StudyReport.read(study), format)
 
 
 def fail(row: Record) -> Record:

@@ -20,12 +20,14 @@ from bench.metrics.features import Features
 from bench.metrics.references import Reference
 from bench.options import Asked, resolve
 from bench.record import Value
-from bench.report import published, ranking
-from bench.report.frame import flatten, load_frame, mean_interval, metric_names
-from bench.report.ranking import MIN_SEEDS, compare_all, holm, paired, rank_ranges
-from bench.report.tables import render, with_error
+from bench.report import published
+from bench.report.frame import flatten
+from bench.report.ranking import MIN_SEEDS, compare_all, holm, paired, rank_by, rank_ranges
+from bench.report.study_report import StudyReport
+from bench.report.summary import mean_interval
+from bench.report.table.numbers import with_error
 
-from .fake_study import make_record, provenance, values, write_cell, write_study
+from .fake_study import make_record, provenance, table, values, write_cell, write_study
 
 Array = NDArray[np.float64]
 BLOCKS = 20
@@ -327,10 +329,10 @@ def test_the_hurdle_is_where_a_pair_begins_to_separate(
     error = 3**-0.5
     apart = [5 + factor * hurdle * error + step for step in (-1, 0, 1)]
     study = study_of(tmp_path, {"a": [5.0, 5.0, 5.0], "b": [*apart]})
-    found = ranking.ranking(load_frame(study), "fd_digits_500")
+    found = rank_by(StudyReport.read(study).frame, "fd_digits_500")
     assert found.hurdle == (3, 1, pytest.approx(hurdle, rel=1e-5))
     assert [*found.ranks.values()] == ranks
-    assert "must be 4.30 times its standard error" in render(study)
+    assert "must be 4.30 times its standard error" in table(study)
 
 
 def test_ranks_are_of_shared_seeds(tmp_path: Path) -> None:
@@ -343,10 +345,10 @@ def test_ranks_are_of_shared_seeds(tmp_path: Path) -> None:
             "wild": [math.inf, math.inf, 3.0, 3.0],
         },
     )
-    found = ranking.ranking(load_frame(study), "fd_digits_500")
+    found = rank_by(StudyReport.read(study).frame, "fd_digits_500")
     assert found.ranks == {"a": (1, 1), "b": (2, 2)}
     assert found.unranked == {"late": 2, "wild": 2}
-    text = render(study)
+    text = table(study)
     assert "Rank by fd_digits_500: 1 a; 2 b. With fewer than 3 shared seeds" in text
     assert "no rank is claimed for late (2), wild (2)." in text
 
@@ -354,8 +356,8 @@ def test_ranks_are_of_shared_seeds(tmp_path: Path) -> None:
 def test_methods_without_shared_seeds_have_no_rank(tmp_path: Path) -> None:
     gap: list[float | None] = [None, None, None]
     study = study_of(tmp_path, {"a": [1.0, 1.1, 1.2, *gap], "b": [*gap, 5.0, 5.1, 5.2]})
-    assert ranking.ranking(load_frame(study), "fd_digits_500").ranks == {}
-    text = render(study)
+    assert rank_by(StudyReport.read(study).frame, "fd_digits_500").ranks == {}
+    text = table(study)
     assert "With fewer than 3 seeds that two methods share no rank is claimed." in text
     assert "| rank |" not in text
 
@@ -365,20 +367,20 @@ def test_higher_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
     for folder, row in record.cells(study):
         score = {"is_digits_500": row.metrics["fd_digits_500"]}
         record.save(row.model_copy(update={"metrics": row.metrics | score}), folder)
-    frame = load_frame(study)
-    assert list(ranking.ranking(frame, "fd_digits_500").ranks) == ["a", "b"]
-    assert list(ranking.ranking(frame, "is_digits_500").ranks) == ["b", "a"]
+    frame = StudyReport.read(study).frame
+    assert list(rank_by(frame, "fd_digits_500").ranks) == ["a", "b"]
+    assert list(rank_by(frame, "is_digits_500").ranks) == ["b", "a"]
 
 
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:
-    text = render(study_of(tmp_path, {"a": [1.0], "b": [9.0]}))
+    text = table(study_of(tmp_path, {"a": [1.0], "b": [9.0]}))
     assert "no rank is claimed" in text
     assert "Rank by" not in text
 
 
 def test_json_has_every_pair(tmp_path: Path) -> None:
     study = study_of(tmp_path, {"a": [1.0, 1.1, 1.05], "b": [2.0, 2.15, 2.05], "c": [2.0] * 3})
-    content = json.loads(render(study, "json"))
+    content = json.loads(table(study, "json"))
     found = {one["metric"]: one for one in content["rankings"]}["fd_digits_500"]
     assert [pair["methods"] for pair in found["pairs"]] == [["a", "b"], ["a", "c"], ["b", "c"]]
     first = found["pairs"][0]
@@ -402,12 +404,12 @@ def with_errors(study: Path) -> Path:
 
 
 def test_an_error_within_a_seed_is_no_interval_over_seeds(tmp_path: Path) -> None:
-    one = render(with_errors(study_of(tmp_path / "1", {"a": [5.0], "b": [6.0]})))
+    one = table(with_errors(study_of(tmp_path / "1", {"a": [5.0], "b": [6.0]})))
     assert "5.00 (se 0.12)" in one
     assert "4.00 (se 0.12)" in one
     assert "±" not in one
     assert "(se ...): standard error within the one seed" in one
-    several = render(with_errors(study_of(tmp_path / "2", {"a": [5.0, 5.2], "b": [6.0, 6.1]})))
+    several = table(with_errors(study_of(tmp_path / "2", {"a": [5.0, 5.2], "b": [6.0, 6.1]})))
     assert "(se" not in several
     assert "5.10 ± 1.27" in several or "5.1 ± 1.3" in several
     assert "4.1 ± 1.3" in several
@@ -415,9 +417,9 @@ def test_an_error_within_a_seed_is_no_interval_over_seeds(tmp_path: Path) -> Non
 
 
 def test_errors_are_columns_and_no_metrics(tmp_path: Path) -> None:
-    frame = load_frame(with_errors(study_of(tmp_path, {"a": [5.0]})))
-    assert metric_names(frame) == ["fd_digits_500", "is_digits_500"]
-    cell = frame[frame["kind"] == "cell"].iloc[0]
+    report = StudyReport.read(with_errors(study_of(tmp_path, {"a": [5.0]})))
+    assert report.metrics == ["fd_digits_500", "is_digits_500"]
+    cell = report.cell_frame.iloc[0]
     assert cell["metrics.fd_digits_500.error"] == 0.123
     assert cell["metrics.fd_digits_500.corrected"] == 4.0
 
@@ -472,17 +474,17 @@ def test_a_published_value_stands_beside_ours(
     tmp_path: Path, found: list[float], verdict: str
 ) -> None:
     study = paper_study(tmp_path, HEUN, found)
-    beside = published.compare(load_frame(study)).beside
+    beside = StudyReport.read(study).published.beside
     assert [(one.published.value, one.verdict) for one in beside] == [
         (1.97, verdict),
         (2.01, verdict),
     ]
-    text = render(study)
+    text = table(study)
     assert "Published:" in text
     assert f"| 1.97      | 1.87 to 2.2 | {verdict}" in text
     assert "Karras et al. 2022, table 2" in text
-    assert render(study, "latex").count("toprule") == 2
-    assert [one["verdict"] for one in json.loads(render(study, "json"))["published"]] == [
+    assert table(study, "latex").count("toprule") == 2
+    assert [one["verdict"] for one in json.loads(table(study, "json"))["published"]] == [
         verdict,
         verdict,
     ]
@@ -502,17 +504,17 @@ def test_a_published_value_of_other_settings_does_not_apply(
     tmp_path: Path, options: dict[str, Any], told: str
 ) -> None:
     study = paper_study(tmp_path, HEUN, [1.97], **options)
-    assert not published.compare(load_frame(study)).beside
-    text = render(study)
+    assert not StudyReport.read(study).published.beside
+    text = table(study)
     assert f"No published value applies to {HEUN}: {told}" in text
     assert "Published:" not in text
 
 
 def test_a_run_of_other_length_is_no_reproduction(tmp_path: Path) -> None:
     longer = paper_study(tmp_path / "1", MISMATCHING, [8.0])
-    assert "budget.amount is 200000.0, published with 100000" in render(longer)
+    assert "budget.amount is 200000.0, published with 100000" in table(longer)
     own = paper_study(tmp_path / "2", MISMATCHING, [8.0], budget="100000kimg")
-    assert [one.verdict for one in published.compare(load_frame(own)).beside] == ["inside"]
+    assert [one.verdict for one in StudyReport.read(own).published.beside] == ["inside"]
 
 
 def test_real_images_have_known_values_too(tmp_path: Path) -> None:
@@ -521,7 +523,7 @@ def test_real_images_have_known_values_too(tmp_path: Path) -> None:
         for name, value in {"fid_legacy_10k": 3.15, "is_legacy_10k": 12.5}.items()
     }
     study = paper_study(tmp_path, HEUN, [1.97], anchors={"real (held-out)": real})
-    rows = published.compare(load_frame(study)).beside
+    rows = StudyReport.read(study).published.beside
     assert {(one.published.metric, one.verdict) for one in rows if one.row != HEUN} == {
         ("fid_legacy_10k", "inside"),
         ("is_legacy_10k", "above band"),
@@ -529,13 +531,13 @@ def test_real_images_have_known_values_too(tmp_path: Path) -> None:
 
 
 def test_other_data_have_no_published_values(tmp_path: Path) -> None:
-    text = render(study_of(tmp_path, {"a": [1.0]}))
+    text = table(study_of(tmp_path, {"a": [1.0]}))
     assert "No published value applies to a: none is known of these data." in text
 
 
 def test_every_published_value_can_be_reached(tmp_path: Path) -> None:
     """The paper preset is what the values were published with, but for the length of one."""
-    known = published.read("cifar10")
+    known = published.read_published("cifar10")
     assert {value.source for value in known}
     labels = "sde,sde:heun,sde:conditional+heun,cdm,cdm:conditional,smm"
     request = resolve(
@@ -567,4 +569,4 @@ def test_a_band_that_does_not_hold_its_value_is_refused(
     (tmp_path / "published" / "d.yaml").write_text(yaml.safe_dump({"values": [body]}))
     monkeypatch.setattr(published, "config_folder", lambda: tmp_path)
     with pytest.raises(UserError, match="does not hold 3"):
-        published.read("d")
+        published.read_published("d")

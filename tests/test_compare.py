@@ -30,7 +30,7 @@ from bench.report.compare import (
     choose,
     compare,
     over_seeds,
-    render,
+    render_comparison,
     welch,
 )
 from bench.report.ranking import holm
@@ -78,7 +78,7 @@ def test_the_same_numbers_are_equal_to_the_bit(tmp_path: Path) -> None:
     found = compare(*two(tmp_path))
     assert {row.verdict for row in found.rows} == {EQUAL}
     assert (found.differences, found.only, found.left_out) == ((), (), ())
-    text = render(*two(tmp_path / "again"))
+    text = render_comparison(*two(tmp_path / "again"))
     assert "Nothing else differs" in text
     assert "Moved beyond noise:" not in text
 
@@ -93,7 +93,7 @@ def test_what_moved_is_told_from_noise(tmp_path: Path) -> None:
     stayed = row_of(found, "cdm", FD)
     assert stayed.verdict == STAYED
     assert stayed.difference == pytest.approx(stayed.other - stayed.one)
-    text = render(one, other)
+    text = render_comparison(one, other)
     assert "2 comparisons of metrics and 0 of measured costs" in text
     assert text.index("Moved beyond noise") < text.index("4.190") < text.index("Not moved")
 
@@ -161,14 +161,14 @@ def test_one_seed_is_held_against_the_error_within_it(tmp_path: Path) -> None:
     assert (moved.verdict, moved.how) == (MOVED, "within seed 0")
     assert moved.half == pytest.approx(1.96 * 0.5, rel=1e-4)
     assert row_of(found, "cdm", FD).verdict == STAYED
-    assert "of another training it says nothing" in render(one, other)
+    assert "of another training it says nothing" in render_comparison(one, other)
 
 
 def test_one_seed_without_an_error_tells_nothing(tmp_path: Path) -> None:
     one, other = two(tmp_path, ("sde",), seeds=1)
     change(other, set_fd(60.0))
     assert row_of(compare(one, other), "sde", FD).verdict == UNKNOWN
-    text = render(one, other)
+    text = render_comparison(one, other)
     assert "Not judged: there is no interval" in text
     assert "Moved beyond noise:" not in text
 
@@ -232,7 +232,7 @@ def test_times_of_one_process_or_an_unfit_machine_are_not_judged(
     judged = fit and seeds == 3
     assert [row.verdict for row in rows] == [MOVED if judged else UNKNOWN] * 2
     assert fit or {row.how for row in rows} == {"machine not fit"}
-    assert "not judged at all" in render(one, other)
+    assert "not judged at all" in render_comparison(one, other)
 
 
 # What is only in one, and what else differs -------------------------------------------------------
@@ -316,8 +316,8 @@ def test_every_format_has_the_same_rows(tmp_path: Path) -> None:
     one, other = two(tmp_path)
     change(other, set_fd(4.0, 4.2, 4.3), "sde")
     rows = compare(one, other).rows
-    content = json.loads(render(one, other, "json"), parse_constant=pytest.fail)
-    lines = [*csv.DictReader(io.StringIO(render(one, other, "csv")))]
+    content = json.loads(render_comparison(one, other, "json"), parse_constant=pytest.fail)
+    lines = [*csv.DictReader(io.StringIO(render_comparison(one, other, "csv")))]
     assert len(rows) == len(content["comparisons"]) == len(lines)
     place = next(k for k, row in enumerate(rows) if row.verdict in {MOVED, STAYED})
     assert content["comparisons"][place]["p"] == float(lines[place]["p"]) == rows[place].p

@@ -19,7 +19,8 @@ from bench import cli, curve, record
 from bench.curve import Curve, Point
 from bench.record import Record, Status
 from bench.report import nfe
-from bench.report.frame import mean_interval
+from bench.report.study_report import StudyReport
+from bench.report.summary import mean_interval
 from bench.tracking.content import study_files
 from methods import samplers
 from methods.samplers import SamplerSettings
@@ -455,7 +456,7 @@ def fake(tmp_path: Path) -> Path:
 
 
 def test_seeds_are_joined_with_their_interval(fake: Path) -> None:
-    text = nfe.render(fake)
+    text = nfe.render_nfe_table(StudyReport.read(fake))
     mean, half, _ = mean_interval([4.0, 4.1, 4.2])
     assert rows(text)["sde", "heun"] == ["", f"{mean:.2f} ± {half:.2f}", "2.10 ± 0.25"]
     assert rows(text)["cdm", "heun"][1] == "4.1 ± 1.3 (1 failed)"
@@ -466,7 +467,7 @@ def test_seeds_are_joined_with_their_interval(fake: Path) -> None:
 def test_points_of_an_earlier_training_do_not_count(fake: Path) -> None:
     for cell in fake.glob("sde-seed*"):
         curve.save(stored(cell).model_copy(update={"key": "another"}), cell)
-    lines = rows(nfe.render(fake))
+    lines = rows(nfe.render_nfe_table(StudyReport.read(fake)))
     assert ("sde", "heun") not in lines
     assert ("cdm", "heun") in lines
 
@@ -475,7 +476,7 @@ def test_unfinished_cells_have_no_points(fake: Path) -> None:
     row = load(fake / "sde-seed0")
     row.status = Status.FAILED
     record.save(row, fake / "sde-seed0")
-    assert "Seeds: cdm 3, sde 2" in nfe.render(fake)
+    assert "Seeds: cdm 3, sde 2" in nfe.render_nfe_table(StudyReport.read(fake))
 
 
 def test_table_and_plot_write_the_curve_too(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -490,13 +491,14 @@ def test_table_and_plot_write_the_curve_too(fake: Path, capsys: pytest.CaptureFi
 
 def test_a_study_without_a_curve_has_no_files_of_it(tmp_path: Path) -> None:
     folder = fake_study.write_study(tmp_path / "fake")
-    assert nfe.write_tables(folder) == []
-    assert nfe.write_plots(folder) == []
-    assert nfe.render(folder) == ""
+    report = StudyReport.read(folder)
+    assert nfe.write_nfe_tables(report) == []
+    assert nfe.write_nfe_plots(report) == []
+    assert nfe.render_nfe_table(report) == ""
 
 
 def test_lines_stand_where_their_values_are(fake: Path) -> None:
-    content = nfe.load(fake)
+    content = nfe.load_points(StudyReport.read(fake))
     assert content is not None
     figure = nfe.draw(content, "fd_digits_500")
     panels = figure.axes

@@ -23,8 +23,9 @@ from bench.errors import UserError
 from bench.metrics import evaluator, features
 from bench.record import Record, Value
 from bench.report import plots
-from bench.report.frame import load_frame
-from bench.report.tables import render
+from bench.report.study_report import StudyReport
+
+from .fake_study import table
 
 CELL = "dlsm-seed0"
 OF_ALL = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
@@ -263,11 +264,11 @@ def test_images_from_elsewhere_become_a_row_without_costs(
     assert "edm: samples from" in out
     assert "not ranked" in out
     study = results / "s"
-    assert plots.anchor_levels(load_frame(study), "fd_digits_100")["edm"] == pytest.approx(own)
+    assert StudyReport.read(study).levels("fd_digits_100")["edm"] == pytest.approx(own)
     assert (study / "foreign" / "edm-seed0" / "grid.png").exists()
-    assert len(json.loads(render(study, "json"))["foreign"]) == 2
+    assert len(json.loads(table(study, "json"))["foreign"]) == 2
     # It is no cell: the study's plan, its ranks and the curve leave it alone.
-    assert load_frame(study)["kind"].value_counts()["foreign"] == 2
+    assert StudyReport.read(study).frame["kind"].value_counts()["foreign"] == 2
     assert "Seeds: 1 finished per method" in out
 
 
@@ -380,7 +381,7 @@ def test_a_row_measured_against_other_data_is_refused(
     assert "data_sha256" in told.err
     assert "edm-seed0" in told.err
     with pytest.raises(UserError, match="data_sha256"):
-        plots.load_study(results / "s")
+        StudyReport.read(results / "s")
     # Measured again, it compares.
     assert bench("evaluate", "s", "--metrics", "fd")[0] == 0
     assert main(["table", "s", "--results", str(results)]) == 0

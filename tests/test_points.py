@@ -21,6 +21,7 @@ from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasse
 from bench.metrics.yardsticks import noise_like
 from bench.report.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
 from bench.report.plots import write_plots
+from bench.report.study_report import StudyReport
 from methods.mixtures import GaussianMixture, ring
 from tests.fake_study import write_study
 
@@ -382,7 +383,7 @@ def test_a_study_of_points_is_drawn(tmp_path: Path) -> None:
     labels = np.arange(100) % 3
     np.savez(study / "dlsm-seed0" / "samples.npz", images=drawn, labels=labels)
     said: list[str] = []
-    assert study / "plots" / "samples.png" in write_plots(study, said.append)
+    assert study / "plots" / "samples.png" in write_plots(StudyReport.read(study), said.append)
     assert not [line for line in said if "samples" in line]
     with Image.open(study / "plots" / "samples.png") as picture:
         shown = np.asarray(picture.convert("RGB"))

@@ -14,44 +14,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import stdtrit
 
 from bench import record
 from bench.errors import UserError
 from bench.record import Anchors, Cost, Status, Value
-from bench.report import fidelity
-from bench.report.frame import (
-    aggregate,
-    direction,
-    load_frame,
-    mean_interval,
-    metric_names,
-    refuse_difference,
-)
+from bench.report import ranking, study_report
+from bench.report.frame import direction, refuse_difference
 from bench.report.grid import GAP, grid_image, write_grid
-from bench.report.plots import (
-    DPI,
-    Panel,
-    ledger,
-    load_curves,
-    load_study,
-    plain,
-    samples,
-    save,
-    side_by_side,
-    write_plots,
-)
-from bench.report.tables import (
-    escape_latex,
-    number,
-    plus_minus,
-    render,
-    scaled,
-    size,
-    to_json,
-    write_tables,
-)
+from bench.report.plots import write_plots
+from bench.report.plots.content import PlottedStudy
+from bench.report.plots.drawing import DPI, plain, save
+from bench.report.plots.fidelity import fidelity, pairs
+from bench.report.plots.samples import SamplePanel, samples, side_by_side
+from bench.report.plots.seconds import ledger
+from bench.report.study_report import StudyReport
+from bench.report.summary import mean_interval, mean_intervals
+from bench.report.table import write_tables
+from bench.report.table.as_json import to_json
+from bench.report.table.latex import escape_latex
+from bench.report.table.numbers import number, plus_minus, scaled, size
 
-from .fake_study import METHODS, fail, make_record, provenance, values, write_cell, write_study
+from .fake_study import (
+    METHODS,
+    fail,
+    make_record,
+    provenance,
+    table,
+    values,
+    write_cell,
+    write_study,
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +63,7 @@ def picture_of(path: Path) -> np.ndarray:
 
 
 def test_frame_has_a_row_for_every_cell_and_anchor(study: Path) -> None:
-    frame = load_frame(study)
+    frame = StudyReport.read(study).frame
     assert sorted(frame["cell"]) == sorted(
         [f"{method}-seed{seed}" for method in METHODS for seed in range(3)]
         + ["noise", "real (held-out)"]
@@ -79,14 +72,14 @@ def test_frame_has_a_row_for_every_cell_and_anchor(study: Path) -> None:
 
 
 def test_frame_keeps_a_failed_cell_with_its_reason(study: Path) -> None:
-    frame = load_frame(study).set_index("cell")
+    frame = StudyReport.read(study).frame.set_index("cell")
     assert frame.loc["smm-seed2", "status"] == "diverged"
     assert "nan at step 1333" in frame.loc["smm-seed2", "reason"]
     assert math.isnan(frame.loc["smm-seed2", "metrics.fd_digits_500"])
 
 
 def test_frame_carries_the_records_numbers_exactly(study: Path) -> None:
-    frame = load_frame(study).set_index("cell")
+    frame = StudyReport.read(study).frame.set_index("cell")
     row = record.load(study / "dlsm-seed1")
     assert row is not None
     assert row.cost.ms_per_image is not None
@@ -101,7 +94,7 @@ def test_frame_carries_the_records_numbers_exactly(study: Path) -> None:
 
 def test_metrics_come_distances_first(study: Path) -> None:
     names = ["fd_digits_500", "is_digits_500", "accuracy_digits_500"]
-    assert metric_names(load_frame(study)) == names
+    assert StudyReport.read(study).metrics == names
 
 
 def test_the_lead_extractor_comes_first(tmp_path: Path) -> None:
@@ -110,10 +103,10 @@ def test_the_lead_extractor_comes_first(tmp_path: Path) -> None:
     assert row is not None
     other = {"fd_another_500": Value(value=1.0), "kd_another_500": Value(value=2.0)}
     record.save(row.model_copy(update={"metrics": row.metrics | other}), study / "sde-seed0")
-    names = metric_names(load_frame(study))
+    names = StudyReport.read(study).metrics
     assert names[:2] == ["fd_digits_500", "fd_another_500"]
     # What is no headline has a table of its own below.
-    first, second = render(study, "md").split("\n\n")[:2]
+    first, second = table(study, "md").split("\n\n")[:2]
     assert "fd_another_500" in first
     assert "kd_another_500" not in first
     assert "kd_another_500" in second
@@ -141,7 +134,7 @@ def test_values_measured_otherwise_are_refused(tmp_path: Path, change: dict[str,
     row = make_record(study, "sde", 2, metrics=values(6.0, 9.0, None, **change))
     write_cell(study / row.cell, row)
     with pytest.raises(UserError) as caught:
-        load_frame(study)
+        StudyReport.read(study)
     message = str(caught.value)
     assert next(iter(change)) in message
     assert "sde-seed2" in message
@@ -153,14 +146,14 @@ def test_an_anchor_measured_otherwise_is_refused(tmp_path: Path) -> None:
     anchors = Anchors(rows={"noise": values(400.0, 1.5, None, extractor_sha256="ee" * 32)})
     record.write_text(study / record.ANCHORS, anchors.model_dump_json())
     with pytest.raises(UserError, match="extractor_sha256"):
-        load_frame(study)
+        StudyReport.read(study)
 
 
 def test_what_does_not_decide_comparability_may_differ(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     row = make_record(study, "sde", 1, metrics=values(6.0, 9.0, None, samples_seed=7))
     write_cell(study / row.cell, row)
-    assert len(load_frame(study)) == 4
+    assert len(StudyReport.read(study).frame) == 4
 
 
 def test_a_failed_cells_old_metrics_stop_nothing(tmp_path: Path) -> None:
@@ -168,24 +161,24 @@ def test_a_failed_cells_old_metrics_stop_nothing(tmp_path: Path) -> None:
     stale = values(6.0, 9.0, None, protocol="0")
     row = make_record(study, "sde", 1, status=Status.FAILED, reason="killed", metrics=stale)
     write_cell(study / row.cell, row)
-    summary = aggregate(load_frame(study)).iloc[0]
+    summary = StudyReport.read(study).summary.iloc[0]
     assert (summary["seeds"], summary["seeds_total"]) == (1, 2)
 
 
 def test_no_cells_and_broken_records_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no cells in"):
-        load_frame(tmp_path)
+        StudyReport.read(tmp_path)
     study = write_study(tmp_path / "s", ("sde",), (0,))
     (study / "sde-seed0" / record.RECORD).write_text("{")
     with pytest.raises(UserError, match=r"sde-seed0/record\.json"):
-        load_frame(study)
+        StudyReport.read(study)
 
 
 def test_aggregate_is_the_mean_and_its_t_interval(study: Path) -> None:
     from scipy import stats
 
-    frame = load_frame(study)
-    row = aggregate(frame).set_index("method").loc["sde"]
+    report = StudyReport.read(study)
+    frame, row = report.frame, report.summary.set_index("method").loc["sde"]
     numbers = frame.loc[frame["method"] == "sde", "metrics.fd_digits_500"]
     low, high = stats.t.interval(0.95, 2, numbers.mean(), stats.sem(numbers))
     assert row["metrics.fd_digits_500"] == pytest.approx(numbers.mean())
@@ -193,7 +186,7 @@ def test_aggregate_is_the_mean_and_its_t_interval(study: Path) -> None:
 
 
 def test_aggregate_counts_only_finished_seeds(study: Path) -> None:
-    rows = aggregate(load_frame(study)).set_index("method")
+    rows = StudyReport.read(study).summary.set_index("method")
     assert rows["seeds"].to_dict() == {"cdm": 3, "dlsm": 3, "sde": 3, "smm": 2}
     assert set(rows["seeds_total"]) == {3}
     # The diverged cell has seen 170,624 images; they are no part of the mean.
@@ -203,7 +196,7 @@ def test_aggregate_counts_only_finished_seeds(study: Path) -> None:
 
 def test_a_method_without_a_finished_cell_keeps_its_row(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde", "smm"), (0,), failed="smm-seed0")
-    row = aggregate(load_frame(study)).set_index("method").loc["smm"]
+    row = StudyReport.read(study).summary.set_index("method").loc["smm"]
     assert row["seeds"] == 0
     assert math.isnan(row["metrics.fd_digits_500"])
 
@@ -245,11 +238,56 @@ def test_numbers_are_written_for_people(written: str, expected: str) -> None:
     assert written == expected
 
 
+def test_a_report_is_read_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All four formats are made from the same frame, summary, ranks and published values."""
+    calls: dict[str, int] = {}
+
+    def counted(name: str) -> None:
+        work = getattr(study_report, name)
+
+        def count(*given: object) -> object:
+            calls[name] = calls.get(name, 0) + 1
+            return work(*given)
+
+        monkeypatch.setattr(study_report, name, count)
+
+    for name in ("read_records", "make_frame", "metric_names", "times"):
+        counted(name)
+    ranked: list[str] = []
+    rank_by = ranking.rank_by
+    monkeypatch.setattr(
+        ranking, "rank_by", lambda frame, metric: ranked.append(metric) or rank_by(frame, metric)
+    )
+    report = StudyReport.read(study)
+    write_tables(report)
+    write_tables(report)
+    assert calls == {"read_records": 1, "make_frame": 1, "metric_names": 1, "times": 1}
+    assert len(ranked) == len(set(ranked))
+
+
+def test_means_of_many_columns_have_the_bits_of_one_by_one() -> None:
+    values = np.random.default_rng(3).lognormal(0, 3, (50, 23))
+    values[::3, ::4] = np.nan
+    values[7] = np.nan
+    values[9, 1] = np.inf
+    means, halves, counts = mean_intervals(values)
+    for row, mean, half, count in zip(values, means, halves, counts, strict=True):
+        there = row[~np.isnan(row)]
+        assert count == len(there)
+        if count and np.isfinite(there).all():
+            assert mean == np.mean(there.tolist())
+            error = float(np.std(there.tolist(), ddof=1)) / len(there) ** 0.5
+            assert half == float(stdtrit(len(there) - 1, 0.975)) * error
+        else:
+            assert math.isnan(half)
+            assert not math.isfinite(mean)
+
+
 # Tables -----------------------------------------------------------------------------------------
 
 
 def test_markdown_has_methods_anchors_failures_and_notes(study: Path) -> None:
-    text = render(study, "md")
+    text = table(study, "md")
     head, *rows = [line for line in text.splitlines() if line.startswith("|")]
     titles = [title.strip() for title in head.strip("|").split("|")]
     assert titles == [
@@ -274,7 +312,7 @@ def test_markdown_has_methods_anchors_failures_and_notes(study: Path) -> None:
 
 
 def test_columns_are_aligned(study: Path) -> None:
-    lines = render(study, "md").split("\n\n")[0].splitlines()
+    lines = table(study, "md").split("\n\n")[0].splitlines()
     assert len({len(line) for line in lines}) == 1
 
 
@@ -286,7 +324,7 @@ def test_altered_data_is_told(tmp_path: Path, dataset: str, variant: str, told: 
     study = write_study(
         tmp_path / "s", ("sde",), (0,), failed=None, dataset=dataset, data_variant=variant
     )
-    assert ("not comparable with published" in render(study, "md")) is told
+    assert ("not comparable with published" in table(study, "md")) is told
 
 
 def test_three_seeds_of_all_give_an_order_with_ties(tmp_path: Path) -> None:
@@ -296,7 +334,7 @@ def test_three_seeds_of_all_give_an_order_with_ties(tmp_path: Path) -> None:
         close = values(6.1 + 0.3 * (seed - 1) * (-1) ** seed, 9.0, None)
         row = make_record(study, "cdm", seed, metrics=close)
         record.save(row, study / row.cell)
-    text = render(study, "md")
+    text = table(study, "md")
     assert re.search(r"- Rank by fd_digits_500: 1-2 (cdm, sde|sde, cdm); 3 smm\.\n", text)
     assert [line.split("|")[3].strip() for line in text.splitlines()[2:5]] == ["1-2", "1-2", "3"]
     assert "no rank" not in text
@@ -309,22 +347,22 @@ def test_a_ledger_that_does_not_balance_is_marked(tmp_path: Path) -> None:
     seconds = 1.05 * row.ledger["wall"]
     row.attempts = [record.Attempt(started=str(row.started), pid=1, host="h", seconds=seconds)]
     record.save(row, study / row.cell)
-    text = render(study, "md")
+    text = table(study, "md")
     assert "‡ cdm-seed1: the parts of its ledger miss its wall clock by 4.8%" in text
     marked = [line for line in text.splitlines() if line.startswith("|") and "‡" in line]
     assert [line.split()[1] for line in marked] == ["cdm"]
-    assert "$\\ddagger$" in render(study, "latex")
+    assert "$\\ddagger$" in table(study, "latex")
 
 
 def test_seeds_of_different_source_have_no_rank(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde", "cdm", "dlsm"), failed=None)
-    assert re.search(r"Rank by fd_digits_500: .*cdm", render(study, "md"))
+    assert re.search(r"Rank by fd_digits_500: .*cdm", table(study, "md"))
     for cell, source in (("cdm-seed0", "1" * 64), ("cdm-seed1", "2" * 64)):
         row = record.load(study / cell)
         assert row is not None
         row.identity["source"] = {"methods.cdm": source}
         record.save(row, study / cell)
-    text = render(study, "md")
+    text = table(study, "md")
     assert "cdm: its seeds are of different source (cdm-seed0: " in text
     assert not re.search(r"Rank by fd_digits_500: .*cdm", text)
     assert re.search(r"Rank by fd_digits_500: .*sde", text)
@@ -334,11 +372,11 @@ def test_several_devices_are_told(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     row = make_record(study, "sde", 1, environment={"device": "cuda: other"})
     write_cell(study / row.cell, row)
-    assert "different devices do not compare" in render(study, "md")
+    assert "different devices do not compare" in table(study, "md")
 
 
 def test_csv_keeps_every_digit(study: Path) -> None:
-    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(render(study, "csv")))}
+    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(table(study, "csv")))}
     stored = record.load(study / "sde-seed2")
     assert stored is not None
     value = stored.metrics["fd_digits_500"].value
@@ -351,7 +389,7 @@ def test_json_is_strict_and_whole(study: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    content = json.loads(render(study, "json"), parse_constant=refuse)
+    content = json.loads(table(study, "json"), parse_constant=refuse)
     cells = {row["cell"]: row for row in content["cells"]}
     stored = record.load(study / "sde-seed2")
     assert stored is not None
@@ -365,14 +403,14 @@ def test_json_is_strict_and_whole(study: Path) -> None:
 
 def test_json_survives_an_infinite_value(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
-    frame = load_frame(study)
-    frame.loc[0, "metrics.fd_digits_500"] = math.inf
-    cells = json.loads(to_json(frame))["cells"]
+    report = StudyReport.read(study)
+    report.frame.loc[0, "metrics.fd_digits_500"] = math.inf
+    cells = json.loads(to_json(report))["cells"]
     assert cells[0]["metrics.fd_digits_500"] == "inf"
 
 
 def test_latex_is_escaped_and_balanced(study: Path) -> None:
-    text = render(study, "latex")
+    text = table(study, "latex")
     assert r"fd\_digits\_500 $\downarrow$" in text
     assert r"6.10 $\pm$ 0.45" in text
     for rule in ("toprule", "midrule", "bottomrule"):
@@ -392,14 +430,14 @@ def test_latex_escapes_every_special_letter() -> None:
 
 def test_an_unknown_format_is_refused_with_the_nearest(study: Path) -> None:
     with pytest.raises(UserError, match=r"did you mean 'latex'\?"):
-        render(study, "latx")
+        table(study, "latx")
 
 
 def test_tables_are_written_in_all_formats(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
-    paths = write_tables(study)
+    paths = write_tables(StudyReport.read(study))
     assert [path.name for path in paths] == ["table.md", "table.csv", "table.tex", "table.json"]
-    assert paths[0].read_text() == render(study, "md")
+    assert paths[0].read_text() == table(study, "md")
     assert not list(study.glob(".table*"))
 
 
@@ -408,8 +446,8 @@ def test_a_study_that_has_only_begun_has_a_table(tmp_path: Path) -> None:
     row = make_record(study, "sde", 0, status=Status.RUNNING, metrics={}, cost=Cost(), ledger={})
     write_cell(study / row.cell, row, [], images=0)
     for format in ("md", "csv", "latex", "json"):
-        assert "running" in render(study, format)
-    assert "| sde    | 0/1 " in render(study, "md")
+        assert "running" in table(study, format)
+    assert "| sde    | 0/1 " in table(study, "md")
 
 
 # Plots ------------------------------------------------------------------------------------------
@@ -419,7 +457,7 @@ def test_a_study_that_has_only_begun_has_a_table(tmp_path: Path) -> None:
 def plots(study: Path) -> tuple[list[Path], list[str]]:
     """The study's pictures, drawn once, and what was said about those left out."""
     said: list[str] = []
-    return write_plots(study, said.append), said
+    return write_plots(StudyReport.read(study), said.append), said
 
 
 def test_every_plot_is_drawn(study: Path, plots: tuple[list[Path], list[str]]) -> None:
@@ -440,16 +478,16 @@ def test_fidelity_is_drawn_against_diversity(tmp_path: Path) -> None:
         both = {"precision_digits_500": 0.6 + 0.01 * place, "recall_digits_500": 0.4}
         found = {name: Value(value=value) for name, value in both.items()}
         record.save(row.model_copy(update={"metrics": row.metrics | found}), folder)
-    content = load_study(study)
-    assert list(fidelity.pairs(content.frame)) == [("precision_digits_500", "recall_digits_500")]
-    figure = fidelity.fidelity(content, "precision_digits_500", "recall_digits_500")
+    content = PlottedStudy.of(StudyReport.read(study))
+    assert list(pairs(content.report.metrics)) == [("precision_digits_500", "recall_digits_500")]
+    figure = fidelity(content, "precision_digits_500", "recall_digits_500")
     drawn = {
         bars.get_label(): (float(bars[0].get_xdata()[0]), float(bars[0].get_ydata()[0]))
         for bars in figure.axes[0].containers
     }
     # The mean over seeds; the anchors have neither and are left out.
     assert drawn == {"cdm": pytest.approx((0.4, 0.605)), "sde": pytest.approx((0.4, 0.625))}
-    assert study / "plots" / "precision_digits_500-recall.png" in write_plots(study, str)
+    assert study / "plots" / "precision_digits_500-recall.png" in write_plots(content.report, str)
 
 
 def test_samples_are_shown_pixel_by_pixel(study: Path, plots: object) -> None:
@@ -463,15 +501,15 @@ def test_samples_are_shown_pixel_by_pixel(study: Path, plots: object) -> None:
 
 def test_real_images_stand_beside_the_samples(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
-    content = load_study(study)
-    alone = picture_of(samples(content, study, tmp_path / "alone"))
+    report = StudyReport.read(study)
+    alone = picture_of(samples(report, tmp_path / "alone"))
     np.savez(study / "real.npz", images=np.zeros((64, 1, 8, 8), np.uint8))
-    both = picture_of(samples(content, study, tmp_path / "both"))
+    both = picture_of(samples(report, tmp_path / "both"))
     assert both.shape[1] > 1.8 * alone.shape[1]
 
 
 def test_panels_wrap_into_rows_and_stay_whole() -> None:
-    panels = [Panel(str(i), np.full((40, 50, 3), 20 * i, np.uint8)) for i in range(5)]
+    panels = [SamplePanel(str(i), np.full((40, 50, 3), 20 * i, np.uint8)) for i in range(5)]
     figure = side_by_side(panels, columns=3)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=DPI)
@@ -484,7 +522,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("smm",), (0,), failed="smm-seed0")
     (study / "smm-seed0" / record.CURVES).unlink()
     said: list[str] = []
-    assert write_plots(study, said.append) == []
+    assert write_plots(StudyReport.read(study), said.append) == []
     assert len(said) == 6
     assert all("left out: no " in line for line in said)
 
@@ -497,7 +535,7 @@ def test_plots_survive_missing_metrics_and_nan_losses(tmp_path: Path) -> None:
     write_cell(study / bare.cell, bare, [nan], images=0)
     row = fail(make_record(study, "smm", 0))
     write_cell(study / row.cell, row, [nan], images=0)
-    names = {path.stem for path in write_plots(study, str)}
+    names = {path.stem for path in write_plots(StudyReport.read(study), str)}
     assert {"losses", "ledger", "samples", "fd_digits_500-ms_per_image"} <= names
 
 
@@ -507,7 +545,7 @@ def test_a_resumed_curve_counts_each_step_once(tmp_path: Path) -> None:
     again = lines[40] | {"values": {"loss/score": 77.0}}
     with (study / "sde-seed0" / record.CURVES).open("a") as file:
         file.write(json.dumps(again) + "\n")
-    curves = load_curves(load_frame(study))
+    curves = StudyReport.read(study).curves
     same = curves[(curves["name"] == "loss/score") & (curves["images"] == again["images"])]
     assert same["value"].tolist() == [77.0]
 
@@ -515,7 +553,10 @@ def test_a_resumed_curve_counts_each_step_once(tmp_path: Path) -> None:
 def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     first, second = (
-        [path.read_bytes() for path in save(ledger(load_study(study)), tmp_path / name)]
+        [
+            path.read_bytes()
+            for path in save(ledger(PlottedStudy.of(StudyReport.read(study))), tmp_path / name)
+        ]
         for name in ("first", "second")
     )
     assert first == second
@@ -572,7 +613,7 @@ def test_written_grids_are_enlarged_by_whole_factors(tmp_path: Path, side: int, 
 @pytest.mark.usefixtures("processes")
 def test_importing_reports_and_tracking_loads_nothing_heavy() -> None:
     code = (
-        "import sys, bench.report.tables, bench.report.plots, bench.report.frame, bench.tracking\n"
+        "import sys, bench.report.table, bench.report.plots, bench.report.nfe, bench.tracking\n"
         "heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'scipy', 'numpy'} - {'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from bench.report.quality import FLOPS, TIME, fitness, quality
 
 from bench import cli, commands, interleaved, machine, record, timing
 from bench.cost import interval, median_bounds
@@ -35,14 +36,17 @@ from bench.machine.gpu import other_holders, read_gpu
 from bench.progress import Display
 from bench.record import Cost, Status
 from bench.report import plots
-from bench.report import timing as report
-from bench.report.frame import load_frame
-from bench.report.tables import MARK, render, write_tables
+from bench.report.plots.content import PlottedStudy
+from bench.report.study_report import StudyReport
+from bench.report.table import write_tables
+from bench.report.table.numbers import MARK
+from bench.report.timing import render_timing
 from bench.retiming import Taken, Turns
 from bench.sampling import WarmUp, is_stable, latency, settle, timed, warm_up
 from bench.sampling.timing import WARM_UP_SECONDS
 
 from . import fake_study
+from .fake_study import table
 
 CPU = torch.device("cpu")
 
@@ -673,7 +677,7 @@ def times_of(text: str, method: str) -> list[str]:
 
 def test_an_unfit_cell_marks_its_method_s_times(study: Path) -> None:
     mark_cell(study, "sde-seed1", BUSY, HOT)
-    text = render(study)
+    text = table(study)
     assert sum(MARK in part for part in row_of(text, "sde")) == 2
     assert all(part.endswith(f"] {MARK}") for part in times_of(text, "sde"))
     assert not any(MARK in part for part in row_of(text, "cdm"))
@@ -682,67 +686,67 @@ def test_an_unfit_cell_marks_its_method_s_times(study: Path) -> None:
 
 def test_the_mark_goes_into_every_format(study: Path) -> None:
     mark_cell(study, "sde-seed1", BUSY)
-    tex = next(line for line in render(study, "latex").splitlines() if line.startswith("sde "))
+    tex = next(line for line in table(study, "latex").splitlines() if line.startswith("sde "))
     assert tex.count(r"$\dagger$") == 2
-    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(render(study, "csv")))}
+    rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(table(study, "csv")))}
     assert (rows["sde-seed1"]["unfit"], rows["sde-seed0"]["unfit"]) == (BUSY, "")
     assert rows["sde-seed1"]["timed"] == "alone"
-    cells = {row["cell"]: row for row in json.loads(render(study, "json"))["cells"]}
+    cells = {row["cell"]: row for row in json.loads(table(study, "json"))["cells"]}
     assert cells["sde-seed1"]["unfit"] == BUSY
 
 
 def test_a_fit_machine_leaves_no_mark(study: Path) -> None:
     mark_cell(study, "sde-seed1")
-    assert MARK not in render(study)
-    assert "dagger" not in render(study, "latex")
-    assert plots.fitness(plots.load_study(study), plots.TIME) == ""
+    assert MARK not in table(study)
+    assert "dagger" not in table(study, "latex")
+    assert fitness(PlottedStudy.of(StudyReport.read(study)), TIME) == ""
 
 
 def test_an_unfinished_cell_marks_nothing(tmp_path: Path) -> None:
     folder = fake_study.write_study(tmp_path / "fake", methods=("cdm", "smm"))
     mark_cell(folder, "smm-seed2", BUSY)
-    assert MARK not in render(folder)
+    assert MARK not in table(folder)
 
 
 def test_methods_of_the_same_trouble_share_a_note(study: Path) -> None:
     for cell in ("sde-seed1", "cdm-seed0"):
         mark_cell(study, cell, BUSY)
-    assert f"{MARK} cdm, sde: timed while" in render(study)
+    assert f"{MARK} cdm, sde: timed while" in table(study)
     mark_cell(study, "sde-seed2", "a", "b", "c")
-    assert f"{MARK} sde: timed while the machine was not fit ({BUSY}; a; b; 1 more in" in render(
+    assert f"{MARK} sde: timed while the machine was not fit ({BUSY}; a; b; 1 more in" in table(
         study
     )
 
 
 def test_a_plot_of_times_says_where_the_machine_was_not_fit(study: Path) -> None:
     mark_cell(study, "sde-seed1", BUSY)
-    content = plots.load_study(study)
-    timed_plot = plots.quality(content, "fd_digits_500", plots.TIME)
+    content = PlottedStudy.of(StudyReport.read(study))
+    timed_plot = quality(content, "fd_digits_500", TIME)
     assert timed_plot.axes[0].get_xlabel().endswith(f"{MARK} machine not fit: sde")
-    flops = plots.quality(content, "fd_digits_500", plots.FLOPS)
+    flops = quality(content, "fd_digits_500", FLOPS)
     assert MARK not in flops.axes[0].get_xlabel()
 
 
 def test_interleaved_times_stand_in_the_table(study: Path) -> None:
     interleaved.save(fake_timing("fake", ["sde-seed0", "sde-seed1", "sde-seed2"]), study)
-    text = render(study)
+    text = table(study)
     assert times_of(text, "sde") == ["2.00 [1.00, 3.00]", "20.0 [10.0, 30.0]"]
     assert times_of(text, "cdm")[0].startswith("2.22")
     assert "ms of sde-seed0, sde-seed1, sde-seed2: interleaved, bench time" in text
-    frame = load_frame(study).set_index("cell")
+    frame = StudyReport.read(study).frame.set_index("cell")
     assert frame.loc["sde-seed1", "timed"] == "interleaved"
     assert frame.loc["cdm-seed1", "timed"] == "alone"
-    write_tables(study)
+    write_tables(StudyReport.read(study))
 
 
 def test_the_mark_is_that_of_the_times_that_stand(study: Path) -> None:
     mark_cell(study, "sde-seed1", BUSY)
     names = [f"{method}-seed{seed}" for method in ("cdm", "sde") for seed in range(3)]
     interleaved.save(fake_timing("fake", names), study)
-    assert MARK not in render(study)
-    assert "ms of all cells: interleaved" in render(study)
+    assert MARK not in table(study)
+    assert "ms of all cells: interleaved" in table(study)
     interleaved.save(fake_timing("fake", names, unfit=[HOT]), study)
-    assert f"{MARK} cdm, sde: timed while the machine was not fit ({HOT})" in render(study)
+    assert f"{MARK} cdm, sde: timed while the machine was not fit ({HOT})" in table(study)
 
 
 @pytest.mark.parametrize(
@@ -761,21 +765,21 @@ def test_times_of_something_else_are_not_used(study: Path, change: Any) -> None:
         found.cells = [cell.model_copy(update={"key": "older"}) for cell in found.cells]
     else:
         found = fake_timing("fake", names, **change)
-    before = render(study)
+    before = table(study)
     interleaved.save(found, study)
-    assert render(study) == before
+    assert table(study) == before
 
 
 def test_a_timing_that_cannot_be_read_is_named(study: Path) -> None:
     (study / interleaved.FILE).write_text("{")
     with pytest.raises(UserError, match=r"timing\.json' cannot be read; remove it and time again"):
-        render(study)
+        table(study)
 
 
 def test_the_page_has_every_pair_both_ways() -> None:
     found = fake_timing("fake", ["a", "b"], unfit=[HOT], failed={"c": "gone"})
     found.cells[1].unfit = WarmUp(100, 30, 9.0, stable=False, change=0.2).reasons
-    text = report.render(found)
+    text = render_timing(found)
     assert row_of(text.split("row over column")[1], "a") == ["a", "—", "0.500 [0.500, 0.500]"]
     assert row_of(text.split("row over column")[1], "b") == ["b", "2.00 [2.00, 2.00]", "—"]
     assert text.count(MARK) == 2 + 2
@@ -840,7 +844,7 @@ def test_a_cell_s_record_says_what_the_machine_was_like(real: Path) -> None:
         assert row.cost.ms_per_image is not None
         assert row.cost.latency_ms is not None
         assert min(row.cost.ms_per_image.repeats, row.cost.latency_ms.repeats) >= 10
-        text = render(real)
+        text = table(real)
         assert (MARK in "".join(times_of(text, row.method))) == bool(row.cost.unfit)
 
 

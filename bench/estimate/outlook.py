@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bench.estimate.steps import known_sum
 from bench.estimate.whole import Forecast, Left, Whole
-from bench.report.tables import number, scaled
+from bench.report.table.numbers import number, scaled
 
 if TYPE_CHECKING:
     from bench.study import Planned

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 
 from bench.errors import UserError, unknown
-from bench.report.frame import difference, direction, metric_names
+from bench.report.frame import difference, direction
 from bench.report.ranking import LEVEL, MIN_SEEDS, SAME, Difference, holm, paired
-from bench.report.surroundings import Side, differences
-from bench.report.tables import markdown_table, number, plus_minus, scaled
+from bench.report.study_report import StudyReport
+from bench.report.surroundings import differences
+from bench.report.table.markdown import markdown_table
+from bench.report.table.numbers import number, plus_minus, scaled
 
 COUNTED = {
     "cost.nfe": "NFE",
@@ -173,16 +175,18 @@ def by_errors(mean: float, errors: Sequence[float]) -> Difference:
 # Values -----------------------------------------------------------------------------------------
 
 
-def values(side: Side, method: str, column: str) -> dict[int, float]:
+def values(side: StudyReport, method: str, column: str) -> dict[int, float]:
     """Return a column's finite values of a method's finished cells by seed."""
     if column not in side.frame.columns:
         return {}
-    cells = side.finished[side.finished["method"] == method]
+    if method not in side.by_method:
+        return {}
+    cells = side.by_method[method]
     found = zip(cells["seed"], cells[column], strict=True)
     return {int(seed): float(value) for seed, value in found if math.isfinite(value)}
 
 
-Errors = Callable[[Side, str, int], float]
+Errors = Callable[[StudyReport, str, int], float]
 """Gives the standard error of one cell's value: of a side, a method and a seed."""
 
 
@@ -198,7 +202,7 @@ class Found:
 
 
 def compare_column(
-    sides: tuple[Side, Side], method: str, column: str, errors: Errors | None = None
+    sides: tuple[StudyReport, StudyReport], method: str, column: str, errors: Errors | None = None
 ) -> Found | None:
     """Compare a column of a method; ``None`` where one study has no value."""
     one, other = (values(side, method, column) for side in sides)
@@ -239,8 +243,8 @@ def compare(one: Path, other: Path) -> Comparison:
     """
     if one.resolve() == other.resolve():
         raise UserError(f"'{one}' is the same study twice; give two")
-    sides = (Side.read(one), Side.read(other))
-    methods = [name for name in sides[0].methods if name in sides[1].methods]
+    sides = (StudyReport.read(one), StudyReport.read(other))
+    methods = [name for name in sides[0].by_method if name in sides[1].by_method]
     metrics, apart = _metrics(sides)
     tests = [
         *_corrected(_metric_rows(sides, methods, metrics)),
@@ -258,12 +262,12 @@ def compare(one: Path, other: Path) -> Comparison:
     )
 
 
-def _metrics(sides: tuple[Side, Side]) -> tuple[list[str], list[str]]:
+def _metrics(sides: tuple[StudyReport, StudyReport]) -> tuple[list[str], list[str]]:
     """Return the metrics that may be compared, and why others that both have may not."""
-    left, right = (metric_names(side.frame) for side in sides)
+    left, right = (side.metrics for side in sides)
     alike, apart = [], []
     for name in [name for name in left if name in right]:
-        told = difference(*(side.frame.attrs["provenance"].get(name, {}) for side in sides))
+        told = difference(*(side.provenance.get(name, {}) for side in sides))
         if told:
             apart.append(f"{name}: not measured alike, {told}")
         else:
@@ -272,7 +276,7 @@ def _metrics(sides: tuple[Side, Side]) -> tuple[list[str], list[str]]:
 
 
 def _metric_rows(
-    sides: tuple[Side, Side], methods: Sequence[str], metrics: Sequence[str]
+    sides: tuple[StudyReport, StudyReport], methods: Sequence[str], metrics: Sequence[str]
 ) -> Iterator[Compared]:
     for method in methods:
         for name in metrics:
@@ -282,7 +286,7 @@ def _metric_rows(
                 yield _row(method, f"{name} {direction(name)}".rstrip(), "metric", found, sign)
 
 
-def _measured_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
+def _measured_rows(sides: tuple[StudyReport, StudyReport], method: str) -> Iterator[Compared]:
     if _devices(sides, method)[0] != _devices(sides, method)[1]:
         return
     for column, title in MEASURED.items():
@@ -329,7 +333,7 @@ def _corrected(rows: Iterator[Compared] | Sequence[Compared]) -> list[Compared]:
     ]
 
 
-def _counted_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
+def _counted_rows(sides: tuple[StudyReport, StudyReport], method: str) -> Iterator[Compared]:
     """Compare counts seed by seed where seeds are shared, else by their means."""
     for column, title in COUNTED.items():
         found = compare_column(sides, method, column)
@@ -341,21 +345,20 @@ def _counted_rows(sides: tuple[Side, Side], method: str) -> Iterator[Compared]:
             yield replace(row, verdict=EQUAL if same else CHANGED)
 
 
-def _devices(sides: tuple[Side, Side], method: str) -> list[str]:
-    cells = [side.finished[side.finished["method"] == method] for side in sides]
+def _devices(sides: tuple[StudyReport, StudyReport], method: str) -> list[str]:
+    cells = [side.by_method[method] for side in sides]
     return ["; ".join(sorted({str(name) for name in rows["device"]})) for rows in cells]
 
 
-def _batches(sides: tuple[Side, Side], method: str, field: str) -> list[set[float]]:
+def _batches(sides: tuple[StudyReport, StudyReport], method: str, field: str) -> list[set[float]]:
     return [{*values(side, method, f"{field}.batch").values()} for side in sides]
 
 
-def _unfit(side: Side, method: str) -> bool:
-    cells = side.finished[side.finished["method"] == method]
-    return any(cells["unfit"])
+def _unfit(side: StudyReport, method: str) -> bool:
+    return any(side.by_method[method]["unfit"])
 
 
-def _elsewhere(sides: tuple[Side, Side], method: str) -> Iterator[str]:
+def _elsewhere(sides: tuple[StudyReport, StudyReport], method: str) -> Iterator[str]:
     """Say why a method's measured costs are not compared."""
     devices = _devices(sides, method)
     if devices[0] != devices[1]:
@@ -372,17 +375,17 @@ def _list(numbers: set[float]) -> str:
 
 
 def _only(
-    sides: tuple[Side, Side], methods: Sequence[str], metrics: Sequence[str]
+    sides: tuple[StudyReport, StudyReport], methods: Sequence[str], metrics: Sequence[str]
 ) -> Iterator[str]:
     """Say what only one study has; an unfinished method is said to be."""
     for side, rest, letter in zip(sides, reversed(sides), "AB", strict=True):
         begun = {row.method for _, row in rest.cells}
-        for name in side.methods:
+        for name in side.by_method:
             if name not in methods:
                 told = ", without a finished cell in the other" if name in begun else ""
                 yield f"{letter}: method {name}{told}"
-        there = set(metric_names(rest.frame))
-        yield from (f"{letter}: {name}" for name in metric_names(side.frame) if name not in there)
+        there = set(rest.metrics)
+        yield from (f"{letter}: {name}" for name in side.metrics if name not in there)
         for method in methods:
             for name in metrics:
                 column = f"metrics.{name}"
@@ -521,7 +524,7 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {
 }
 
 
-def render(one: Path, other: Path, format: str = "md") -> str:
+def render_comparison(one: Path, other: Path, format: str = "md") -> str:
     """Compare two studies and write what was found as ``md``, ``json`` or ``csv``."""
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LONGEST = 24
 """Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
 Kept = TypeVar("Kept", bound=BaseModel)
+Cells = list[tuple[Path, Record]]
+"""Records with the folders that they lie in."""
 
 HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
 """Families of metrics that stand beside the costs; the others have a table of their own."""
@@ -78,8 +80,10 @@ def headline(names: Sequence[str]) -> list[str]:
     return [name for name in names if metric_family(name) in HEADLINE] or list(names)
 
 
-def load_frame(study: Path) -> pd.DataFrame:
-    """Read a study into one row per cell (``kind="cell"``) and per anchor (``kind="anchor"``).
+def make_frame(
+    study: str, cells: Cells, anchors: Anchors, timing: interleaved.Timing | None = None
+) -> pd.DataFrame:
+    """Put a study's records into one row per cell (``kind="cell"``) and per anchor.
 
     Samples that were made elsewhere have a row of ``kind="foreign"`` without costs.
 
@@ -87,29 +91,38 @@ def load_frame(study: Path) -> pd.DataFrame:
     ``timed`` says which; ``unfit`` says why the machine was not fit for those that stand.
 
     A cell that did not finish keeps its row, with its status and reason, whatever it measured.
-    ``frame.attrs["provenance"]`` maps each metric to what its values were made with.
-
-    Raises:
-        UserError: there are no cells, a record cannot be read, or the values of one metric
-            were not measured alike.
     """
     import pandas as pd
 
-    cells, anchors = read(study)
-    cells = [*cells, *read_foreign(study)]
-    timing = interleaved.read(study)
     rows = [_cell_row(folder, row, timing) for folder, row in cells]
     rows += [_anchor_row(study, name, values) for name, values in anchors.rows.items()]
     frame = pd.DataFrame(rows)
     numbers = [column for column in frame.columns if column not in TEXT]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["seed"] = frame["seed"].astype("Int64")
-    frame = frame[[*TEXT, *numbers]]
-    frame.attrs["provenance"] = _provenance(cells, anchors)
-    return frame
+    return frame[[*TEXT, *numbers]]
 
 
-def read(study: Path) -> tuple[list[tuple[Path, Record]], Anchors]:
+def make_curves(cells: Cells) -> pd.DataFrame:
+    """Read cells' curves: method, seed, images, seconds, name and value, a row per logged point.
+
+    A point that was logged again after a resumption counts once, the last.
+    """
+    import pandas as pd
+
+    names = ["method", "seed", "images", "seconds", "name", "value"]
+    rows = [
+        (row.method, row.seed, line["images"], line["seconds"], name, value)
+        for folder, row in cells
+        for line in record.read_curves(folder)
+        for name, value in line["values"].items()
+    ]
+    curves = pd.DataFrame(rows, columns=names)
+    last = curves.drop_duplicates(["method", "seed", "name", "images"], keep="last")
+    return last.sort_values(["method", "seed", "name", "images"], ignore_index=True)
+
+
+def read_records(study: Path) -> tuple[Cells, Anchors]:
     """Read a study's cells and anchors; UserError where there are none or one is unreadable."""
     files = sorted(study.glob(f"*/{record.RECORD}"))
     cells = [(path.parent, _readable(path, Record)) for path in files]
@@ -120,7 +133,7 @@ def read(study: Path) -> tuple[list[tuple[Path, Record]], Anchors]:
     return cells, anchors
 
 
-def read_foreign(study: Path) -> list[tuple[Path, Record]]:
+def read_foreign(study: Path) -> Cells:
     """Read the records of samples that came from elsewhere."""
     files = sorted((study / record.FOREIGN).glob(f"*/{record.RECORD}"))
     return [(path.parent, _readable(path, Record)) for path in files]
@@ -187,8 +200,8 @@ def of_one_source(cells: pd.DataFrame) -> pd.Series[bool]:
     return cells.groupby("method")["source"].transform("nunique") <= 1
 
 
-def _anchor_row(study: Path, name: str, values: Mapping[str, Value]) -> dict[str, Any]:
-    named = {"kind": "anchor", "study": study.name, "cell": name, "method": name, "reason": ""}
+def _anchor_row(study: str, name: str, values: Mapping[str, Value]) -> dict[str, Any]:
+    named = {"kind": "anchor", "study": study, "cell": name, "method": name, "reason": ""}
     return dict.fromkeys(TEXT) | named | _metrics(values)
 
 
@@ -211,16 +224,24 @@ def flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _provenance(cells: list[tuple[Path, Record]], anchors: Anchors) -> dict[str, dict[str, Any]]:
-    """Return each metric's provenance once it is sure that all its values share it."""
+def shared_provenance(cells: Cells, anchors: Anchors) -> dict[str, dict[str, Any]]:
+    """Return each metric's provenance once it is sure that all its values share it.
+
+    Raises:
+        UserError: the values of one metric were not measured alike.
+    """
     first: dict[str, tuple[str, dict[str, Any]]] = {}
+    told: dict[str, dict[str, str]] = {}
     for owner, name, value in _values(cells, anchors):
-        other, expected = first.setdefault(name, (owner, value.provenance))
-        refuse_difference(name, (other, expected), (owner, value.provenance))
+        decisive = comparable(value.provenance)
+        if name not in first:
+            first[name], told[name] = (owner, value.provenance), decisive
+        elif decisive != told[name]:
+            refuse_difference(name, first[name], (owner, value.provenance))
     return {name: provenance for name, (_, provenance) in first.items()}
 
 
-def _values(cells: list[tuple[Path, Record]], anchors: Anchors) -> Iterator[tuple[str, str, Value]]:
+def _values(cells: Cells, anchors: Anchors) -> Iterator[tuple[str, str, Value]]:
     for _, row in cells:
         if row.status == Status.FINISHED:
             yield from ((row.cell, name, value) for name, value in row.metrics.items())
@@ -258,9 +279,11 @@ def is_comparable(key: str) -> bool:
 
 def comparable(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a provenance which two values must share to be compared."""
+    # Filtered before it is flattened, for speed, and after: ``n`` is compared, ``n.x`` is not.
+    told = {key: value for key, value in provenance.items() if is_comparable(key)}
     return {
         key: json.dumps(value, default=str, sort_keys=True)
-        for key, value in flatten("", provenance).items()
+        for key, value in flatten("", told).items()
         if is_comparable(key)
     }
 
@@ -268,57 +291,3 @@ def comparable(provenance: Mapping[str, Any]) -> dict[str, str]:
 def _short(value: str | None) -> str:
     text = "not said" if value is None else value.strip('"')
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…"
-
-
-def aggregate(frame: pd.DataFrame, kind: str = "cell") -> pd.DataFrame:
-    """Reduce the cells to one row per method, in order of first appearance of the name.
-
-    With ``kind="foreign"`` the samples from elsewhere, by the names that they were given.
-
-    For every number ``X``: ``X`` is the mean over the finished seeds, ``X:half`` the half-width
-    of its 95 % t interval (only with two seeds or more), ``X:n`` the seeds that had it.
-    ``seeds`` and ``seeds_total`` count finished and planned cells, ``unfinished`` names the
-    others with status and reason. A method without a finished cell keeps its row.
-    """
-    import pandas as pd
-
-    cells = frame[frame["kind"] == kind]
-    numbers = [column for column in frame.columns if column not in TEXT]
-    rows = [_summary(str(method), group, numbers) for method, group in cells.groupby("method")]
-    return pd.DataFrame(rows)
-
-
-def _summary(method: str, group: pd.DataFrame, numbers: list[str]) -> dict[str, Any]:
-    done = group[group["status"] == str(Status.FINISHED)]
-    rest = group[group["status"] != str(Status.FINISHED)]
-    row: dict[str, Any] = {
-        "method": method,
-        "seeds": len(done),
-        "seeds_total": len(group),
-        "unfinished": "; ".join(
-            f"{cell}: {status}" + (f" ({reason})" if reason else "")
-            for cell, status, reason in zip(
-                rest["cell"], rest["status"], rest["reason"], strict=True
-            )
-        ),
-    }
-    for column in numbers:
-        mean, half, count = mean_interval(done[column].dropna().tolist())
-        row |= {column: mean, f"{column}:half": half, f"{column}:n": count}
-    return row
-
-
-def mean_interval(values: list[float]) -> tuple[float, float, int]:
-    """Return mean, half-width of the 95 % t interval (NaN under two values) and count."""
-    import numpy as np
-
-    count = len(values)
-    if count == 0:
-        return float("nan"), float("nan"), 0
-    mean = float(np.mean(values))
-    if count == 1 or not np.isfinite(mean):
-        return mean, float("nan"), count
-    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
-
-    error = float(np.std(values, ddof=1)) / count**0.5
-    return mean, float(stdtrit(count - 1, 0.975)) * error, count

@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Any
 from bench import curve
 from bench.errors import UserError
 from bench.record import Record, Status, write_text
-from bench.report import plots
-from bench.report.frame import (
-    device,
-    direction,
-    headline,
-    load_frame,
-    mean_interval,
-    metric_names,
-    read,
-    refuse_difference,
-)
+from bench.report.frame import device, direction, headline, metric_names, refuse_difference
 from bench.report.grid import PALETTE
-from bench.report.tables import NOTHING, markdown_table, number, plus_minus
+from bench.report.plots.drawing import ANCHOR_STYLES, MARKERS, STYLE, log_scale, new_figure, save
+from bench.report.study_report import StudyReport
+from bench.report.summary import mean_interval
+from bench.report.table.markdown import markdown_table
+from bench.report.table.numbers import NOTHING, number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,15 +33,15 @@ REAL = "real"
 
 
 @dataclass(frozen=True)
-class Content:
-    """The points of a study's finished cells, and the frame of their own records."""
+class NfePoints:
+    """The points of a study's finished cells, and the report of their own records."""
 
     points: pd.DataFrame
     """One row a point: method, seed, cell, sampler, steps, samples, nfe, ms_per_image, reason,
     ``metrics.<name>``; ``own`` tells the cells' own records; ``asked`` is a tuple."""
     too_few: dict[tuple[str, str], set[int]]
     """For method and sampler, the evaluations that do not make a step."""
-    frame: pd.DataFrame
+    report: StudyReport
 
     @property
     def drawn(self) -> pd.DataFrame:
@@ -83,7 +77,7 @@ def sampler_order(name: str) -> tuple[int, str]:
     return known, name
 
 
-def load(study: Path) -> Content | None:
+def load_points(report: StudyReport) -> NfePoints | None:
     """Read the points of a study's finished cells; ``None`` if none was sampled again.
 
     Raises:
@@ -94,7 +88,7 @@ def load(study: Path) -> Content | None:
     rows: list[dict[str, Any]] = []
     too_few: dict[tuple[str, str], set[int]] = {}
     sampled = False
-    for folder, record in read(study)[0]:
+    for folder, record in report.cells:
         if record.status != Status.FINISHED:
             continue
         stored = _stored(folder, record)
@@ -103,7 +97,7 @@ def load(study: Path) -> Content | None:
         _refuse_differences(folder.name, record, stored)
         for sampler, asked in stored.too_few.items():
             too_few.setdefault((record.method, sampler), set()).update(asked)
-    return Content(pd.DataFrame(told(rows)), too_few, load_frame(study)) if sampled else None
+    return NfePoints(pd.DataFrame(told(rows)), too_few, report) if sampled else None
 
 
 def _refuse_differences(cell: str, record: Record, stored: curve.Curve) -> None:
@@ -174,7 +168,7 @@ def _place(folder: Path, record: Record, sampler: Mapping[str, Any]) -> dict[str
 # The table --------------------------------------------------------------------------------------
 
 
-def markdown(content: Content) -> str:
+def markdown(content: NfePoints) -> str:
     """Write a table for each metric and one of milliseconds, failures, and what they mean."""
     parts = []
     for name in content.metrics:
@@ -190,7 +184,7 @@ def markdown(content: Content) -> str:
 Fill = Callable[["pd.DataFrame"], str]
 
 
-def _table(content: Content, fill: Fill) -> str:
+def _table(content: NfePoints, fill: Fill) -> str:
     head = ["method", "sampler", AS_RUN, *map(str, content.budgets)]
     rows = []
     for method, sampler in content.lines:
@@ -232,7 +226,7 @@ def _milliseconds(points: pd.DataFrame) -> str:
     return "" if math.isnan(median) else number(median)
 
 
-def _failures(content: Content) -> list[list[str]]:
+def _failures(content: NfePoints) -> list[list[str]]:
     failed = content.points[content.points["reason"] != ""]
     return [
         [str(row[name]) for name in ("cell", "sampler", "steps", "reason")]
@@ -240,7 +234,7 @@ def _failures(content: Content) -> list[list[str]]:
     ]
 
 
-def notes(content: Content) -> list[str]:
+def notes(content: NfePoints) -> list[str]:
     """Return the sentences under the table."""
     seeds = content.drawn.groupby("method")["seed"].nunique()
     spread = "; ± is the half-width of the 95 % t interval over seeds" if seeds.max() > 1 else ""
@@ -262,25 +256,25 @@ def notes(content: Content) -> list[str]:
     ]
 
 
-def csv(content: Content) -> str:
+def csv(content: NfePoints) -> str:
     """Write every point of every cell with its raw numbers at full precision."""
     points = content.points.copy()
     points["asked"] = [" ".join(map(str, asked)) or AS_RUN for asked in points["asked"]]
     return points.to_csv(index=False)
 
 
-def render(study: Path) -> str:
+def render_nfe_table(report: StudyReport) -> str:
     """Write the table as Markdown; empty where no cell was sampled again."""
-    content = load(study)
+    content = load_points(report)
     return markdown(content) if content else ""
 
 
-def write_tables(study: Path) -> list[Path]:
+def write_nfe_tables(report: StudyReport) -> list[Path]:
     """Write the tables into the study, each atomically; none where no cell was sampled again."""
-    content = load(study)
+    content = load_points(report)
     if content is None:
         return []
-    paths = [study / name for name in TABLES]
+    paths = [report.folder / name for name in TABLES]
     for path, write in zip(paths, (markdown, csv), strict=True):
         write_text(path, write(content))
     return paths
@@ -292,30 +286,30 @@ DODGE = 0.012
 """Shift between neighbouring lines, as a fraction of a value: bars at one place stay legible."""
 
 
-def write_plots(study: Path) -> list[Path]:
+def write_nfe_plots(report: StudyReport) -> list[Path]:
     """Draw each distance against the evaluations counted; nothing where there are no points."""
     from matplotlib import rc_context
 
-    content = load(study)
+    content = load_points(report)
     if content is None:
         return []
     names = [name for name in content.metrics if direction(name) == "↓"] or content.metrics[:1]
-    with rc_context(plots.STYLE):
+    with rc_context(STYLE):
         return [
             path
             for name in names
-            for path in plots.save(draw(content, name), study / "plots" / f"nfe-curve-{name}")
+            for path in save(draw(content, name), report.folder / "plots" / f"nfe-curve-{name}")
         ]
 
 
-def draw(content: Content, metric: str) -> Figure:
+def draw(content: NfePoints, metric: str) -> Figure:
     """Draw a panel a method, a line a sampler; methods without one are a point in every panel."""
     column = f"metrics.{metric}"
     methods = sorted(content.drawn["method"].unique())
     samplers = sorted(content.drawn["sampler"].unique(), key=sampler_order)
     columns = min(3, len(methods))
     rows = -(-len(methods) // columns)
-    figure, panels = plots.new_figure(
+    figure, panels = new_figure(
         1.2 + 3.9 * columns, 1.0 + 2.9 * rows, columns, rows, sharex=True, sharey=True
     )
     for method, axes in zip(methods, panels, strict=False):
@@ -346,8 +340,8 @@ def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str)
     shift = 1 + DODGE * (place - 3)
     axes.errorbar(
         [value * shift for value in x], y, yerr=bars, label=label, color=colour,
-        marker=plots.MARKERS[place % len(plots.MARKERS)], markersize=6, linewidth=1.2,
-        linestyle=("-", *plots.ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
+        marker=MARKERS[place % len(MARKERS)], markersize=6, linewidth=1.2,
+        linestyle=("-", *ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
         markeredgecolor="white", markeredgewidth=0.3,
     )  # fmt: skip
 
@@ -365,7 +359,7 @@ def _means(points: pd.DataFrame, column: str) -> tuple[list[float], list[float],
     return x, y, [below, halves] if any(halves) else None
 
 
-def _singles(axes: Axes, content: Content, drawn: Sequence[str], column: str) -> None:
+def _singles(axes: Axes, content: NfePoints, drawn: Sequence[str], column: str) -> None:
     """Draw the methods that have no sampler to exchange, each as the one point of its record."""
     if column not in content.points.columns:
         return
@@ -374,25 +368,25 @@ def _singles(axes: Axes, content: Content, drawn: Sequence[str], column: str) ->
         x, y, bars = _means(points, column)
         if not x:
             continue
-        marker = plots.MARKERS[place % len(plots.MARKERS)]
+        marker = MARKERS[place % len(MARKERS)]
         axes.errorbar(
             x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
             markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
         )  # fmt: skip
 
 
-def _axes(panels: Sequence[Axes], content: Content, metric: str) -> None:
+def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:
     """Make both axes logarithmic and draw the anchor of real images."""
     anchors = {
         name: level
-        for name, level in plots.anchor_levels(content.frame, metric).items()
+        for name, level in content.report.levels(metric).items()
         if name.startswith(REAL)
     }
     points = content.points[content.points[f"metrics.{metric}"].map(math.isfinite).astype(bool)]
     levels = [*points[f"metrics.{metric}"], *anchors.values()]
     for axes in panels:
-        plots.log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
-        plots.log_scale(axes, "y", levels, padding=1.3)
+        log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
+        log_scale(axes, "y", levels, padding=1.3)
         for name, level in anchors.items():
             axes.axhline(level, color="#555555", linestyle="--", linewidth=1.1, zorder=1)
             axes.annotate(

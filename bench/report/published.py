@@ -8,23 +8,22 @@ bad: a value is flagged on either side of its band.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.config import config_folder, one_line
 from bench.errors import UserError
-from bench.record import Status
-from bench.report.frame import aggregate, flatten
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bench.report.frame import flatten
+from bench.report.summary import TableRow
 
 FOLDER = "published"
+Provenance = Mapping[str, Mapping[str, Any]]
+"""What each metric's values were made with."""
 
 
 class Published(BaseModel):
@@ -87,7 +86,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PublishedBeside:
     """All that is published of a study's rows."""
 
     beside: tuple[Beside, ...]
@@ -95,7 +94,7 @@ class Comparison:
     """Why nothing published applies, and to which rows."""
 
 
-def read(dataset: str) -> tuple[Published, ...]:
+def read_published(dataset: str) -> tuple[Published, ...]:
     """Read the published values of a data set; none where there is no file.
 
     Raises:
@@ -110,36 +109,43 @@ def read(dataset: str) -> tuple[Published, ...]:
         raise UserError(f"{path}: {one_line(error)[:300]}; install scorebench anew") from error
 
 
-def compare(frame: pd.DataFrame) -> Comparison:
-    """Put published values beside those of a study's methods and anchors."""
-    datasets = frame.loc[frame["kind"] == "cell", "dataset"].unique()
-    known = [value for dataset in datasets for value in read(dataset)]
+def put_beside(
+    datasets: Iterable[str],
+    provenance: Provenance,
+    rows: Sequence[tuple[str, TableRow]],
+    folders: Mapping[str, Sequence[Path]],
+) -> PublishedBeside:
+    """Put published values beside those of a study's rows.
+
+    Args:
+        datasets: those of the study's cells.
+        provenance: what each metric's values were made with.
+        rows: methods and anchors, each with its kind, ``cell`` or ``anchor``.
+        folders: of each method, those of its finished cells.
+    """
+    known = [value for dataset in datasets for value in read_published(dataset)]
     beside: list[Beside] = []
     reasons: dict[str, tuple[str, ...]] = {}
-    for row in _rows(frame):
+    for kind, row in rows:
         named = [value for value in known if row["method"] in value.rows]
-        found, reason = _of_row(frame, row, named)
+        cells = folders.get(row["method"], ()) if kind == "cell" else ()
+        found, reason = _of_row(row, named, provenance, cells)
         beside += found
-        if reason and row["kind"] == "cell":
+        if reason and kind == "cell":
             reasons[reason] = (*reasons.get(reason, ()), row["method"])
-    return Comparison(tuple(beside), reasons)
-
-
-def _rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a mapping for each method with a finished cell, and for each anchor."""
-    for row in aggregate(frame).to_dict("records"):
-        if row["seeds"]:
-            yield {**row, "kind": "cell"}  # type: ignore[dict-item]
-    yield from frame[frame["kind"] == "anchor"].to_dict("records")  # type: ignore[misc]
+    return PublishedBeside(tuple(beside), reasons)
 
 
 def _of_row(
-    frame: pd.DataFrame, row: Mapping[str, Any], known: list[Published]
+    row: TableRow,
+    known: Sequence[Published],
+    provenance: Provenance,
+    cells: Sequence[Path],
 ) -> tuple[list[Beside], str]:
     """Return what applies to a row, and if nothing does, why: the last reason found."""
     found, reason = [], "none is known of these data"
     for published in known:
-        told = _mismatch(frame, row, published)
+        told = _mismatch(row, published, provenance, cells)
         if told:
             reason = f"{told} ({published.metric} {published.value:g}, {published.source})"
         else:
@@ -147,7 +153,7 @@ def _of_row(
     return found, "" if found else reason
 
 
-def _beside(row: Mapping[str, Any], published: Published) -> Beside:
+def _beside(row: TableRow, published: Published) -> Beside:
     name = f"metrics.{published.metric}"
     several = row.get(f"{name}:n", 1) > 1
     return Beside(
@@ -159,17 +165,18 @@ def _beside(row: Mapping[str, Any], published: Published) -> Beside:
     )
 
 
-def _mismatch(frame: pd.DataFrame, row: Mapping[str, Any], published: Published) -> str:
+def _mismatch(
+    row: TableRow,
+    published: Published,
+    provenance: Provenance,
+    cells: Sequence[Path],
+) -> str:
     """Say why a published value does not apply to a row, or nothing."""
     if math.isnan(row.get(f"metrics.{published.metric}", math.nan)):
         return f"{published.metric} was not measured"
-    provenance = frame.attrs["provenance"].get(published.metric, {})
-    told = _differs(published.provenance, flatten("", provenance))
-    if told or row["kind"] != "cell":
-        return told
-    done = (frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))
-    for log in frame.loc[done & (frame["method"] == row["method"]), "log"]:
-        told = told or _differs(published.setting, _configuration(Path(log).parent))
+    told = _differs(published.provenance, flatten("", provenance.get(published.metric, {})))
+    for cell in cells:
+        told = told or _differs(published.setting, _configuration(cell))
     return told
 
 

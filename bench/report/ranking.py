@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.record import Status
-from bench.report.frame import direction, metric_names, of_one_source
+from bench.report.frame import direction, of_one_source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a) + 1, len(found) - int(b)) for a, b in zip(ahead, behind, strict=True)]
 
 
-def ranking(frame: pd.DataFrame, metric: str) -> Ranking:
+def rank_by(frame: pd.DataFrame, metric: str) -> Ranking:
     """Rank a study's methods by a metric whose better direction is known."""
     names, values = values_by_seed(frame, metric)
     sign = 1 if direction(metric) == "↓" else -1
@@ -191,21 +191,23 @@ def values_by_seed(frame: pd.DataFrame, metric: str) -> tuple[list[str], Array]:
 
     Only finished cells and finite values count.
     """
-    cells = frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
+    column = f"metrics.{metric}"
+    cells = frame[["kind", "status", "method", "seed", "source", column]]
+    cells = cells[(cells["kind"] == "cell") & (cells["status"] == str(Status.FINISHED))]
     cells = cells[of_one_source(cells)]
-    cells = cells[np.isfinite(cells[f"metrics.{metric}"].to_numpy(dtype=float))]
+    cells = cells[np.isfinite(cells[column].to_numpy(dtype=float))]
     names, seeds = sorted(set(cells["method"])), sorted(set(cells["seed"]))
+    row_of = {name: place for place, name in enumerate(names)}
+    column_of = {seed: place for place, seed in enumerate(seeds)}
     values = np.full((len(names), len(seeds)), np.nan)
-    for name, seed, value in zip(
-        cells["method"], cells["seed"], cells[f"metrics.{metric}"], strict=True
-    ):
-        values[names.index(name), seeds.index(seed)] = value
+    for name, seed, value in zip(cells["method"], cells["seed"], cells[column], strict=True):
+        values[row_of[name], column_of[seed]] = value
     return names, values
 
 
-def rankings(frame: pd.DataFrame) -> list[Ranking]:
-    """Rank by every metric whose better direction is known and that two methods have."""
-    found = [ranking(frame, name) for name in metric_names(frame) if direction(name)]
+def rankings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[Ranking]:
+    """Rank by each metric whose better direction is known and that two methods have."""
+    found = [rank_by(frame, name) for name in metrics if direction(name)]
     return [one for one in found if len(one.ranks) + len(one.unranked) > 1]
 
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from bench.record import write_atomically, write_text
 from bench.report.frame import direction
 from bench.report.grid import grid_image, scale_for
-from bench.report.plots import DPI, STYLE, new_figure, save
-from bench.report.tables import NOTHING, markdown_table, number
+from bench.report.plots.drawing import DPI, STYLE, new_figure, save
+from bench.report.table.markdown import markdown_table
+from bench.report.table.numbers import NOTHING, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

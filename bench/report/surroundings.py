@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import yaml
 
-from bench.record import Record, Status
-from bench.report.frame import device, difference, flatten, load_frame, read
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bench.report.frame import Cells, device, difference, flatten
+from bench.report.study_report import StudyReport
 
 NO_SETTINGS = ("seed", "settings.device")
 """Parts of a cell's configuration that are told of elsewhere."""
@@ -22,37 +18,12 @@ ROUNDING = 1e-9
 LONGEST = 160
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of two studies, read once."""
-
-    folder: Path
-    frame: pd.DataFrame
-    cells: Sequence[tuple[Path, Record]]
-
-    @classmethod
-    def read(cls, folder: Path) -> Side:
-        """Read a study; UserError where there is none, or its values were not measured alike."""
-        return cls(folder, load_frame(folder), read(folder)[0])
-
-    @property
-    def finished(self) -> pd.DataFrame:
-        """The cells whose numbers may be compared."""
-        frame = self.frame
-        return frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
-
-    @property
-    def methods(self) -> list[str]:
-        """Methods with a finished cell."""
-        return sorted(set(self.finished["method"]))
-
-
-def differences(one: Side, other: Side) -> list[str]:
+def differences(one: StudyReport, other: StudyReport) -> list[str]:
     """Say in lines what differs between two studies; none where nothing does."""
     return [*_facts(one, other), *_settings(one, other), *_yardsticks(one, other)]
 
 
-def _facts(one: Side, other: Side) -> Iterator[str]:
+def _facts(one: StudyReport, other: StudyReport) -> Iterator[str]:
     left, right = _told(one.cells), _told(other.cells)
     for name in sorted(left | right, key=list(left | right).index):
         texts = ["; ".join(sorted(side.get(name, set()))) or "not said" for side in (left, right)]
@@ -60,7 +31,7 @@ def _facts(one: Side, other: Side) -> Iterator[str]:
             yield f"{name}: {_short(texts[0])} and {_short(texts[1])}"
 
 
-def _told(cells: Sequence[tuple[Path, Record]]) -> dict[str, set[str]]:
+def _told(cells: Cells) -> dict[str, set[str]]:
     """Return each fact of a study's cells that have run, with all the values that it has there."""
     facts: dict[str, set[str]] = {}
     for _, row in cells:
@@ -85,7 +56,7 @@ def _commit(environment: Mapping[str, Any]) -> str:
     return f"{text} with changes" if environment.get("dirty") else text
 
 
-def _settings(one: Side, other: Side) -> Iterator[str]:
+def _settings(one: StudyReport, other: StudyReport) -> Iterator[str]:
     """Yield each setting in which cells of one method differ, with the methods."""
     left, right = _configurations(one), _configurations(other)
     groups: dict[str, list[str]] = {}
@@ -99,7 +70,7 @@ def _settings(one: Side, other: Side) -> Iterator[str]:
     yield from (f"{told} ({', '.join(methods)})" for told, methods in groups.items())
 
 
-def _configurations(side: Side) -> dict[str, dict[str, Any]]:
+def _configurations(side: StudyReport) -> dict[str, dict[str, Any]]:
     """Return the flat configuration of each method's first cell that has one."""
     found: dict[str, dict[str, Any]] = {}
     for folder, row in side.cells:
@@ -110,10 +81,10 @@ def _configurations(side: Side) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _yardsticks(one: Side, other: Side) -> Iterator[str]:
+def _yardsticks(one: StudyReport, other: StudyReport) -> Iterator[str]:
     """Yield the anchors that have moved: they are the same images, so the measuring has changed."""
-    left, right = (_anchors(side.frame) for side in (one, other))
-    provenance = [side.frame.attrs["provenance"] for side in (one, other)]
+    left, right = (_anchors(side) for side in (one, other))
+    provenance = [side.provenance for side in (one, other)]
     for key in sorted(left.keys() & right.keys()):
         name, metric = key
         mine, theirs = left[key], right[key]
@@ -122,13 +93,12 @@ def _yardsticks(one: Side, other: Side) -> Iterator[str]:
             yield f"{metric} of the same yardstick, {name}: {mine:.6g} and {theirs:.6g}"
 
 
-def _anchors(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
-    rows = frame[frame["kind"] == "anchor"]
+def _anchors(report: StudyReport) -> dict[tuple[str, str], float]:
     return {
-        (str(row["method"]), metric): float(row[f"metrics.{metric}"])
-        for _, row in rows.iterrows()
-        for metric in frame.attrs["provenance"]
-        if row.notna().get(f"metrics.{metric}", False)
+        (name, metric): values[metric].value
+        for name, values in report.anchors.rows.items()
+        for metric in report.provenance
+        if metric in values and not math.isnan(values[metric].value)
     }
 
 

@@ -9,12 +9,13 @@ from bench import interleaved
 from bench.interleaved import Bounds, Timing, reasons
 from bench.record import Interval, write_text
 from bench.report.frame import device
-from bench.report.tables import MARK, NOTHING, markdown_table, number
+from bench.report.table.markdown import markdown_table
+from bench.report.table.numbers import MARK, NOTHING, number
 
 FILE = "timing.md"
 
 
-def render(timing: Timing) -> str:
+def render_timing(timing: Timing) -> str:
     """Write a timing as Markdown: a row per cell, and a table of ratios for each of two times."""
     batch = f"ms/image (batch {timing.batch})"
     rows = [
@@ -80,10 +81,10 @@ def _notes(timing: Timing) -> Iterator[str]:
         yield f"Not timed: {cell_name}: {reason}."
 
 
-def write(study: Path) -> list[Path]:
+def write_timing(study: Path) -> list[Path]:
     """Write ``timing.md`` beside a study's timing, if there is one."""
     timing = interleaved.read(study)
     if timing is None:
         return []
-    write_text(study / FILE, render(timing))
+    write_text(study / FILE, render_timing(timing))
     return [study / FILE]

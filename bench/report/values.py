@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from bench.record import Value
 from bench.report.frame import direction
-from bench.report.tables import markdown_table, measured, number
+from bench.report.table.markdown import markdown_table
+from bench.report.table.notes import measured
+from bench.report.table.numbers import number
 
 
-def render(values: Mapping[str, Value], format: str) -> str:
+def render_values(values: Mapping[str, Value], format: str) -> str:
     """Write values as ``md``, with how they were measured below, or as ``json`` with all of it."""
     if format == "json":
         body = {name: value.model_dump() for name, value in values.items()}

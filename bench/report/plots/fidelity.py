@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.report.frame import metric_family, metric_names
-from bench.report.plots import Study, legend_above, new_figure
-from bench.report.tables import Row, anchor_rows, foreign_rows, method_rows
+from bench.report.frame import metric_family
+from bench.report.plots.content import PlottedStudy
+from bench.report.plots.drawing import legend_above, new_figure
+from bench.report.summary import TableRow
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -20,24 +20,23 @@ GIVEN = ("x", "+", "1", "2", "3", "4")
 """Markers of what was not trained here."""
 
 
-def pairs(frame: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Yield each precision with the recall that was measured in the same way."""
-    names = metric_names(frame)
+def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each precision among the metrics with the recall that was measured in the same way."""
     for name in names:
         recall = name.replace("precision", "recall", 1)
         if metric_family(name) == "precision" and recall in names:
             yield name, recall
 
 
-def fidelity(content: Study, precision: str, recall: str) -> Figure:
+def fidelity(content: PlottedStudy, precision: str, recall: str) -> Figure:
     """Draw a point for each row of the table; bars are 95 % t intervals over seeds."""
     figure, (axes,) = new_figure(4.6, 4.2)
-    for row in _with_both(method_rows(content.frame), precision, recall):
+    for row in _with_both(content.report.method_rows, precision, recall):
         method = str(row["method"])
         colour, marker = content.colours[method], content.markers[method]
         style = {"color": colour, "marker": marker, "markersize": 7.5, "markeredgecolor": "white"}
         _point(axes, row, precision, recall, **style)
-    given = [*foreign_rows(content.frame), *anchor_rows(content.frame)]
+    given = [*content.report.foreign_rows, *content.report.anchor_rows]
     for place, row in enumerate(_with_both(given, precision, recall)):
         marker = GIVEN[place % len(GIVEN)]
         _point(axes, row, precision, recall, color=GREY, marker=marker, markersize=8)
@@ -48,12 +47,12 @@ def fidelity(content: Study, precision: str, recall: str) -> Figure:
     return figure
 
 
-def _with_both(rows: Sequence[Row], precision: str, recall: str) -> list[Row]:
+def _with_both(rows: Sequence[TableRow], precision: str, recall: str) -> list[TableRow]:
     names = (f"metrics.{precision}", f"metrics.{recall}")
     return [row for row in rows if all(math.isfinite(row.get(name, math.nan)) for name in names)]
 
 
-def _point(axes: Axes, row: Row, precision: str, recall: str, **style: Any) -> None:
+def _point(axes: Axes, row: TableRow, precision: str, recall: str, **style: Any) -> None:
     (x, x_half), (y, y_half) = (
         (row[f"metrics.{name}"], row.get(f"metrics.{name}:half", math.nan))
         for name in (recall, precision)

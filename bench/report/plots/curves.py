@@ -1,0 +1,105 @@
+"""Curves of training: losses, and metrics taken on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from bench.report.frame import direction
+from bench.report.plots.content import PlottedStudy
+from bench.report.plots.drawing import (
+    Skipped,
+    common_legend,
+    log_if_wide,
+    new_figure,
+    plain,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WINDOW = 0.05
+"""Share of a curve's points in the centred moving average; the raw ones stay visible behind."""
+
+
+def losses(content: PlottedStudy) -> Figure:
+    """Draw a panel for each logged ``loss/...``: methods in colour, every seed a line."""
+    curves = content.report.curves
+    shared = curves.groupby("name")["method"].nunique().sort_values(ascending=False, kind="stable")
+    names = [str(name) for name in shared.index if str(name).startswith("loss/")]
+    if not names:
+        raise Skipped("no cell has logged a 'loss/...' curve")
+    columns = 2 if len(names) == 4 else min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, panels = new_figure(3.3 * columns + 0.4, 2.6 * rows + 0.7, columns, rows)
+    for name, axes in zip(names, panels, strict=False):
+        for method, seed, line in _lines(curves, name):
+            look = {"color": content.colours[method], "linestyle": content.lines[method]}
+            _loss_line(axes, line, look, method, first=seed)
+        _image_axis(axes, name.removeprefix("loss/"))
+        log_if_wide(axes, curves.loc[curves["name"] == name, "value"])
+    for axes in panels[: len(names) : columns]:
+        axes.set_ylabel("loss")
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.supxlabel(
+        f"Thin: as logged. Bold: centred moving average over {WINDOW:.0%} of the points.",
+        fontsize=8, color="#444444",
+    )  # fmt: skip
+    common_legend(figure, panels[: len(names)])
+    return figure
+
+
+def _lines(curves: pd.DataFrame, name: str) -> Iterator[tuple[str, bool, pd.DataFrame]]:
+    """Yield method, whether it is the method's first line, and its finite points."""
+    seen: set[str] = set()
+    chosen = curves[curves["name"] == name]
+    for (method, _), line in chosen.groupby(["method", "seed"]):
+        finite = line[line["value"].map(math.isfinite)]
+        if len(finite):
+            yield str(method), str(method) not in seen, finite
+            seen.add(str(method))
+
+
+def _loss_line(
+    axes: Axes, line: pd.DataFrame, look: dict[str, Any], method: str, first: bool
+) -> None:
+    axes.plot(line["images"], line["value"], color=look["color"], linewidth=0.6, alpha=0.25)
+    window = max(3, round(WINDOW * len(line)))
+    smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
+    label = method if first else None
+    axes.plot(line["images"], smooth, linewidth=1.3, alpha=0.9, label=label, **look)
+
+
+def _image_axis(axes: Axes, title: str) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.set_title(title)
+    axes.set_xlabel("images seen")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+
+
+def metric_curve(content: PlottedStudy, metric: str) -> Figure:
+    """Draw a metric's curve twice: over images seen and over training seconds."""
+    curves = content.report.curves[content.report.curves["name"] == metric]
+    if curves.empty:
+        raise Skipped(f"no cell has logged '{metric}' during training")
+    figure, panels = new_figure(7.0, 3.2, 2, sharey=True)
+    for axes, column in zip(panels, ("images", "seconds"), strict=True):
+        for method, first, line in _lines(curves, metric):
+            axes.plot(
+                line[column], line["value"], color=content.colours[method], markersize=3.5,
+                marker=content.markers[method], linestyle=content.lines[method], linewidth=1.2,
+                alpha=0.85,
+                label=method if first else None,
+            )  # fmt: skip
+        log_if_wide(axes, curves["value"])
+    _image_axis(panels[0], "")
+    panels[1].set_xlabel("training time (s)")
+    panels[0].set_ylabel(f"{metric} {direction(metric)}")
+    common_legend(figure, panels)
+    return figure

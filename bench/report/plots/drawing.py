@@ -1,0 +1,115 @@
+"""What every picture is drawn with: figure, style, legend, logarithmic axes, files.
+
+Matplotlib's own canvas, without pyplot: no window, no state between figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.record import write_atomically
+from bench.report.table.numbers import number, scaled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "8", "d")
+ANCHOR_STYLES = ("--", ":", "-.")
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "lines.linewidth": 1.6, "figure.dpi": 100, "pdf.fonttype": 42, "legend.frameon": False,
+}  # fmt: skip
+DPI = 200
+LEGEND_ROW = 0.19
+"""Inches that a row of the legend takes."""
+ROOM = 12.0
+"""A ratio between largest and smallest value above which an axis becomes logarithmic."""
+
+
+class Skipped(Exception):
+    """A picture that cannot be drawn from this study, with the reason."""
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PNG and PDF (without its date: the same numbers give the same file)."""
+    png, pdf = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.pdf")
+    write_atomically(png, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    undated = {"CreationDate": None}
+    write_atomically(pdf, lambda file: figure.savefig(file, format="pdf", metadata=undated))
+    return [png, pdf]
+
+
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of so many inches with its axes row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(grid.flat)
+
+
+def legend_above(
+    figure: Figure, handles: Sequence[Any], names: Sequence[str], *, most: int
+) -> None:
+    """Put a legend above the figure, no wider than it, and make room for its rows."""
+    wide = figure.get_figwidth() / (0.55 + 0.072 * max(map(len, names)))
+    columns = max(1, min(most, len(names), int(wide)))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns)
+
+
+def common_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Put one legend above all panels, each method once."""
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles |= {
+            label: handle
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            if label not in handles
+        }
+    names = sorted(handles)
+    legend_above(figure, [handles[name] for name in names], names, most=6)
+
+
+def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:
+    """Make an axis logarithmic with labels in plain numbers, and leave room at both ends."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = min(values), max(values)
+    if low <= 0:
+        return
+    part = axes.xaxis if axis == "x" else axes.yaxis
+    (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
+    limits = (low / padding, high * padding)
+    (axes.set_xlim if axis == "x" else axes.set_ylim)(limits)
+    steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
+    part.set_major_locator(LogLocator(subs=steps, numticks=12))
+    part.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    part.set_minor_formatter(NullFormatter())
+
+
+def plain(value: float) -> str:
+    """Write a tick's value shortly: 0.02, 5, 200, 20 k, 12 T."""
+    if value == 0:
+        return "0"
+    text = scaled(value, "") if value >= 1000 else number(value)
+    digits, _, prefix = text.partition(" ")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return f"{digits} {prefix}".strip()
+
+
+def log_if_wide(axes: Axes, values: pd.Series[float]) -> None:
+    """Make the upright axis logarithmic where positive values differ by a large factor."""
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) / min(finite) > ROOM:
+        log_scale(axes, "y", finite, padding=1.15)

@@ -1,0 +1,146 @@
+"""Quality against cost: a point per method, bars over seeds, anchors as lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.report.frame import direction
+from bench.report.plots.content import PlottedStudy
+from bench.report.plots.drawing import (
+    ANCHOR_STYLES,
+    Skipped,
+    legend_above,
+    log_scale,
+    new_figure,
+)
+from bench.report.table.numbers import MARK, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NEAR = 1.04
+"""Points whose costs differ by less than this factor are drawn a little apart."""
+FAN = 1.25
+"""The factor between the first and the last of such points, at most."""
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """A cost that quality is drawn against: file name, column, axis label."""
+
+    name: str
+    column: str
+    label: str
+
+
+TIME = CostAxis("ms_per_image", "ms_per_image", "sampling time per image (ms)")
+FLOPS = CostAxis("train_flops", "cost.train_flops", "training compute (FLOP)")
+
+
+def quality(content: PlottedStudy, metric: str, cost: CostAxis) -> Figure:
+    """Draw one point per method: a metric against a cost, bars over seeds, anchors as lines."""
+    points = _points(content, metric, cost)
+    if not points:
+        raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
+    figure, (axes,) = new_figure(5.2, 3.7)
+    for method, x, y, x_error, y_error in sorted(spread(points), key=lambda point: point[0]):
+        colour = content.colours[method]
+        axes.errorbar(
+            [x], [y], xerr=x_error, yerr=y_error, fmt="none", ecolor=colour, elinewidth=1.2,
+            capsize=3.5, capthick=1.2, zorder=2,
+        )  # fmt: skip
+        axes.plot(
+            [x], [y], content.markers[method], label=method, color=colour, markersize=7.5,
+            markeredgecolor="white", markeredgewidth=0.8, zorder=3,
+        )  # fmt: skip
+    _quality_axes(axes, content, metric, cost, points)
+    legend_above(figure, *axes.get_legend_handles_labels(), most=5)
+    return figure
+
+
+def spread(points: Sequence[Point]) -> list[Point]:
+    """Move points of nearly equal cost a little apart, so that each can be seen."""
+    placed: list[Point] = []
+    cluster: list[Point] = []
+    for point in sorted(points, key=lambda point: point[1]):
+        if cluster and point[1] > cluster[-1][1] * NEAR:
+            placed, cluster = placed + fanned(cluster), []
+        cluster.append(point)
+    return placed + fanned(cluster)
+
+
+def crowded(points: Sequence[Point]) -> bool:
+    """Whether some points are moved to be seen."""
+    return spread(points) != sorted(points, key=lambda point: point[1])
+
+
+def fanned(cluster: Sequence[Point]) -> list[Point]:
+    """Fan points out around their common cost, in the order of their names."""
+    middle = (len(cluster) - 1) / 2
+    step = min(NEAR, FAN ** (1 / max(1, len(cluster) - 1)))
+    named = sorted(cluster, key=lambda point: point[0])
+    return [(m, x * step ** (i - middle), y, dx, dy) for i, (m, x, y, dx, dy) in enumerate(named)]
+
+
+Point = tuple[str, float, float, Any, Any]
+
+
+def _points(content: PlottedStudy, metric: str, cost: CostAxis) -> list[Point]:
+    points = []
+    for row in content.report.method_rows:
+        y, half = row.get(f"metrics.{metric}", math.nan), row.get(f"metrics.{metric}:half")
+        x, x_error = _cost(row, cost)
+        if math.isfinite(x) and math.isfinite(y) and x > 0:
+            points.append((str(row["method"]), x, y, x_error, _bar(y, half)))
+    return points
+
+
+def _cost(row: Any, cost: CostAxis) -> tuple[float, Any]:
+    if cost is not TIME:
+        value = row.get(cost.column, math.nan)
+        return value, _bar(value, row.get(f"{cost.column}:half"))
+    median, low, high = (row.get(f"time.{cost.column}.{part}") for part in INTERVAL)
+    return (math.nan, None) if median is None else (median, [[median - low], [high - median]])
+
+
+INTERVAL = ("median", "low", "high")
+
+
+def _bar(value: float, half: float | None) -> Any:
+    """Return the error bar, its lower end cut where a logarithmic axis could not show it."""
+    if half is None or not math.isfinite(half) or half == 0:
+        return None
+    return [[min(half, 0.9 * abs(value))], [half]]
+
+
+def _quality_axes(
+    axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis, points: Sequence[Point]
+) -> None:
+    axes.set_xlabel(cost.label + fitness(content, cost))
+    axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
+    if content.report.finished.groupby("method")["seed"].nunique().max() > 1:
+        told = "mean and 95 % t interval over seeds"
+        told += "; points of equal cost stand a little apart" if crowded(points) else ""
+        axes.set_title(told, fontsize=8, color="#444444")
+    anchors = content.report.levels(metric)
+    levels = [y for _, _, y, _, _ in points] + list(anchors.values())
+    log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
+    log_scale(axes, "y", levels, padding=1.35)
+    for place, (name, level) in enumerate(anchors.items()):
+        style = ANCHOR_STYLES[place % len(ANCHOR_STYLES)]
+        axes.axhline(level, color="#555555", linestyle=style, linewidth=1.1, zorder=1)
+        axes.annotate(
+            f"{name}: {number(level)}", (0.995, level), (0, 3), va="bottom", ha="right",
+            xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
+            fontsize=8,
+        )  # fmt: skip
+
+
+def fitness(content: PlottedStudy, cost: CostAxis) -> str:
+    """Say of a timing's axis for which methods the machine was not fit, beside its label."""
+    named = [str(row["method"]) for row in content.report.method_rows if row["time.unfit"]]
+    return f"\n{MARK} machine not fit: {', '.join(named)}" if named and cost is TIME else ""

@@ -1,0 +1,78 @@
+"""Which pictures a study has the numbers for, and their files.
+
+Every chart is written as PNG and as PDF for a paper; the sample grid as PNG alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.report.frame import direction
+from bench.report.plots.content import PlottedStudy
+from bench.report.plots.curves import losses, metric_curve
+from bench.report.plots.drawing import STYLE, Skipped, save
+from bench.report.plots.fidelity import fidelity, pairs
+from bench.report.plots.quality import FLOPS, TIME, quality
+from bench.report.plots.samples import samples
+from bench.report.plots.seconds import ledger
+from bench.report.study_report import StudyReport
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Say = Callable[[str], object]
+
+
+def write_plots(report: StudyReport, say: Say | None = None) -> list[Path]:
+    """Draw every picture the study has the numbers for into ``plots/``.
+
+    Args:
+        report: the study.
+        say: called with one line for each picture left out; to stderr by default.
+
+    Returns:
+        The files written, each atomically; PNG before PDF.
+    """
+    from matplotlib import rc_context
+
+    say = say or (lambda line: print(line, file=sys.stderr))
+    paths: list[Path] = []
+    with rc_context(STYLE):
+        for name, draw in pictures(PlottedStudy.of(report)):
+            try:
+                paths += draw(report.folder / "plots" / name)
+            except Skipped as reason:
+                say(f"plot '{name}' left out: {reason}")
+    return paths
+
+
+def pictures(content: PlottedStudy) -> Iterator[tuple[str, Callable[[Path], list[Path]]]]:
+    """Yield each picture's name and the function that writes it to that path without ending."""
+    names = content.report.metrics
+    for metric in [name for name in names if direction(name) == "↓"] or names[:1]:
+        for cost in (TIME, FLOPS):
+            yield f"{metric}-{cost.name}", _chart(quality, content, metric, cost)
+    for precision, recall in pairs(names):
+        yield f"{precision}-recall", _chart(fidelity, content, precision, recall)
+    yield "losses", _chart(losses, content)
+    for metric in _with_a_course(content.report.curves) or names[:1]:
+        yield f"curve-{metric}", _chart(metric_curve, content, metric)
+    yield "ledger", _chart(ledger, content)
+    yield "samples", lambda path: [samples(content.report, path)]
+
+
+def _with_a_course(curves: pd.DataFrame) -> list[str]:
+    """Names of the metrics that some cell has taken more than once in training."""
+    points = curves.groupby(["name", "method", "seed"]).size().groupby("name").max()
+    return sorted(name for name in points[points > 1].index if direction(name))
+
+
+def _chart(draw: Callable[..., Figure], *arguments: Any) -> Callable[[Path], list[Path]]:
+    def write(path: Path) -> list[Path]:
+        return save(draw(*arguments), path)
+
+    return write

@@ -1,0 +1,140 @@
+"""A study as it is told of: read once, and each thing that follows computed once.
+
+Tables, notes and plots of one command are given the same ``StudyReport``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import interleaved
+from bench.record import Anchors, Status
+from bench.report import published, ranking
+from bench.report.frame import (
+    Cells,
+    make_curves,
+    make_frame,
+    metric_names,
+    read_foreign,
+    read_records,
+    shared_provenance,
+)
+from bench.report.summary import TableRow, aggregate, times
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class StudyReport:
+    """A study's records, and what tables and plots are made of."""
+
+    folder: Path
+    cells: Cells
+    """The records of all cells, whatever their status, with their folders."""
+    foreign: Cells
+    """The records of samples that were made elsewhere."""
+    anchors: Anchors
+    timing: interleaved.Timing | None
+    """Times taken of several cells in turn, where there are any."""
+    provenance: dict[str, dict[str, Any]]
+    """For each metric what its values were made with, as far as all share it: the first's."""
+
+    @classmethod
+    def read(cls, folder: Path) -> StudyReport:
+        """Read a study's folder.
+
+        Raises:
+            UserError: there are no cells, a file cannot be read, or the values of one metric
+                were not measured alike.
+        """
+        cells, anchors = read_records(folder)
+        foreign, timing = read_foreign(folder), interleaved.read(folder)
+        provenance = shared_provenance([*cells, *foreign], anchors)
+        return cls(folder, cells, foreign, anchors, timing, provenance)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per cell, set of foreign samples and anchor; see ``make_frame``."""
+        rows = [*self.cells, *self.foreign]
+        return make_frame(self.folder.name, rows, self.anchors, self.timing)
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The metrics with at least one number, distances first, then scores."""
+        return metric_names(self.frame)
+
+    @cached_property
+    def cell_frame(self) -> pd.DataFrame:
+        """The frame's rows of cells, whatever their status."""
+        return self.frame[self.frame["kind"] == "cell"]
+
+    @cached_property
+    def finished(self) -> pd.DataFrame:
+        """The cells whose numbers may be compared."""
+        return self.cell_frame[self.cell_frame["status"] == str(Status.FINISHED)]
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """The cells' curves of training, a row per logged point; see ``make_curves``."""
+        return make_curves(self.cells)
+
+    @cached_property
+    def by_method(self) -> dict[str, pd.DataFrame]:
+        """The finished cells of each method that has any, methods by name."""
+        return {str(name): rows for name, rows in self.finished.groupby("method")}
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row per method: means and intervals over its finished seeds; see ``aggregate``."""
+        return aggregate(self.cell_frame)
+
+    @cached_property
+    def method_rows(self) -> list[TableRow]:
+        """One mapping per method: its row of the summary, and its timings; see ``times``."""
+        measured = times(self.finished)
+        untimed = {"time.unfit": False, "ledger.unbalanced": False}
+        rows: list[TableRow] = self.summary.to_dict("records")  # type: ignore[assignment]
+        return [row | measured.get(row["method"], untimed) for row in rows]
+
+    @cached_property
+    def foreign_rows(self) -> list[TableRow]:
+        """One mapping per set of foreign samples, by its name; they carry metrics and no cost."""
+        rows: Any = aggregate(self.frame[self.frame["kind"] == "foreign"]).to_dict("records")
+        return list(rows)
+
+    @cached_property
+    def anchor_rows(self) -> list[TableRow]:
+        """One mapping per anchor; they carry metrics and no cost."""
+        rows: Any = self.frame[self.frame["kind"] == "anchor"].to_dict("records")
+        return list(rows)
+
+    @cached_property
+    def rankings(self) -> list[ranking.Ranking]:
+        """What may be said of the order of methods, for each metric that ranks."""
+        return ranking.rankings(self.frame, self.metrics)
+
+    @cached_property
+    def published(self) -> published.PublishedBeside:
+        """All that is published of the study's methods and anchors."""
+        rows = [("cell", row) for row in self.method_rows if row["seeds"]]
+        rows += [("anchor", row) for row in self.anchor_rows]
+        folders: dict[str, list[Path]] = {}
+        for folder, record in self.cells:
+            if record.status == Status.FINISHED:
+                folders.setdefault(record.method, []).append(folder)
+        datasets = dict.fromkeys(record.dataset for _, record in self.cells)
+        return published.put_beside(datasets, self.provenance, rows, folders)
+
+    def levels(self, metric: str) -> dict[str, float]:
+        """Return a metric's values of anchors and foreign samples, which have no cost, by name."""
+        column = f"metrics.{metric}"
+        if column not in self.frame.columns:
+            return {}
+        chosen = self.frame["kind"].isin(["anchor", "foreign"]) & self.frame[column].notna()
+        rows = self.frame.loc[chosen, ["method", column]]
+        means = rows.groupby("method", sort=False)[column].mean()
+        return {str(name): float(level) for name, level in means.items()}

@@ -1,0 +1,127 @@
+"""The rows of tables and plots: means and intervals over a method's seeds, and its timings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.record import Status
+from bench.report.frame import TEXT
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+TableRow = dict[str, Any]
+"""One method, set of foreign samples or anchor: numbers by the frame's names, and beside them."""
+
+
+def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
+    """Reduce rows of one kind to one per method, sorted by its name.
+
+    For every number ``X``: ``X`` is the mean over the finished seeds, ``X:half`` the half-width
+    of its 95 % t interval (only with two seeds or more), ``X:n`` the seeds that had it.
+    ``seeds`` and ``seeds_total`` count finished and planned cells, ``unfinished`` names the
+    others with status and reason. A method without a finished cell keeps its row.
+    """
+    import pandas as pd
+
+    numbers = [column for column in rows.columns if column not in TEXT]
+    values = rows[numbers].to_numpy(dtype=float)
+    done = (rows["status"] == str(Status.FINISHED)).to_numpy()
+    found = []
+    for method, places in sorted(rows.groupby("method").indices.items()):
+        mean, half, count = mean_intervals(values[places[done[places]]].T)
+        found.append(
+            {
+                "method": str(method),
+                "seeds": int(done[places].sum()),
+                "seeds_total": len(places),
+                "unfinished": _unfinished(rows.take(places[~done[places]])),
+                **_interleaved(numbers, mean, half, count),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _unfinished(rows: pd.DataFrame) -> str:
+    told = zip(rows["cell"], rows["status"], rows["reason"], strict=True)
+    return "; ".join(
+        f"{cell}: {status}" + (f" ({reason})" if reason else "") for cell, status, reason in told
+    )
+
+
+def _interleaved(
+    numbers: Sequence[str], mean: Array, half: Array, count: NDArray[np.int64]
+) -> TableRow:
+    row: TableRow = {}
+    told = zip(numbers, mean.tolist(), half.tolist(), count.tolist(), strict=True)
+    for name, middle, width, seeds in told:
+        row[name], row[f"{name}:half"], row[f"{name}:n"] = middle, width, seeds
+    return row
+
+
+def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Return mean, half-width of the 95 % t interval and count of each row of (numbers, seeds).
+
+    NaN does not count. The half-width is NaN under two values and of a mean that is not finite.
+    """
+    import numpy as np
+
+    there = ~np.isnan(values)
+    count = there.sum(axis=1)
+    mean, half = np.full((2, len(values)), np.nan)
+    # Rows with the same seeds are reduced together, along a contiguous axis: the same bits as one
+    # by one.
+    for pattern in {row.tobytes(): row for row in there}.values():
+        seeds = int(pattern.sum())
+        if seeds:
+            alike = np.flatnonzero((there == pattern).all(axis=1))
+            chosen = np.ascontiguousarray(values[alike][:, pattern])
+            mean[alike] = chosen.mean(axis=1)
+            if seeds > 1:
+                half[alike] = _half_widths(chosen, mean[alike])
+    return mean, half, count
+
+
+def _half_widths(values: Array, mean: Array) -> Array:
+    import numpy as np
+    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
+
+    finite, seeds = np.isfinite(mean), values.shape[1]
+    half = np.full(len(values), np.nan)
+    error = values[finite].std(axis=1, ddof=1) / seeds**0.5
+    half[finite] = float(stdtrit(seeds - 1, 0.975)) * error
+    return half
+
+
+def mean_interval(values: list[float]) -> tuple[float, float, int]:
+    """Return mean, half-width of the 95 % t interval (NaN under two values) and count."""
+    import numpy as np
+
+    mean, half, count = mean_intervals(np.array([values], dtype=float))
+    return float(mean[0]), float(half[0]), int(count[0])
+
+
+def times(finished: pd.DataFrame) -> dict[str, TableRow]:
+    """Return each method's timings over its finished cells, as ``time.<field>.<part>``.
+
+    Over seeds, the median of the medians and the widest interval; and whether the machine was
+    unfit for any (``time.unfit``), or a ledger misses the wall clock (``ledger.unbalanced``).
+    """
+    fields = [x for x in ("ms_per_image", "latency_ms") if f"cost.{x}.median" in finished.columns]
+    names = [f"cost.{field}.{part}" for field in fields for part in ("median", "low", "high")]
+    found: dict[str, TableRow] = {}
+    for method, rows in finished[["method", "unfit", "imbalance", *names]].groupby("method"):
+        row = found[str(method)] = {
+            "time.unfit": bool((rows["unfit"] != "").any()),
+            "ledger.unbalanced": bool((rows["imbalance"] != "").any()),
+        }
+        for field in fields:
+            row[f"time.{field}.median"] = float(rows[f"cost.{field}.median"].median())
+            row[f"time.{field}.low"] = float(rows[f"cost.{field}.low"].min())
+            row[f"time.{field}.high"] = float(rows[f"cost.{field}.high"].max())
+    return found

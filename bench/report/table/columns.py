@@ -1,0 +1,151 @@
+"""The table's columns: what stands in them for a method, foreign samples or an anchor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.report.frame import direction, headline
+from bench.report.ranking import Ranking, rank_text
+from bench.report.study_report import StudyReport
+from bench.report.summary import TableRow
+from bench.report.table.numbers import (
+    MARK,
+    NOTHING,
+    UNBALANCED,
+    number,
+    plus_minus,
+    scaled,
+    size,
+    with_error,
+    with_half,
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its heading, and how a method's or an anchor's row fills it."""
+
+    title: str
+    fill: Callable[[TableRow], str]
+    in_paper: bool = True
+
+
+def columns(report: StudyReport) -> list[Column]:
+    """Build the table's columns for what the study measured."""
+    return [
+        Column("method", lambda row: str(row["method"])),
+        Column("seeds", _seeds),
+        *_rank_column(report),
+        *(_metric_column(name) for name in headline(report.metrics)),
+        Column("NFE", lambda row: _calls(*_pair(row, "cost.nfe"))),
+        _time_column(report, "ms_per_image", "ms/image"),
+        _time_column(report, "latency_ms", "latency ms"),
+        Column("train FLOPs", lambda row: _scaled(row, "cost.train_flops", "FLOP")),
+        Column("images seen", lambda row: _scaled(row, "cost.images_seen", "")),
+        Column("train s", lambda row: _seconds(row, "ledger.train")),
+        Column("total s", lambda row: _seconds(row, "ledger.wall"), in_paper=False),
+        Column("parameters", lambda row: _scaled(row, "cost.parameters", "")),
+        Column(
+            "peak memory",
+            lambda row: size(_pair(row, "cost.peak_memory_bytes")[0]),
+            in_paper=False,
+        ),
+    ]
+
+
+def quality_columns(report: StudyReport) -> list[Column]:
+    """Build the columns of the second table: what else was measured of the samples."""
+    names = report.metrics
+    rest = [name for name in names if name not in headline(names)]
+    more = [*map(_metric_column, rest), *map(_corrected_column, corrected(report))]
+    return [Column("method", lambda row: str(row["method"])), *more] if more else []
+
+
+def corrected(report: StudyReport) -> list[str]:
+    """Return the metrics that have the jackknife's corrected value."""
+    there = report.frame.columns
+    return [name for name in report.metrics if f"metrics.{name}.corrected" in there]
+
+
+def _rank_column(report: StudyReport) -> list[Column]:
+    """Build the column of ranks by the leading metric, where any is claimed."""
+    lead = leading(report)
+    if lead is None or not lead.ranks:
+        return []
+
+    def fill(row: TableRow) -> str:
+        rank = lead.ranks.get(str(row["method"]))
+        return NOTHING if rank is None else rank_text(rank)
+
+    return [Column("rank", fill)]
+
+
+def leading(report: StudyReport) -> Ranking | None:
+    """Return the ranking by the first metric of the table that ranks."""
+    names = headline(report.metrics)
+    return next((one for one in report.rankings if one.metric in names), None)
+
+
+def _pair(row: TableRow, name: str) -> tuple[float, float]:
+    return float(row.get(name, math.nan)), float(row.get(f"{name}:half", math.nan))
+
+
+def _scaled(row: TableRow, name: str, unit: str) -> str:
+    mean, half = _pair(row, name)
+    return scaled(mean, unit, half)
+
+
+def _seconds(row: TableRow, name: str) -> str:
+    mark = f" {UNBALANCED}" if row.get("ledger.unbalanced") else ""
+    return f"{with_half(*_pair(row, name))}{mark}"
+
+
+def _calls(mean: float, half: float) -> str:
+    return f"{mean:.0f}" if mean.is_integer() else with_half(mean, half)
+
+
+def _seeds(row: TableRow) -> str:
+    return f"{row['seeds']}/{row['seeds_total']}" if "seeds" in row else NOTHING
+
+
+def _metric_column(name: str) -> Column:
+    title = f"{name} {direction(name)}".rstrip()
+    return Column(title, lambda row: _quality(row, name))
+
+
+def _corrected_column(name: str) -> Column:
+    title = f"{name} corrected {direction(name)}".rstrip()
+    return Column(title, lambda row: _quality(row, name, ".corrected"))
+
+
+def _quality(row: TableRow, name: str, part: str = "") -> str:
+    """Write a metric's mean with its interval over seeds; of one seed, with the error within."""
+    pair = _pair(row, f"metrics.{name}{part}")
+    return (
+        with_error(pair[0], error_within(row, name)) if math.isnan(pair[1]) else plus_minus(*pair)
+    )
+
+
+def error_within(row: TableRow, name: str) -> float:
+    """Return the standard error within the seed of a row of one, else NaN."""
+    alone = row.get(f"metrics.{name}:n", 1) == 1
+    return float(row.get(f"metrics.{name}.error", math.nan)) if alone else math.nan
+
+
+def _time_column(report: StudyReport, field: str, title: str) -> Column:
+    """Build a timing's column: over seeds, median of the medians and the widest interval."""
+    name = f"cost.{field}.batch"
+    frame = report.frame
+    batches = sorted(frame[name].dropna().unique()) if name in frame.columns else []
+    sizes = ", ".join(f"{batch:.0f}" for batch in batches)
+
+    def fill(row: TableRow) -> str:
+        median, low, high = (row.get(f"time.{field}.{part}") for part in ("median", "low", "high"))
+        if median is None or low is None or high is None or math.isnan(median):
+            return NOTHING
+        mark = f" {MARK}" if row.get("time.unfit") else ""
+        return f"{number(median)} [{number(low)}, {number(high)}]{mark}"
+
+    return Column(f"{title} (batch {sizes})" if sizes else title, fill)

@@ -1,0 +1,210 @@
+"""The sentences under the table: what the numbers are, and what may be claimed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.report.frame import TOGETHER, is_comparable, of_one_source
+from bench.report.ranking import MIN_SEEDS, sentence
+from bench.report.study_report import StudyReport
+from bench.report.table.columns import corrected, error_within, leading
+from bench.report.table.numbers import MARK, UNBALANCED, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REASONS_SHOWN = 3
+TOLD = [
+    "cell", "method", "dataset", "data_variant", "preset", "device",
+    "timed", "unfit", "imbalance", "source", "shared",
+]  # fmt: skip
+"""The columns of the frame that notes tell of."""
+
+
+def notes(report: StudyReport) -> list[str]:
+    """Return the sentences under the table: what the numbers are, and what may be claimed."""
+    cells, finished = report.cell_frame[TOLD], report.finished[TOLD]
+    return [
+        *_data_notes(cells),
+        *_provenance_notes(report),
+        *_timing_notes(cells),
+        *_fitness_notes(finished),
+        *_ledger_notes(cells),
+        *_source_notes(finished),
+        *_shared_notes(cells),
+        *_foreign_notes(report),
+        *_published_notes(report),
+        *_certainty_notes(report),
+    ]
+
+
+def _data_notes(cells: pd.DataFrame) -> Iterator[str]:
+    pairs = cells[["dataset", "data_variant", "preset"]].drop_duplicates()
+    for _, row in pairs.iterrows():
+        yield f"Data: {row['dataset']} (variant {row['data_variant']}), preset {row['preset']}."
+    for variant in _altered(cells):
+        yield f"Data variant '{variant}': values are not comparable with published ones."
+
+
+def _altered(cells: pd.DataFrame) -> list[str]:
+    variants = zip(cells["dataset"], cells["data_variant"], strict=True)
+    return sorted({str(v) for d, v in variants if v != d or "jpeg" in str(v).lower()})
+
+
+def _provenance_notes(report: StudyReport) -> Iterator[str]:
+    """Yield one sentence per way of measuring, with the metrics that were measured so."""
+    groups: dict[str, list[str]] = {}
+    for name in report.metrics:
+        groups.setdefault(measured(report.provenance.get(name, {})), []).append(name)
+    for how, names in groups.items():
+        yield f"{', '.join(names)}: {how}."
+
+
+def measured(provenance: Mapping[str, Any]) -> str:
+    """Say how a value was measured, as far as two must agree in it to be compared."""
+    parts = [
+        f"{key.replace('_', ' ')} {_hash_or_text(key, value)}"
+        for key, value in provenance.items()
+        if is_comparable(key) and not isinstance(value, (dict, list)) and value not in (None, "")
+    ]
+    return ", ".join(parts) or "provenance not stored"
+
+
+def _hash_or_text(key: str, value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if "sha" in key or "hash" in key else text
+
+
+def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
+    devices = sorted({str(device) for device in cells["device"].dropna()})
+    if devices:
+        yield f"Device: {'; '.join(devices)}."
+    if len(devices) > 1:
+        yield "Seconds and milliseconds of different devices do not compare."
+    yield (
+        "ms: median over repeated batches after warm-up [95 % interval]; over seeds, the median "
+        "of the medians and the widest interval. NFE: network calls per image, counted. "
+        "FLOPs: 2 per multiply-add, all networks of all objectives."
+    )
+
+
+def _fitness_notes(done: pd.DataFrame) -> Iterator[str]:
+    """Say which times were taken in turn, and which while the machine was not fit."""
+    together = done.loc[done["timed"] == TOGETHER, "cell"].tolist()
+    if together:
+        named = "all cells" if len(together) == len(done) else ", ".join(together)
+        yield f"ms of {named}: interleaved, bench time; see timing.md for paired ratios."
+    reasons: dict[str, list[str]] = {}
+    for method, rows in done[done["unfit"] != ""].groupby("method"):
+        reasons.setdefault(_shortened("; ".join(rows["unfit"])), []).append(str(method))
+    for told, methods in reasons.items():
+        yield f"{MARK} {', '.join(methods)}: timed while the machine was not fit ({told})."
+
+
+def _shortened(reasons: str) -> str:
+    """Name each reason once, and no more than a few; all are in the table as CSV."""
+    found = list(dict.fromkeys(reasons.split("; ")))
+    more = len(found) - REASONS_SHOWN
+    return "; ".join(found[:REASONS_SHOWN]) + (f"; {more} more in table.csv" if more > 0 else "")
+
+
+def _ledger_notes(cells: pd.DataFrame) -> Iterator[str]:
+    """Say which ledgers do not sum to the wall clock."""
+    for cell, missed in zip(cells["cell"], cells["imbalance"], strict=True):
+        if missed:
+            yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
+
+
+def _source_notes(done: pd.DataFrame) -> Iterator[str]:
+    """Say which methods' seeds were not made by the same source."""
+    for method, rows in done[~of_one_source(done)].groupby("method"):
+        made = "; ".join(map(": ".join, zip(rows["cell"], rows["source"], strict=True)))
+        yield f"{method}: its seeds are of different source ({made}); it has no rank, run it again."
+
+
+def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
+    """Say which cells took a first stage over from another."""
+    for cell, told in zip(cells["cell"], cells["shared"], strict=True):
+        if told:
+            yield f"{cell}: {told}; trained once, charged in full to both."
+
+
+def _foreign_notes(report: StudyReport) -> Iterator[str]:
+    """Say which rows are of samples from elsewhere."""
+    foreign = report.frame.loc[report.frame["kind"] == "foreign", ["method", "reason"]]
+    for name, rows in foreign.groupby("method"):
+        sources = "; ".join(rows["reason"])
+        yield f"{name}: {sources}, made elsewhere at a cost unknown here; not ranked."
+
+
+def _published_notes(report: StudyReport) -> Iterator[str]:
+    """Say to which methods no published value applies, and why; and what the bands are."""
+    found = report.published
+    for reason, methods in found.reasons.items():
+        yield f"No published value applies to {', '.join(methods)}: {reason}."
+    if found.beside:
+        yield "Published: 'inside' is said of our mean; outside, on either side, asks for a reason."
+    for why, sources in _grouped((one.published.why, one.published.source) for one in found.beside):
+        yield f"Band of {'; '.join(sources)}: {why}."
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for key, value in pairs:
+        if value not in groups.setdefault(key, []):
+            groups[key].append(value)
+    yield from groups.items()
+
+
+def _certainty_notes(report: StudyReport) -> Iterator[str]:
+    seeds = sorted({row["seeds"] for row in report.method_rows})
+    told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    meaning = "; ± is the half-width of the 95 % t interval over seeds" if seeds[-1] > 1 else ""
+    yield f"Seeds: {told} finished per method{meaning}."
+    yield from _jackknife_notes(report)
+    yield from _rank_notes(report, fewest=seeds[0])
+
+
+def _jackknife_notes(report: StudyReport) -> Iterator[str]:
+    """Say what the errors within a seed are, where the table shows any, and what is corrected."""
+    names = corrected(report)
+    rows = [*report.method_rows, *report.foreign_rows, *report.anchor_rows]
+    if any(not math.isnan(error_within(row, name)) for row in rows for name in names):
+        yield (
+            "(se ...): standard error within the one seed, by a jackknife over blocks of its "
+            "samples; no interval over seeds, since of another training it says nothing."
+        )
+    if names:
+        yield (
+            "corrected: less the jackknife's estimate of the term in 1/n, for infinitely many "
+            "samples; it may be negative."
+        )
+
+
+def _rank_notes(report: StudyReport, fewest: int) -> Iterator[str]:
+    found = report.rankings
+    ranked = [one for one in found if one.ranks]
+    if ranked:
+        lead = leading(report)
+        column = f' The column "rank" is by {lead.metric}.' if lead and lead.ranks else ""
+        yield (
+            "Ranks: 1 is best, and methods whose ranges overlap are tied. Every two methods are "
+            f"compared by a paired t test on the seeds that both have, {MIN_SEEDS} or "
+            "more, with Holm's correction over the pairs of a metric (5 % in all); a range "
+            f"leaves room for all from which a method was not separated.{column}"
+        )
+        seeds, tests, hurdle = ranked[0].hurdle
+        if tests:
+            yield (
+                f"With {seeds} seeds and {tests} pairs ({ranked[0].metric}) the clearest gap "
+                f"must be {number(hurdle)} times its standard error to count: more seeds separate "
+                "more."
+            )
+        yield from map(sentence, ranked)
+    bare = [one.metric for one in found if not one.ranks]
+    if bare or (not found and fewest < MIN_SEEDS):
+        by = f" by {', '.join(bare)}" if ranked else ""
+        few = f"fewer than {MIN_SEEDS} seeds that two methods share"
+        yield f"With {few} no rank{by} is claimed."
