@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from bench.report.quality import FLOPS, TIME, fitness, quality
+from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 
 from bench import cli, commands, interleaved, machine, record, timing
 from bench.cost import interval, median_bounds

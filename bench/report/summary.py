@@ -27,13 +27,15 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
     ``seeds`` and ``seeds_total`` count finished and planned cells, ``unfinished`` names the
     others with status and reason. A method without a finished cell keeps its row.
     """
+    import numpy as np
     import pandas as pd
 
     numbers = [column for column in rows.columns if column not in TEXT]
     values = rows[numbers].to_numpy(dtype=float)
     done = (rows["status"] == str(Status.FINISHED)).to_numpy()
     found = []
-    for method, places in sorted(rows.groupby("method").indices.items()):
+    for method, chosen in sorted(rows.groupby("method").indices.items()):
+        places = np.asarray(chosen)
         mean, half, count = mean_intervals(values[places[done[places]]].T)
         found.append(
             {
