@@ -289,7 +289,7 @@ def test_cifar_resnet_is_that_of_the_paper(name: str, millions: float) -> None:
 
 
 def test_cifar_resnet_shortcuts_have_no_weights() -> None:
-    block = resnet.Block(2, 4, stride=2).eval()
+    block = resnet.ResidualBlock(2, 4, stride=2).eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.rand(1, 2, 4, 4)
     expected = torch.zeros(1, 4, 2, 2)

@@ -54,7 +54,7 @@ class Seen:
     """Of each network, by the parameter's name; empty where there was no backward pass."""
 
 
-class Watched(Trainer):
+class WatchedTrainer(Trainer):
     """The trainer, which keeps what it sees of every loss."""
 
     def __init__(self, method: Method, feed: Feed, **settings: Any) -> None:
@@ -163,7 +163,7 @@ def watch_calls(networks: Mapping[str, nn.Module]) -> Iterator[list[nn.Module]]:
 class Run:
     """A short training, whole or interrupted and resumed."""
 
-    trainer: Watched
+    trainer: WatchedTrainer
     points: list[Any]
     """The loss curve."""
     checkpoints: list[bytes]
@@ -242,7 +242,7 @@ class Subject:
             asked[0] += 1
             return stop_every is not None and asked[0] >= stop_every
 
-        trainer = Watched(
+        trainer = WatchedTrainer(
             self.build(),
             self.feed(),
             settings=Training(batch=BATCH, log_kimg=BATCH / 1000, precision=precision),

@@ -6,14 +6,14 @@ values 0 to 255; methods see them as floats in [-1, 1], and ``to_uint8`` is the 
 of a mixture whose density is known are float32 arrays of shape (N, 2, 1, 1) and stay floats.
 """
 
-from bench.data.catalogue import ROOT_VARIABLE, Row, describe, names
+from bench.data.catalogue import ROOT_VARIABLE, DatasetRow, describe, names
 from bench.data.dataset import Dataset, Split, to_uint8
 from bench.data.loading import load, load_samples
 
 __all__ = [
     "ROOT_VARIABLE",
     "Dataset",
-    "Row",
+    "DatasetRow",
     "Split",
     "describe",
     "load",

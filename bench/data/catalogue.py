@@ -9,7 +9,7 @@ ROOT_VARIABLE = "SCOREBENCH_DATA"
 """Environment variable naming a folder in which data sets lie, each as torchvision lays it out."""
 
 
-class Row(NamedTuple):
+class DatasetRow(NamedTuple):
     """One line of the list of data sets."""
 
     name: str
@@ -103,10 +103,10 @@ def names() -> tuple[str, ...]:
     return tuple(KNOWN)
 
 
-def describe() -> list[Row]:
+def describe() -> list[DatasetRow]:
     """Return a row per data set for printing; reads no data and imports nothing heavy."""
     return [
-        Row(
+        DatasetRow(
             name,
             f"{known.train} + {known.test}",
             f"{known.channels}-D" if known.is_points else f"{known.size}x{known.size}",

@@ -42,7 +42,7 @@ _WIDTHS = (32, 64, 128, 128)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ScoringRecipe:
     """How the classifier is trained; ``name`` carries a version, raised with any change.
 
     At least ``steps`` steps, and ``epochs`` passes where there are more samples than those show.
@@ -56,10 +56,10 @@ class Recipe:
     weight_decay: float
 
 
-RESNET = Recipe(
+RESNET = ScoringRecipe(
     name="resnet 1", steps=250, epochs=10, batch=64, learning_rate=3e-3, weight_decay=0.02
 )
-MLP = Recipe(
+MLP = ScoringRecipe(
     name="mlp 2-128-128-K 1",
     steps=600,
     epochs=10,
@@ -122,7 +122,7 @@ def missing(dataset: Dataset) -> str | None:
     return "the held-out split has no labels" if dataset.test.labels is None else None
 
 
-def recipe_for(dataset: Dataset) -> Recipe:
+def recipe_for(dataset: Dataset) -> ScoringRecipe:
     """Return how classifiers of this data set are trained."""
     return MLP if dataset.is_points else RESNET
 
@@ -202,7 +202,7 @@ def _widths(size: int) -> tuple[int, ...]:
     return _WIDTHS[:stages]
 
 
-def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe, seed: int) -> None:
+def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe, seed: int) -> None:
     """Train in place by cross entropy, with AdamW and a one-cycle schedule."""
     import torch
     from torch.nn import functional

@@ -53,7 +53,7 @@ _SEED = 515_377_520
 
 
 @dataclass(frozen=True)
-class Row:
+class DamageRow:
     """A set of images and what was measured of it, by family of metrics."""
 
     name: str
@@ -69,10 +69,10 @@ class Panel:
     extractor: str
     names: Mapping[str, str]
     """Full names of the metrics, by family."""
-    clean: Row
+    clean: DamageRow
     spread: Mapping[str, float]
     """Standard deviation of the difference between two sets of n clean images."""
-    rows: tuple[Row, ...]
+    rows: tuple[DamageRow, ...]
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,11 @@ class _Measure:
     reference: Reference
     cache: Path | None
 
-    def row(self, damage: Damage, split: Split, say: Say, progress: Progress) -> Row:
+    def row(self, damage: Damage, split: Split, say: Say, progress: Progress) -> DamageRow:
         """Measure a set of images."""
         found = self._features(split, progress)
         values = self._values(found, split.labels, {"images": damage.name}, say)
-        return Row(damage.name, damage.kind, damage.strength, values)
+        return DamageRow(damage.name, damage.kind, damage.strength, values)
 
     def _features(self, split: Split, progress: Progress = unheard) -> Features:
         folder = None
@@ -220,7 +220,7 @@ class _Measure:
         names = metric_names(self.extractor.name, len(found))
         return {family: values[names[family]] for family in MEASURED if names[family] in values}
 
-    def spread(self, pool: Split, n: int, row: Row, progress: Progress) -> dict[str, float]:
+    def spread(self, pool: Split, n: int, row: DamageRow, progress: Progress) -> dict[str, float]:
         """Return by family the standard deviation between clean sets; see the module."""
         found = self._features(pool)
         sets = []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.metrics.sensitivity import Page, Panel, Row
+    from bench.metrics.sensitivity import DamageRow, Page, Panel
 
 SPREADS = 3.0
 """Standard deviations beyond which a change is not luck: one clean set in 400 lies there."""
@@ -77,7 +77,7 @@ class Judged:
         return Verdict.SEEN if self.worse > 0 else Verdict.REVERSED
 
 
-def judge(panel: Panel, row: Row, family: str) -> Judged | None:
+def judge(panel: Panel, row: DamageRow, family: str) -> Judged | None:
     """Hold a row's value against the clean one; ``None`` where one of them is missing."""
     if family not in row.values or family not in panel.spread:
         return None
@@ -123,7 +123,7 @@ def table(page: Page) -> str:
     return text.getvalue()
 
 
-def _lines(page: Page, panel: Panel, row: Row) -> Iterator[dict[str, object]]:
+def _lines(page: Page, panel: Panel, row: DamageRow) -> Iterator[dict[str, object]]:
     own = {"dataset": page.dataset.name, "images": row.name, "kind": row.kind}
     own["strength"] = "" if row.strength is None else f"{row.strength:g}"
     for family, value in row.values.items():
@@ -169,14 +169,14 @@ def _table_of(panel: Panel) -> str:
     return markdown_table(head, [[panel.clean.name, *clean], ["±", *spread], *rows])
 
 
-def _cell(panel: Panel, row: Row, family: str) -> str:
+def _cell(panel: Panel, row: DamageRow, family: str) -> str:
     judged = judge(panel, row, family)
     if judged is None:
         return NOTHING
     return _shown(panel, row, family, 4) + MARKS.get(str(judged.verdict), "")
 
 
-def _shown(panel: Panel, row: Row, family: str, digits: int) -> str:
+def _shown(panel: Panel, row: DamageRow, family: str, digits: int) -> str:
     """Write a value with so many digits, and none below the second of the yardstick's."""
     value, spread = row.values[family].value, panel.spread.get(family, 0.0)
     if value == 0 or spread == 0:

@@ -1,7 +1,7 @@
 """Draws a method's samples and times them."""
 
 from bench.sampling.source import (
-    Kept,
+    BatchCache,
     Source,
     Timed,
     count_sampling,
@@ -23,8 +23,8 @@ from bench.sampling.timing import (
 )
 
 __all__ = [
+    "BatchCache",
     "Drawn",
-    "Kept",
     "Source",
     "Timed",
     "WarmUp",

@@ -80,7 +80,7 @@ class Timed:
     """An image."""
 
 
-class Kept(Protocol):
+class BatchCache(Protocol):
     """Where batches are kept, so that a process that is killed loses few."""
 
     def load(self) -> list[Timed]:
@@ -97,7 +97,7 @@ def draw_batches(
     *,
     at_least: int = 1,
     progress: Callable[[float], None] = lambda fraction: None,
-    kept: Kept | None = None,
+    kept: BatchCache | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64] | None, list[float]]:
     """Draw ``n`` images, the classes asked for, and milliseconds an image of every batch.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench.config import Sampling
 from bench.cost import interval
 from bench.record import Interval
-from bench.sampling.source import Kept, Source, count_sampling, draw_batches, timed
+from bench.sampling.source import BatchCache, Source, count_sampling, draw_batches, timed
 
 WINDOW = 3
 """Batches whose median is held against that of as many before: one slow batch decides nothing."""
@@ -82,7 +82,7 @@ def draw_and_time(
     n: int,
     settings: Sampling,
     progress: Callable[[float], None],
-    kept: Kept | None = None,
+    kept: BatchCache | None = None,
 ) -> Drawn:
     """Draw ``n`` images in batches and time each batch, after warming up.
 

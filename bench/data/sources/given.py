@@ -25,7 +25,7 @@ from bench.data.sources.images import shown
 from bench.data.sources.labels import Labels, of_samples, of_training_data
 from bench.data.sources.lmdbs import FILE as LMDB
 from bench.data.sources.lmdbs import is_lmdb, open_lmdb
-from bench.data.sources.prepared import Label, Progress, Recipe, Stored, prepare
+from bench.data.sources.prepared import CachedImages, Label, Progress, Recipe, prepare
 from bench.data.sources.zips import open_zip
 from bench.errors import UserError
 
@@ -83,7 +83,7 @@ def _recipe(name: str, parts: dict[str, Part], label: Label, rule: Rule) -> Reci
 
 
 def _assemble(
-    name: str, path: Path, parts: dict[str, Part], stored: Stored, notes: Sequence[str]
+    name: str, path: Path, parts: dict[str, Part], stored: CachedImages, notes: Sequence[str]
 ) -> Dataset:
     told = [*notes, *stored.notes]
     known = KNOWN.get(name)
@@ -110,14 +110,14 @@ def _assemble(
     )
 
 
-def _variant(stored: Stored) -> str:
+def _variant(stored: CachedImages) -> str:
     for kind in ("JPEG", "WebP"):
         if kind in stored.lossy:
             return kind.lower()
     return stored.kind
 
 
-def _default_classes(name: str, stored: Stored) -> tuple[str, ...]:
+def _default_classes(name: str, stored: CachedImages) -> tuple[str, ...]:
     if name in KNOWN:
         return KNOWN[name].classes
     present: list[Split] = [split for split in (stored.train, stored.test) if split is not None]

@@ -59,7 +59,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Stored:
+class CachedImages:
     """What the cache holds: both splits, images memory-mapped and read-only, and their facts.
 
     ``classes`` is None where none were named. ``lossy`` tells the lossy formats that images went
@@ -76,7 +76,9 @@ class Stored:
     notes: tuple[str, ...]
 
 
-def prepare(recipe: Recipe, *, cache: Path, progress: Progress = lambda fraction: None) -> Stored:
+def prepare(
+    recipe: Recipe, *, cache: Path, progress: Progress = lambda fraction: None
+) -> CachedImages:
     """Return the decoded images from the cache, after decoding them into it if need be.
 
     Of several processes at once one decodes and the others wait. ``progress`` is called with the
@@ -115,7 +117,7 @@ def sweep(parent: Path, own: str) -> None:
             continue  # Its maker is at work.
 
 
-def _read(folder: Path) -> Stored | None:
+def _read(folder: Path) -> CachedImages | None:
     """Return the cache's content, or None where it is not whole."""
     try:
         facts = json.loads((folder / "facts.json").read_text())
@@ -125,7 +127,7 @@ def _read(folder: Path) -> Stored | None:
         train, test = (_read_split(folder, part) for part in ("train", "test"))
         if train is None:
             return None
-        return Stored(
+        return CachedImages(
             folder=folder,
             train=train,
             test=test,

@@ -38,7 +38,7 @@ SHAPES = {
 }
 
 
-class Block(nn.Module):
+class FeatureBlock(nn.Module):
     """Two pre-activated 3x3 convolutions around an identity."""
 
     def __init__(self, width: int) -> None:
@@ -65,10 +65,10 @@ class FeatureClassifier(nn.Module):
         first = shape.widths[0]
         layers: list[nn.Module] = [
             nn.Conv2d(shape.channels, first, 3, stride=shape.stem_stride, padding=1),
-            Block(first),
+            FeatureBlock(first),
         ]
         for before, width in zip(shape.widths, shape.widths[1:], strict=False):
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), Block(width)]
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), FeatureBlock(width)]
         last = shape.widths[-1]
         layers += [
             nn.BatchNorm2d(last),

@@ -35,7 +35,7 @@ _DEVIATION = (0.229, 0.224, 0.225)
 _PREFIX = "module."
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut without weights."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
@@ -77,8 +77,8 @@ class ResNet(nn.Module):
 
 
 def _stage(before: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-    first = Block(before, width, stride)
-    return nn.Sequential(first, *(Block(width, width, 1) for _ in range(blocks - 1)))
+    first = ResidualBlock(before, width, stride)
+    return nn.Sequential(first, *(ResidualBlock(width, width, 1) for _ in range(blocks - 1)))
 
 
 def find_weights(name: str, cache: Path) -> Path:

@@ -38,7 +38,7 @@ from bench.record import write_atomically
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How one classifier is trained; distances are fractions of the image's side."""
 
     epochs: int
@@ -53,7 +53,7 @@ class Recipe:
 
 
 RECIPES = {
-    "digits": Recipe(
+    "digits": TrainingRecipe(
         epochs=60,
         batch=64,
         learning_rate=3e-3,
@@ -64,7 +64,7 @@ RECIPES = {
         scale=0.1,
         reconstruction=10.0,
     ),
-    "fashion-mnist": Recipe(
+    "fashion-mnist": TrainingRecipe(
         epochs=16,
         batch=128,
         learning_rate=4e-3,
@@ -83,7 +83,7 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, recipe: TrainingRecipe, generator: torch.Generator) -> Tensor:
     """Turn, scale, shift and flip each image a little; background stays at -1."""
     count = len(images)
 
@@ -106,7 +106,9 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     return functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
-def train(dataset: Dataset, recipe: Recipe, *, seed: int, report: bool = True) -> FeatureClassifier:
+def train(
+    dataset: Dataset, recipe: TrainingRecipe, *, seed: int, report: bool = True
+) -> FeatureClassifier:
     """Train on the training split with AdamW and a one-cycle schedule; needs labels."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
