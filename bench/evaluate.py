@@ -48,7 +48,7 @@ Passing = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
-class Wish:
+class EvaluationRequest:
     """What is to be measured, and how."""
 
     settings: Settings
@@ -92,7 +92,9 @@ class Wish:
 # Cells --------------------------------------------------------------------------------------------
 
 
-def evaluate_cells(study: Path, cells: Sequence[Path], wish: Wish) -> dict[str, dict[str, Value]]:
+def evaluate_cells(
+    study: Path, cells: Sequence[Path], request: EvaluationRequest
+) -> dict[str, dict[str, Value]]:
     """Measure finished cells and the anchors of their study; values are added to their records.
 
     Returns:
@@ -103,29 +105,29 @@ def evaluate_cells(study: Path, cells: Sequence[Path], wish: Wish) -> dict[str, 
             was trained on.
     """
     rows = {folder: _finished(folder) for folder in cells}
-    evaluator = wish.open()
+    evaluator = request.open()
     found = {}
     for folder, row in rows.items():
         images, labels = _read_samples(folder / SAMPLES)
-        with wish.passing(folder.name) as progress:
+        with request.passing(folder.name) as progress:
             found[folder.name] = evaluator.measure(
                 images,
                 labels,
-                families=wish.families,
+                families=request.families,
                 jackknife=True,
-                insist=wish.families is not None,
+                insist=request.families is not None,
                 folder=folder,
                 provenance=_carried(row),
                 progress=progress,
             )
         row.metrics |= found[folder.name]
         record.save(row, folder)
-    _measure_foreign(study, evaluator, wish)
-    _add_anchors(study, evaluator, wish)
+    _measure_foreign(study, evaluator, request)
+    _add_anchors(study, evaluator, request)
     return found
 
 
-def _measure_foreign(study: Path, evaluator: metrics.Evaluator, wish: Wish) -> None:
+def _measure_foreign(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
     """Give samples from elsewhere the same metrics; say which are not to be had any more."""
     for folder, row in read_foreign(study):
         path = Path(row.environment["samples"])
@@ -134,8 +136,8 @@ def _measure_foreign(study: Path, evaluator: metrics.Evaluator, wish: Wish) -> N
             measured = _measure_given(
                 path,
                 evaluator,
-                wish,
-                wanted=wish.settings.evaluation.samples,
+                request,
+                wanted=request.settings.evaluation.samples,
                 folder=folder,
                 sha256=next(iter(hashes), None),
             )
@@ -172,13 +174,13 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
         ) from error
 
 
-def _add_anchors(study: Path, evaluator: metrics.Evaluator, wish: Wish) -> None:
+def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
     """Give noise and held-out images the same metrics, the yardsticks of a new column."""
     path = study / ANCHORS
     rows = record.read_anchors(study).rows
-    with wish.passing("anchors") as progress:
-        samples = wish.settings.evaluation.samples
-        found = evaluator.anchors(samples, families=wish.families, progress=progress)
+    with request.passing("anchors") as progress:
+        samples = request.settings.evaluation.samples
+        found = evaluator.anchors(samples, families=request.families, progress=progress)
     merged = {name: rows.get(name, {}) | found.get(name, {}) for name in {**rows, **found}}
     write_text(path, Anchors(rows=merged).model_dump_json())
 
@@ -199,7 +201,7 @@ class Measured:
 
 
 def evaluate_samples(
-    path: Path, wish: Wish, *, wanted: int | None, folder: Path | None = None
+    path: Path, request: EvaluationRequest, *, wanted: int | None, folder: Path | None = None
 ) -> Measured:
     """Measure the images at a path, ``wanted`` of them (``None``: all), as samples are measured.
 
@@ -208,17 +210,17 @@ def evaluate_samples(
     Raises:
         UserError: not images of the data set's shape, or fewer than wanted.
     """
-    evaluator = wish.open()
+    evaluator = request.open()
     dataset = evaluator.dataset
     if dataset.is_points:
         raise UserError(f"'{dataset.name}' has points, not images; give another --dataset")
-    return _measure_given(path, evaluator, wish, wanted=wanted, folder=folder)
+    return _measure_given(path, evaluator, request, wanted=wanted, folder=folder)
 
 
 def _measure_given(
     path: Path,
     evaluator: metrics.Evaluator,
-    wish: Wish,
+    request: EvaluationRequest,
     *,
     wanted: int | None,
     folder: Path | None,
@@ -226,12 +228,12 @@ def _measure_given(
 ) -> Measured:
     """Measure images by an open evaluator; with ``sha256`` they must be those of that hash."""
     dataset = evaluator.dataset
-    with wish.passing(str(path.name)) as progress:
+    with request.passing(str(path.name)) as progress:
         given = load_samples(
             path,
             shape=dataset.shape,
             classes=dataset.classes,
-            cache=wish.cache,
+            cache=request.cache,
             progress=progress,
         )
     if sha256 not in {None, given.sha256}:
@@ -246,13 +248,13 @@ def _measure_given(
         "samples_notes": notes,
         "given": len(given.train),
     }
-    with wish.passing("measuring") as progress:
+    with request.passing("measuring") as progress:
         values = evaluator.measure(
             chosen.images,
             chosen.labels,
-            families=wish.families,
+            families=request.families,
             jackknife=True,
-            insist=wish.families is not None,
+            insist=request.families is not None,
             folder=folder,
             provenance=provenance,
             progress=progress,
@@ -274,22 +276,26 @@ def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
     return Split(given.images[rows], None if given.labels is None else given.labels[rows])
 
 
-def add_foreign(study: Path, path: Path, wish: Wish, *, name: str, seed: int) -> Measured:
+def add_foreign(
+    study: Path, path: Path, request: EvaluationRequest, *, name: str, seed: int
+) -> Measured:
     """Measure foreign samples as a study's own are, and keep them as a row of it.
 
     Raises:
         UserError: as ``evaluate_samples``; or the data are not the study's.
     """
     folder = study / FOREIGN / f"{name}-seed{seed}"
-    measured = evaluate_samples(path, wish, wanted=wish.settings.evaluation.samples, folder=folder)
+    measured = evaluate_samples(
+        path, request, wanted=request.settings.evaluation.samples, folder=folder
+    )
     row = Record(
         study=study.name,
         cell=folder.name,
         method=name,
         seed=seed,
-        dataset=wish.settings.dataset,
+        dataset=request.settings.dataset,
         data_variant=measured.dataset.variant,
-        preset=wish.settings.preset,
+        preset=request.settings.preset,
         data=measured.dataset.facts(),
         key="foreign",
         origin="foreign",
@@ -298,7 +304,7 @@ def add_foreign(study: Path, path: Path, wish: Wish, *, name: str, seed: int) ->
         started=now(),
         ended=now(),
         metrics=measured.values,
-        environment=describe(torch.device(wish.device)) | {"samples": str(path)},
+        environment=describe(torch.device(request.device)) | {"samples": str(path)},
     )
     record.save(row, folder)
     shown = measured.samples.labels

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench import interleaved, study
+from bench.commands.time.options import TimeOptions
 from bench.errors import UserError, unknown
 from bench.executors import DONE, INTERRUPTED, End, Job, LocalExecutor, follow
-from bench.interleaved import FEWEST_ROUNDS, ROUNDS, Timing
+from bench.interleaved import Timing
 from bench.locks import hold, only_command
 from bench.progress import Display
 from bench.record import Record, Status
@@ -24,28 +24,6 @@ from bench.sweep import refusal
 
 NAME = "timing"
 """What the process is called where its progress is shown."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What to time, and how often."""
-
-    cells: Sequence[str] | None = None
-    """Names of cells; ``None``: all finished ones."""
-    rounds: int = ROUNDS
-    batch: int | None = None
-    """Images a batch; ``None``: the protocol's."""
-
-
-def check(wish: Wish) -> None:
-    """Refuse numbers that make no timing; UserError."""
-    if wish.rounds < FEWEST_ROUNDS:
-        raise UserError(
-            f"--rounds {wish.rounds}: give at least {FEWEST_ROUNDS}; the median of fewer has no "
-            "95 % interval"
-        )
-    if wish.batch is not None and wish.batch < 1:
-        raise UserError(f"--batch {wish.batch}: give a number of images, at least 1")
 
 
 def choose(
@@ -78,25 +56,24 @@ def is_finished(record: Record) -> bool:
     return record.status == Status.FINISHED
 
 
-def execute(folder: Path, wish: Wish, display: Display) -> Timing:
+def execute(folder: Path, options: TimeOptions, display: Display) -> Timing:
     """Time the cells together and keep what was found; cells without times are in ``failed``.
 
     Raises:
         UserError: nothing can be timed, a cell that was named cannot, or all of them failed.
     """
-    check(wish)
     request = study.request_of(folder, jobs=1, timeout=None)
     data_sha256 = read_study(folder).prepared.data_sha256
     with only_command(folder):
-        cells, refused = choose(folder, wish.cells, data_sha256)
-        batch = wish.batch or request.settings.sampling.batch
+        cells, refused = choose(folder, options.cells, data_sha256)
+        batch = options.batch or request.settings.sampling.batch
         names = ", ".join(cell.name for cell in cells)
-        display.say(f"plan: {wish.rounds} rounds of {names}, there and back, batch {batch}")
+        display.say(f"plan: {options.rounds} rounds of {names}, there and back, batch {batch}")
         body = {
             "study": folder.name,
             "data_sha256": data_sha256,
             "device": request.settings.device,
-            "rounds": wish.rounds,
+            "rounds": options.rounds,
             "batch": batch,
         }
         with hold(cells), display:

@@ -14,11 +14,12 @@ import yaml
 from numpy.typing import NDArray
 
 from bench import record
+from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.errors import UserError
 from bench.metrics import evaluation, extractors, statistics
 from bench.metrics.features import Features
 from bench.metrics.references import Reference
-from bench.options import Asked, resolve
 from bench.record import Value
 from bench.report import published
 from bench.report.frame import flatten
@@ -441,11 +442,10 @@ def paper_study(place: Path, method: str, found: list[float], **options: Any) ->
     """A CIFAR-10 study at the paper's preset, with the resolved settings that it would have."""
     budget = options.pop("budget", None)
     request = resolve(
-        Asked(
-            methods=method, dataset="cifar10", preset=options.pop("preset", "paper"), data=None,
-            seeds="0", budget=budget, overrides=options.pop("overrides", []), device="cpu",
-            jobs=None, timeout=None, weights=[], reference=None, study=None, results=place,
-            rerun="none",
+        RunOptions(
+            methods=(method,), dataset="cifar10", preset=options.pop("preset", "paper"),
+            budget=budget, overrides=options.pop("overrides", ()), device="cpu", results=place,
+            rerun=("none",),
         )
     )  # fmt: skip
     study = write_study(place / "s", (), failed=None)
@@ -539,12 +539,11 @@ def test_every_published_value_can_be_reached(tmp_path: Path) -> None:
     """The paper preset is what the values were published with, but for the length of one."""
     known = published.read_published("cifar10")
     assert {value.source for value in known}
-    labels = "sde,sde:heun,sde:conditional+heun,cdm,cdm:conditional,smm"
+    labels = ("sde", "sde:heun", "sde:conditional+heun", "cdm", "cdm:conditional", "smm")
     request = resolve(
-        Asked(
-            methods=labels, dataset="cifar10", preset="paper", data=None, seeds="0", budget=None,
-            overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None,
-            study=None, results=tmp_path, rerun="none",
+        RunOptions(
+            methods=labels, dataset="cifar10", preset="paper", device="cpu", results=tmp_path,
+            rerun=("none",),
         )
     )  # fmt: skip
     settings = request.settings.model_dump(mode="json")

@@ -415,15 +415,14 @@ def test_a_broken_plugin_is_reported_and_stops_nothing_else(
 @pytest.mark.parametrize("preset", ["smoke", "quick", "gpu", "paper"])
 @pytest.mark.parametrize("dataset", datasets())
 def test_every_preset_resolves(dataset: str, preset: str) -> None:
-    from bench.options import Asked, resolve
+    from bench.commands.run import RunOptions
+    from bench.commands.run.request import resolve
 
     assert preset in presets(dataset)
-    asked = Asked(
-        methods=ALL, dataset=dataset, preset=preset, data=None, seeds="0-2", budget=None,
-        overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None, study=None,
-        results=Path("results"),
-    )  # fmt: skip
-    request = resolve(asked)
+    options = RunOptions(
+        methods=tuple(ALL.split(",")), dataset=dataset, preset=preset, seeds=(0, 1, 2), device="cpu"
+    )
+    request = resolve(options)
     assert request.methods.keys() == set(registry.names())
     # What is printed reads back as the same settings.
     text = yaml.safe_dump(request.settings.model_dump(mode="json"))
@@ -431,7 +430,7 @@ def test_every_preset_resolves(dataset: str, preset: str) -> None:
 
 
 def test_weights_are_of_the_lead_or_of_whom_they_name(tmp_path: Path) -> None:
-    from bench.options import parse_weights
+    from bench.commands.settings import parse_weights
 
     one, odd = tmp_path / "one.pt", tmp_path / "a=b.pt"
     for path in (one, odd):

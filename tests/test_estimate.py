@@ -16,6 +16,9 @@ import pytest
 import torch
 
 from bench import record, study, worker
+from bench.commands.options import parse_seeds, split
+from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.config import Settings, parse_budget, to_yaml
 from bench.cost import Ledger
 from bench.data import Dataset, load
@@ -34,7 +37,6 @@ from bench.estimate import (
 )
 from bench.estimate.attempts import Attempts
 from bench.estimate.measured import Known, Measurement, measure
-from bench.options import Asked, resolve
 from bench.record import CHECKPOINT, SAMPLES, Record, SharedBy, Status
 from bench.sampling import count_sampling, draw_and_time, settle
 from bench.source import source_hashes
@@ -54,12 +56,11 @@ Make = Callable[..., Subject]
 
 
 def request_for(methods: str, place: Path, *overrides: str, seeds: str = "0") -> study.Request:
-    asked = Asked(
-        methods=methods, dataset="digits", preset="smoke", data=None, seeds=seeds, budget=None,
-        overrides=list(overrides), device="cpu", jobs=2, timeout=None, weights=[], reference=None,
-        study="s", results=place,
+    options = RunOptions(
+        methods=split(methods), preset="smoke", seeds=parse_seeds(seeds), overrides=overrides,
+        device="cpu", jobs=2, study="s", results=place,
     )  # fmt: skip
-    return resolve(asked)
+    return resolve(options)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from bench import record
+from bench.commands.options import parse_size
 from bench.errors import UserError
 from bench.executors import explain_end
-from bench.options import parse_size
 from bench.record import RESERVE, Record, Status, keep_reserve, save_anyhow
 
 from .conftest import Bench

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from bench import record, study
+from bench.commands.options import split
+from bench.commands.run import RunOptions
+from bench.commands.run.request import check_rerun, resolve
 from bench.config import digest, to_yaml
 from bench.errors import UserError
-from bench.options import Asked, parse_rerun, resolve
 from bench.record import CHECKPOINT, Record, Status
 from bench.source import source_files, source_hashes
 from bench.study import Planned, cell_key, decide
@@ -24,12 +26,9 @@ BOTH = frozenset({"failed", "stale"})
 
 @pytest.fixture
 def request_(tmp_path: Path) -> study.Request:
-    asked = Asked(
-        methods="sde", dataset="digits", preset="smoke", data=None, seeds="0", budget=None,
-        overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None,
-        study="s", results=tmp_path,
-    )  # fmt: skip
-    return resolve(asked)
+    return resolve(
+        RunOptions(methods=("sde",), preset="smoke", device="cpu", study="s", results=tmp_path)
+    )
 
 
 def planned(request: study.Request, **prepared: Any) -> Planned:
@@ -137,7 +136,7 @@ def test_where_files_lie_does_not_matter(request_: study.Request) -> None:
 def test_rerun_chooses(
     request_: study.Request, rerun: str, failed: str, stale: str, done: str
 ) -> None:
-    chosen = parse_rerun(rerun)
+    chosen = check_rerun(split(rerun))
 
     def action() -> str:
         return decide(planned(request_), chosen)[0]
@@ -160,7 +159,7 @@ def test_rerun_chooses(
 @pytest.mark.parametrize("text", ["sometimes", "all,failed", "none,stale", ""])
 def test_rerun_is_one_of_its_choices(text: str) -> None:
     with pytest.raises(UserError, match="rerun"):
-        parse_rerun(text)
+        check_rerun(split(text))
 
 
 def test_source_hashes_cover_what_is_imported() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from bench import commands, record, rerun, study
+from bench import record, rerun, study
 from bench.cli import main
 from bench.config import CellConfig, Settings, choose_preset, resolve_method, to_yaml
 from bench.progress import Display
@@ -371,7 +371,7 @@ def requests(before: Path, monkeypatch: pytest.MonkeyPatch) -> list[study.Reques
         return [study.Planned(config, folder, "k", {}, "run", "to do")]
 
     monkeypatch.setattr(study, "execute", execute)
-    monkeypatch.setattr(commands, "heed_signals", lambda: None)
+    monkeypatch.setattr("bench.commands.reproduce.command.heed_signals", lambda: None)
     return asked
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from bench.options import Asked, resolve
 
 from bench.errors import UserError
-from bench.options import Asked, resolve
 from bench.study import Request, check_study
 from bench.study_file import STUDY, Prepared, StudyFile, is_study, read_study, write_study
 

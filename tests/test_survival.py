@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from bench import record, study
+from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.cost import PARTS, Ledger
 from bench.errors import UserError
-from bench.options import Asked, resolve
 from bench.parts import Parts
 from bench.progress import Display
 from bench.record import Attempt, Record, Status
@@ -89,12 +90,11 @@ print(json.dumps([attempt(cell, moment, random.uniform(0, 0.05)) for moment in [
 
 def lay_out(method: str, place: Path) -> Path:
     """Write a cell that is to be run, without any preparation; return its folder."""
-    asked = Asked(
-        methods=method, dataset="digits", preset="smoke", data=None, seeds="0", budget=None,
-        overrides=["training.checkpoint_seconds=0.02"], device="cpu", jobs=None, timeout=None,
-        weights=[], reference=None, study="s", results=place,
+    options = RunOptions(
+        methods=(method,), preset="smoke", overrides=("training.checkpoint_seconds=0.02",),
+        device="cpu", study="s", results=place,
     )  # fmt: skip
-    request = resolve(asked)
+    request = resolve(options)
     prepared = {**PREPARED, "data_variant": "digits"}
     (cell,) = study.plan(request, prepared)
     study.CellWork(request, prepared, NullTracker(), Display()).lay_out(cell)

@@ -24,9 +24,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 
-from bench import cli, commands, interleaved, machine, record, timing
+from bench import cli, interleaved, machine, record, timing
 from bench.cost import interval, median_bounds
 from bench.errors import UserError
 from bench.interleaved import TimedCell, Timing
@@ -37,6 +36,7 @@ from bench.progress import Display
 from bench.record import Cost, Status
 from bench.report import plots
 from bench.report.plots.content import PlottedStudy
+from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 from bench.report.study_report import StudyReport
 from bench.report.table import write_tables
 from bench.report.table.numbers import MARK
@@ -855,7 +855,7 @@ def test_finished_cells_are_timed_together(
     before = {path: path.read_bytes() for path in real.glob("*-seed0/*")}
     asked = ["time", "--rounds", "6", "--results", str(real.parent), "--no-tracking"]
     monkeypatch.setattr(plots, "write_plots", lambda study: [])
-    monkeypatch.setattr(commands, "heed_signals", lambda: None)
+    monkeypatch.setattr("bench.commands.time.command.heed_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["bench", *asked])
     assert cli.main(asked) == 0
     told = capsys.readouterr().out

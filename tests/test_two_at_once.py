@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from bench import record, study
+from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.config import to_yaml
 from bench.errors import UserError
 from bench.locks import CellLock, hold
-from bench.options import Asked, resolve
 from bench.orphans import settle_study
 from bench.progress import Display
 from bench.record import Status
@@ -111,13 +112,12 @@ def work(tmp_path: Path) -> study.CellWork:
     )
 
 
-def request(results: Path, rerun: str = "failed,stale") -> study.Request:
-    asked = Asked(
-        methods="sde", dataset="digits", preset="smoke", data=None, seeds="0", budget=None,
-        overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None,
-        study="s", results=results, rerun=rerun,
+def request(results: Path, *rerun: str) -> study.Request:
+    options = RunOptions(
+        methods=("sde",), preset="smoke", device="cpu", study="s", results=results,
+        rerun=rerun or ("failed", "stale"),
     )  # fmt: skip
-    return resolve(asked)
+    return resolve(options)
 
 
 def leave(cell: study.Planned, status: Status) -> None:
@@ -144,7 +144,7 @@ def test_what_another_command_has_done_since_the_plan_stands(
 def test_results_are_replaced_only_when_their_cell_is_run(work: study.CellWork) -> None:
     (cell,) = study.plan(work.request, PREPARED)
     leave(cell, Status.FINISHED)
-    (cell,) = study.plan(request(work.request.results, rerun="all"), PREPARED)
+    (cell,) = study.plan(request(work.request.results, "all"), PREPARED)
     assert (cell.action, cell.why) == ("run", "done, asked for again")
     study.Runner(work, 1, Display()).announce(cell)
     assert record.load(cell.folder).status == Status.FINISHED  # type: ignore[union-attr]

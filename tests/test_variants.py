@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bench import record
+from bench.commands.labels import check_reach, resolve_label
 from bench.config import Preset, choose_preset, datasets, merge, presets
 from bench.cost import PARTS, count_calls, count_flops
 from bench.errors import UserError
-from bench.options import check_reach, resolve_label
 from bench.stages import stage_key
 from bench.training import Trainer
 from methods import registry

@@ -1,0 +1,5 @@
+"""The ``bench`` command: parse, call, print; nothing else."""
+
+from bench.cli.main import main, script
+
+__all__ = ["main", "script"]

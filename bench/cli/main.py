@@ -1,0 +1,57 @@
+"""Running the command: exit codes, and errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from cyclopts import CycloptsError
+
+# Imported for the commands that they put into the application.
+from bench.cli import again, extend, look, run  # noqa: F401
+from bench.cli.app import app
+from bench.errors import UserError
+
+STOPPED = 130
+"""Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; bad input ends in one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parse: dict[str, Any] = {"exit_on_error": False, "print_error": False}
+    try:
+        result = app(arguments, result_action="return_value", **parse)
+    except CycloptsError as error:
+        return complain(f"{' '.join(str(error).split())} (see `bench --help`)")
+    except UserError as error:
+        return complain(str(error))
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does: no reason for a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        complain(f"{error.strerror or error}: {error.filename or 'see above'}")
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return STOPPED
+    return result if isinstance(result, int) else 0
+
+
+def complain(line: str) -> int:
+    """Print the one line of an error."""
+    print(f"bench: {' '.join(line.split())}", file=sys.stderr)
+    return 2
+
+
+def script() -> None:
+    """Entry point of the installed command."""
+    code = main()
+    if code == STOPPED:
+        # A scheduler's patience is short, and large libraries take seconds to be taken down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

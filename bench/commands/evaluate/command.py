@@ -1,0 +1,105 @@
+"""``bench evaluate``: measure cells again, or images from elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import evaluate as stored
+from bench.commands.evaluate.options import EvaluateOptions
+from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
+from bench.commands.shared import finish, heed_signals, show_in_store
+from bench.config import datasets
+from bench.errors import UserError
+from bench.evaluate import Measured
+from bench.locks import hold, only_command
+from bench.metrics import HELD_OUT, NOISE
+from bench.record import RECORD, Status, cells
+from bench.study_file import is_study
+from bench.study_folders import find_study
+from methods import registry
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Measure finished cells again, or images from elsewhere; print what was found."""
+    from bench.report.values import render_values
+
+    heed_signals()
+    found = find_cells(options.path, options.results)
+    if found is not None:
+        return evaluate_cells(*found, options)
+    if not Path(options.path).exists():
+        raise UserError(
+            f"'{options.path}' is no study or cell under '{options.results}' and no folder or "
+            "file; give one of these"
+        )
+    if options.name is not None:
+        return evaluate_as(options, options.name)
+    measured = evaluate_images(options)
+    print_notes(measured)
+    print(render_values(measured.values, options.format), end="")
+    return 0
+
+
+def find_cells(path: str, results: Path) -> tuple[Path, list[Path]] | None:
+    """Return a study's folder and the cells meant, its finished ones for a study; else ``None``."""
+    for place in (Path(path), results / path):
+        if (place / RECORD).exists() and is_study(place.parent):
+            return place.parent, [place]
+        if is_study(place):
+            done = [f for f, row in cells(place) if row.status == Status.FINISHED]
+            if not done:
+                raise UserError(f"study '{place.name}' has no finished cell to measure")
+            return place, done
+    return None
+
+
+def evaluate_cells(folder: Path, chosen: Sequence[Path], options: EvaluateOptions) -> int:
+    """Measure cells of a study again, add to their records, and print its table."""
+    for option, value in (("--as", options.name), ("--samples", options.samples)):
+        if value is not None:
+            raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
+    with only_command(folder), hold(chosen):
+        stored.evaluate_cells(folder, chosen, request_in(folder, options))
+        finish(folder, [])
+        show_in_store(folder)
+    return 0
+
+
+def evaluate_as(options: EvaluateOptions, name: str) -> int:
+    """Add images from elsewhere to a study's tables and plots by a name."""
+    folder = find_study(options.results, options.study)
+    taken = {row.method for _, row in cells(folder)} | {*registry.names(), NOISE, HELD_OUT}
+    if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise UserError(
+            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name, nor "
+            f"an anchor's ({', '.join(sorted(taken))})"
+        )
+    if options.samples is not None:
+        raise UserError("--samples is the study's own number with --as; leave it out")
+    with only_command(folder):
+        request = request_in(folder, options)
+        path = Path(options.path)
+        print_notes(stored.add_foreign(folder, path, request, name=name, seed=options.seed))
+        finish(folder, [])
+        show_in_store(folder)
+    return 0
+
+
+def evaluate_images(options: EvaluateOptions) -> Measured:
+    """Measure images from elsewhere; UserError if no data set to compare them with is given."""
+    if options.dataset is None:
+        raise UserError(
+            f"'{options.path}': give the --dataset that the images are compared with; choose from: "
+            f"{', '.join(datasets())}"
+        )
+    settings = resolve_measuring(options, options.dataset, options.reference)
+    request = request_of(settings, options, options.metrics)
+    return stored.evaluate_samples(Path(options.path), request, wanted=options.samples)
+
+
+def print_notes(measured: Measured) -> None:
+    """Say what a reader of the values must know of the images."""
+    for note in measured.notes:
+        print(f"note: {note}", file=sys.stderr)

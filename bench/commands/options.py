@@ -1,0 +1,144 @@
+"""What the commands' options have in common: how values are typed, and what makes sense."""
+
+# No annotations as text here: cyclopts reads those of a base class in its subclass's module.
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter, Token
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from bench.errors import UserError
+from bench.study_folders import find_study
+
+SMALLEST_MEMORY = 2**26
+"""Bytes below which a limit of memory must be a slip of the pen."""
+PLACES = Group("Results", sort_key=9)
+"""The options that say where results go; they stand last in the help of a command."""
+
+
+# -- values as they are typed -------------------------------------------------------------------
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse ``0,1,2`` or ``0-2``; UserError if it is neither."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--seeds '{text}': write seeds as 0,1,2 or 0-2")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(seeds)
+
+
+def parse_nfe(text: str) -> tuple[int, ...]:
+    """Parse ``5,10,20``; UserError if it is no list of whole numbers."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--nfe '{text}': write network evaluations as 5,10,20")
+    return tuple(map(int, parts))
+
+
+def parse_size(text: str) -> int:
+    """Parse ``8GiB``, ``500MB`` or ``8g`` into bytes; UserError if it is no size or too small."""
+    try:
+        size = TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        size = ByteSize(0)
+    if size < SMALLEST_MEMORY:
+        raise UserError(
+            f"--memory '{text}': write a size of {SMALLEST_MEMORY >> 20} MiB or more, as 8GiB or "
+            "500MB"
+        )
+    return int(size)
+
+
+def join(tokens: Sequence[Token]) -> str:
+    """Join what was given for one option, which may have been repeated."""
+    return ",".join(token.value for token in tokens)
+
+
+def _names(kind: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return split(join(tokens))
+
+
+def _seeds(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return parse_seeds(join(tokens))
+
+
+def _nfe(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return parse_nfe(join(tokens))
+
+
+def _size(kind: Any, tokens: Sequence[Token]) -> int:
+    return parse_size(tokens[-1].value)
+
+
+def comma_separated(values: Sequence[object]) -> str:
+    """Write a list as it is typed."""
+    return ",".join(map(str, values))
+
+
+Names = Annotated[tuple[str, ...], Parameter(converter=_names, negative="", metavar="NAMES")]
+Seeds = Annotated[
+    tuple[int, ...],
+    Parameter(converter=_seeds, negative="", metavar="SEEDS", show_default=comma_separated),
+]
+Evaluations = Annotated[tuple[int, ...], Parameter(converter=_nfe, negative="", metavar="NUMBERS")]
+Size = Annotated[int, Parameter(converter=_size, metavar="SIZE")]
+Weights = Annotated[
+    tuple[str, ...], Parameter(negative="", metavar="[NAME=]FILE", show_default=False)
+]
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+"""What is off unless it is asked for."""
+Results = Annotated[Path, Parameter(group=PLACES)]
+Tracking = Annotated[bool, Parameter(group=PLACES)]
+
+
+# -- what makes sense ---------------------------------------------------------------------------
+
+
+def check_each_once(option: str, values: Sequence[object] | None) -> None:
+    """UserError if a list is empty or has something twice; ``None`` is none."""
+    if values is not None and (not values or len(set(values)) < len(values)):
+        given = comma_separated(values)
+        raise UserError(f"--{option} '{given}': name at least one, and each once")
+
+
+def check_number(option: str, number: int | None, least: int, what: str) -> None:
+    """UserError if a number that is given is too small."""
+    if number is not None and number < least:
+        raise UserError(f"--{option} {number}: give a number of {what}, at least {least}")
+
+
+def check_limits(jobs: int | None, timeout: float | None) -> None:
+    """UserError if a number of cells or of seconds makes no sense."""
+    if timeout is not None and not timeout > 0:
+        raise UserError(f"--timeout {timeout:g}: give a positive number of seconds")
+    check_number("jobs", jobs, 1, "cells")
+
+
+# -- what many commands take --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Which study a command is about."""
+
+    study: str | None = None
+    """Name of a study under the results folder. Default: the latest."""
+    _: KW_ONLY
+    results: Results = Path("results")
+    """Folder of all results."""
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder; UserError if there is none."""
+        return find_study(self.results, self.study)

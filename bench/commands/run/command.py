@@ -1,0 +1,128 @@
+"""``bench run``: from what was asked for to a study, its table, plots and runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from bench import study, sweep
+from bench.commands.run.options import RunOptions
+from bench.commands.run.request import resolve
+from bench.commands.shared import check_writable, finish, heed_signals, report_lost
+from bench.curve import sampler_of
+from bench.errors import UserError
+from bench.orphans import readable
+from bench.progress import Display
+from bench.record import Status
+from bench.tracking import Background, NullTracker, Tracker
+
+SHORT_PATIENCE = 0.5
+"""Seconds that a command which was stopped waits for MLflow; see ``Background.close``."""
+
+
+def run(options: RunOptions) -> int:
+    """Run a study, then print its table and where everything is; 1 if a cell failed."""
+    request = replace(resolve(options), command_started=psutil.Process().create_time())
+    check_writable(request.results)
+    display = Display()
+    trackers: list[Background | NullTracker] = []
+    heed_signals()
+    lost: list[str] = []
+
+    def open_tracker() -> Background | NullTracker:
+        opener = partial(Tracker.open, request.results)
+        trackers.append(Background(opener) if options.tracking else NullTracker())
+        return trackers[-1]
+
+    try:
+        planned = study.execute(request, open_tracker, display)
+        if options.curve:
+            lost = draw_curve(request, planned, display)
+    except KeyboardInterrupt:
+        if any(request.folder.glob("*/record.json")):
+            break_off(request.folder, trackers)
+        drop(trackers)
+        raise
+    except UserError:
+        drop(trackers)
+        raise
+    finish(request.folder, trackers)
+    print_places(request, options.tracking)
+    return max(report_failures(planned), report_lost(lost))
+
+
+def draw_curve(
+    request: study.Request, planned: Sequence[study.Planned], display: Display
+) -> list[str]:
+    """Sample for the curve; what keeps that from happening must not cost the table."""
+    try:
+        return sample_planned(request, planned, display)
+    except UserError as error:
+        return [f"no curve: {error}"]
+
+
+def sample_planned(
+    request: study.Request, planned: Sequence[study.Planned], display: Display
+) -> list[str]:
+    """Sample the finished cells of a command again for the curve; return the failures."""
+    cells = [
+        cell.folder.name
+        for cell in planned
+        if finished(cell) and sampler_of(cell.config.method_config) is not None
+    ]
+    if not cells:
+        display.say("note: no finished cell has a sampler to exchange; there is no curve to draw")
+        return []
+    return sweep.execute(request, sweep.Sweep(cells=cells), display)
+
+
+def drop(trackers: Sequence[Background | NullTracker]) -> None:
+    """End the logging of a command that ends here, and what it would say."""
+    for tracker in trackers:
+        tracker.drop()
+
+
+def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
+    """Write and print the tables of a study that was stopped; plots take too long."""
+    from bench.report.study_report import StudyReport
+    from bench.report.table import render_table, write_tables
+
+    report = StudyReport.read(folder)
+    print(render_table(report))
+    write_tables(report)
+    print(f"plots    bench plot {folder.name}")
+    for tracker in trackers:
+        tracker.sync_study(folder)
+        tracker.close(SHORT_PATIENCE)
+
+
+def print_places(request: study.Request, tracking: bool) -> None:
+    """Say where the results are and what to do with them."""
+    folder = request.folder
+    print(f"tables   {folder}/table.md (.csv .tex .json)")
+    if (folder / "nfe-curve.md").exists():
+        print(f"curve    {folder}/nfe-curve.md (.csv), plots/nfe-curve-*.png")
+    print(f"plots    {folder}/plots/")
+    print(f"cells    {folder}/<method>-seed<k>/")
+    if tracking:
+        print(f"MLflow   bench ui --results {request.results}")
+
+
+def report_failures(planned: Sequence[study.Planned]) -> int:
+    """Name the cells without a result; return the exit code."""
+    failed = [cell for cell in planned if cell.broken or not finished(cell)]
+    for cell in failed:
+        told = cell.broken or f"see {cell.folder / study.LOG}"
+        print(f"bench: {cell.folder.name} did not finish; {told}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def finished(cell: study.Planned) -> bool:
+    """Whether a cell has a result."""
+    record = readable(cell.folder)
+    return record is not None and record.status == Status.FINISHED

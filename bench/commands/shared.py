@@ -1,0 +1,88 @@
+"""What several commands do: heed signals, look at the disk, write tables and plots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from bench import study
+from bench.errors import UserError
+from bench.record import RESERVE
+from bench.tracking import Background, NullTracker, Tracker, has_store
+
+SMALLEST_FREE = 64 * 2**20
+"""Bytes that must be free where results go, before anything starts."""
+
+
+def heed_signals() -> None:
+    """Let a scheduler's or a closed terminal's signal end the command as Ctrl-C does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+def interrupt(number: int, frame: object) -> None:
+    """Interrupt what the command does; the event is for where that is lost, in a finaliser."""
+    study.stopping.set()
+    if not study.deaf.is_set():
+        raise KeyboardInterrupt
+
+
+def check_writable(results: Path) -> None:
+    """UserError if the results folder cannot be made or written, or its disk is full."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+        free = shutil.disk_usage(results).free
+    except OSError as error:
+        raise UserError(
+            f"results folder '{results}' cannot be written ({error.strerror}); "
+            "give another one with --results"
+        ) from error
+    if free < SMALLEST_FREE:
+        raise UserError(f"only {free >> 20} MiB are free at '{results}'; give another --results")
+
+
+def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
+    """Write and print the tables, draw the plots, and put both into MLflow."""
+    from bench.report.nfe import render_nfe_table, write_nfe_plots, write_nfe_tables
+    from bench.report.plots import write_plots
+    from bench.report.study_report import StudyReport
+    from bench.report.table import render_table, write_tables
+
+    report = StudyReport.read(folder)
+    print(render_table(report))
+    try:
+        write_tables(report)
+    except OSError:
+        # On a full disk the tables take the room that was kept for the records.
+        (folder / RESERVE).unlink(missing_ok=True)
+        write_tables(report)
+    write_plots(report)
+    if write_nfe_tables(report):
+        print(render_nfe_table(report))
+        write_nfe_plots(report)
+    for tracker in trackers:
+        tracker.sync_study(folder)
+        tracker.close()
+
+
+def show_in_store(folder: Path) -> None:
+    """Bring MLflow up to date with a study, where studies are tracked."""
+    if has_store(folder.parent):
+        tracker = Background(partial(Tracker.open, folder.parent))
+        tracker.sync_study(folder)
+        tracker.close()
+
+
+def report_lost(lost: Sequence[str]) -> int:
+    """Print what could not be drawn or timed; return the exit code."""
+    for line in lost:
+        print(f"bench: {line}", file=sys.stderr)
+    return 1 if lost else 0
