@@ -9,6 +9,8 @@ import pytest
 import yaml
 from bench.options import Asked, resolve
 
+from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.errors import UserError
 from bench.study import Request, check_study
 from bench.study_file import STUDY, Prepared, StudyFile, is_study, read_study, write_study
@@ -20,12 +22,8 @@ PREPARED = Prepared(data_sha256="d" * 64, extractors={"digits": "e" * 64}, notes
 @pytest.fixture
 def request_(tmp_path: Path) -> Request:
     return resolve(
-        Asked(
-            methods="sde", dataset="digits", preset="smoke", data=None, seeds="0", budget=None,
-            overrides=[], device="cpu", jobs=None, timeout=None, weights=[], reference=None,
-            study="s", results=tmp_path,
-        )
-    )  # fmt: skip
+        RunOptions(methods=("sde",), preset="smoke", device="cpu", study="s", results=tmp_path)
+    )
 
 
 @pytest.fixture
