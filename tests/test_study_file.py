@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from bench.options import Asked, resolve
 
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve

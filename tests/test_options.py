@@ -1,0 +1,196 @@
+"""One documented frozen dataclass a command: it is parsed, built by hand, and shown as help."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclopts import App
+
+import bench.commands
+from bench.cli import main
+from bench.cli.app import app
+from bench.commands.evaluate import EvaluateOptions
+from bench.commands.options import parse_seeds
+from bench.commands.run import RunOptions
+from bench.commands.sample import SampleOptions
+from bench.commands.time import TimeOptions
+from bench.errors import UserError
+
+GROUPS = {
+    "Run": {"run"},
+    "Look": {"table", "plot", "compare", "ui", "sync"},
+    "Measure again": {"sample", "time", "evaluate", "reference", "sensitivity", "reproduce"},
+    "Extend": {"methods", "datasets", "new", "check", "data"},
+}
+
+
+def option_classes() -> list[type[Any]]:
+    """Every dataclass in a command's ``options.py``."""
+    found = []
+    for path in sorted(Path(bench.commands.__file__).parent.rglob("options.py")):
+        parts = path.relative_to(Path(bench.__file__).parent.parent).with_suffix("").parts
+        module = importlib.import_module(".".join(parts))
+        found += [
+            kind
+            for kind in vars(module).values()
+            if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__
+        ]
+    return found
+
+
+def documented(kind: type[Any]) -> dict[str, str]:
+    """The docstrings below the fields that a class itself has."""
+    (body,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(text.value, ast.Constant)
+            found[field.target.id] = text.value.value
+    return found
+
+
+def commands() -> Iterator[tuple[str, App, type[Any] | None]]:
+    """Every command with its options, those of ``bench data`` too."""
+    for name in set().union(*GROUPS.values()) - {"data"}:
+        yield name, app[name], parameter(app[name])
+    yield "data prepare", app["data"]["prepare"], parameter(app["data"]["prepare"])
+
+
+def parameter(command: App) -> type[Any] | None:
+    function = command.default_command
+    assert function is not None
+    kinds = [*inspect.get_annotations(function, eval_str=True).items()]
+    given = [kind for name, kind in kinds if name != "return"]
+    assert len(given) <= 1
+    return given[0] if given else None
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*arguments, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", option_classes(), ids=lambda kind: kind.__name__)
+def test_options_are_frozen_and_documented_field_by_field(kind: type[Any]) -> None:
+    assert kind.__dataclass_params__.frozen
+    assert kind.__doc__
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")
+    own = inspect.get_annotations(kind).keys() - {"_"}
+    assert documented(kind).keys() == own
+
+
+def test_every_command_takes_its_options_and_shows_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    renamed = {"overrides": "--set", "name": "--as"}
+    seen = set()
+    for name, _, kind in commands():
+        shown = help_of(capsys, *name.split())
+        told = " ".join(shown.replace("│", " ").split())
+        if kind is None:
+            continue
+        seen.add(kind)
+        for field in dataclasses.fields(kind):
+            option = f"--{field.name.replace('_', '-')}"
+            if kind in {RunOptions, EvaluateOptions}:
+                option = renamed.get(field.name, option)
+            assert f"{option} " in shown, (name, option)
+            owner = next(k for k in kind.__mro__ if field.name in documented(k))
+            text = " ".join(documented(owner)[field.name].replace("`", "").split())
+            assert text[:30] in told, (name, text)
+    abstract = {kind for kind in option_classes() if kind.__subclasses__()}
+    assert seen == {*option_classes()} - abstract
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_the_commands_stand_in_groups(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    shown = help_of(capsys)
+    assert max(map(len, shown.splitlines())) <= int(width)
+    heads = {title: shown.index(f"─ {title} ─") for title in GROUPS}
+    assert list(heads.values()) == sorted(heads.values())
+    panels = {title: shown[start:].split("╰")[0] for title, start in heads.items()}
+    for title, names in GROUPS.items():
+        rows = [line.strip("│ ").split("  ")[0] for line in panels[title].splitlines()[1:]]
+        assert {row for row in rows if " " not in row} >= names
+    assert "rerun" not in shown
+
+
+def test_rerun_is_another_word_for_reproduce(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for word in ("reproduce", "rerun"):
+        assert main([word, "s/sde-seed0", "--results", str(tmp_path)]) == 2
+        told.append(capsys.readouterr().err)
+    assert told[0] == told[1]
+    assert "has no record.json" in told[0]
+
+
+def test_what_is_typed_is_what_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[RunOptions] = []
+    monkeypatch.setattr("bench.commands.run.command.run", lambda options: seen.append(options) or 0)
+    arguments = (
+        "run --methods sde,cdm:semi --seeds 0-2,5 --set a.b=1 --set c.d=[1,2] --memory 8GiB "
+        "--weights x.pt --rerun all --jobs 2 --timeout 3 --no-tracking --curve --study s"
+    )
+    assert main(arguments.split()) == 0
+    assert seen == [
+        RunOptions(
+            methods=("sde", "cdm:semi"), seeds=(0, 1, 2, 5), overrides=("a.b=1", "c.d=[1,2]"),
+            memory=2**33, weights=("x.pt",), rerun=("all",), jobs=2, timeout=3, tracking=False,
+            curve=True, study="s",
+        )
+    ]  # fmt: skip
+    assert main(["run"]) == 0
+    assert seen[1] == RunOptions()
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: RunOptions(seeds=(0, 0)), "--seeds '0,0'"),
+        (lambda: RunOptions(seeds=()), "--seeds ''"),
+        (lambda: RunOptions(jobs=0), "--jobs 0"),
+        (lambda: RunOptions(timeout=float("nan")), "--timeout nan"),
+        (lambda: SampleOptions(cells=()), "--cells ''"),
+        (lambda: SampleOptions(nfe=(5, 0)), "--nfe '5,0'"),
+        (lambda: SampleOptions(samples=1), "--samples 1"),
+        (lambda: TimeOptions(rounds=5), "--rounds 5"),
+        (lambda: TimeOptions(batch=0), "--batch 0"),
+        (lambda: EvaluateOptions(path="x", metrics=("fd", "fd")), "--metrics 'fd,fd'"),
+        (lambda: EvaluateOptions(path="x", samples=1), "--samples 1"),
+        (lambda: parse_seeds("1-"), "--seeds '1-'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_however_they_are_built(
+    build: Any, told: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        build()
+    assert told in str(caught.value)
+
+
+@pytest.mark.usefixtures("processes")
+def test_commands_that_only_read_import_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import bench.commands.show.command, bench.commands.show.listings\n"
+        "import bench.commands.compare.command\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
