@@ -32,14 +32,22 @@ Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 # -- which tests start processes ---------------------------------------------------------------
 
 
-STARTS = {"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"}
-"""Python's own names for starting a process; see its table of audit events."""
+class Guard:
+    """Hears of every process that this one starts, and fails the test that may not start Python."""
 
-
-class Gate:
-    """Whether the test that runs may start Python: set for each test by its marker."""
-
+    starts = frozenset({"subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"})
     is_open = True
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Take one of Python's audit events, as ``sys.addaudithook`` says."""
+        if self.is_open or event not in self.starts:
+            return
+        if "fork" in event or Path(os.fsdecode(arguments[0])).name.startswith("python"):
+            pytest.fail("it starts Python and is not marked so: let it use the fixture 'processes'")
+
+
+guard = Guard()
+sys.addaudithook(guard)  # for good: none can be taken away
 
 
 @pytest.fixture(scope="session")
@@ -56,22 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    Gate.is_open = item.get_closest_marker("process") is not None
+    guard.is_open = item.get_closest_marker("process") is not None
     try:
         return (yield)
     finally:
-        Gate.is_open = True
+        guard.is_open = True
 
-
-def guard(event: str, arguments: tuple[Any, ...]) -> None:
-    """Fail a test that starts Python and does not use ``processes``, in every run."""
-    if Gate.is_open or event not in STARTS:
-        return
-    if "fork" in event or Path(os.fsdecode(arguments[0])).name.startswith("python"):
-        pytest.fail("it starts Python and is not marked so: let it use the fixture 'processes'")
-
-
-sys.addaudithook(guard)
 
 # -- methods and commands ----------------------------------------------------------------------
 

@@ -135,9 +135,11 @@ def test_the_same_command_again_reuses_every_cell(smoke_copy: Path, run_bench: B
 
 
 @pytest.mark.parametrize("format", ["md", "csv", "latex", "json"])
+@pytest.mark.usefixtures("smoke_copy")
 def test_tables_are_printed_in_each_format(
-    smoke_copy: Path, call_bench: Bench, format: str
+    call_bench: Bench, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:
+    monkeypatch.setattr("bench.report.plots.write_plots", lambda *_, **__: [])
     done = call_bench("table", "--format", format)
     assert done.returncode == 0
     assert "fd" in done.stdout
