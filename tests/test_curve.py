@@ -479,6 +479,7 @@ def test_unfinished_cells_have_no_points(fake: Path) -> None:
     assert "Seeds: cdm 3, sde 2" in nfe.render_nfe_table(StudyReport.read(fake))
 
 
+@pytest.mark.slow
 def test_table_and_plot_write_the_curve_too(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["table", "fake", "--results", str(fake.parent)]) == 0
     assert (fake / "nfe-curve.csv").exists()

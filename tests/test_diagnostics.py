@@ -75,6 +75,7 @@ def test_a_method_without_the_denoiser_is_refused() -> None:
 SETTINGS = SamplerSettings(steps=30)
 
 
+@pytest.mark.slow
 def test_an_exact_denoiser_is_a_martingale() -> None:
     """0 within three standard errors at every level, and small standard errors."""
     found = martingale_violation(

@@ -151,6 +151,7 @@ def test_precision_and_recall_are_torch_fidelitys() -> None:
     assert abs(ours.recall - ours.precision) > 0.1
 
 
+@pytest.mark.slow
 def test_one_distribution_has_the_known_coverage_and_density() -> None:
     # Of the 5 neighbours of a real image among 2N, none is a sample with probability 2^-5.
     found = overlap(normal(0, 10_000, 8), normal(1, 10_000, 8))
@@ -276,6 +277,7 @@ def fidelity(
     return found
 
 
+@pytest.mark.slow
 def test_copies_lie_at_no_distance() -> None:
     """Rounding depends on where in a tile a pair lies; copies must not seem apart for it."""
     random = np.random.default_rng(0)

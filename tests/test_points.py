@@ -376,6 +376,7 @@ def test_grids_of_points_are_plots(tmp_path: Path, points: Dataset) -> None:
         assert (np.asarray(picture) == expected).all()
 
 
+@pytest.mark.slow
 def test_a_study_of_points_is_drawn(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study", methods=("sde", "dlsm"), seeds=(0,), failed=None)
     drawn = np.random.default_rng(0).normal(0, 0.4, (100, 2, 1, 1)).astype(np.float32)

@@ -460,6 +460,7 @@ def plots(study: Path) -> tuple[list[Path], list[str]]:
     return write_plots(StudyReport.read(study), said.append), said
 
 
+@pytest.mark.slow
 def test_every_plot_is_drawn(study: Path, plots: tuple[list[Path], list[str]]) -> None:
     paths, said = plots
     charts = {
@@ -472,6 +473,7 @@ def test_every_plot_is_drawn(study: Path, plots: tuple[list[Path], list[str]]) -
     assert all(path.parent == study / "plots" and path.stat().st_size > 3000 for path in paths)
 
 
+@pytest.mark.slow
 def test_fidelity_is_drawn_against_diversity(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde", "cdm"), (0, 1), failed=None)
     for place, (folder, row) in enumerate(record.cells(study)):
@@ -527,6 +529,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
     assert all("left out: no " in line for line in said)
 
 
+@pytest.mark.slow
 def test_plots_survive_missing_metrics_and_nan_losses(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     (study / record.ANCHORS).unlink()

@@ -68,6 +68,7 @@ def value(page: Lines, images: str, family: str) -> float:
 # The page of digits -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_files(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     for name in ("sensitivity.png", "damages.png"):
