@@ -372,6 +372,7 @@ def checked(base: Path, current: Path, folder: Path) -> tuple[Job, dict[str, Row
     return job, {row.name: row for row in judge(job)}
 
 
+@pytest.mark.usefixtures("processes")
 def test_both_trees_run_the_current_benchmarks(tmp_path: Path) -> None:
     """Each side measures its own code; a process that dies takes one benchmark with it."""
     base = tree(tmp_path / "base", names=["a", "gone"])
@@ -391,6 +392,7 @@ def test_both_trees_run_the_current_benchmarks(tmp_path: Path) -> None:
     assert len({len(rounds) for side in times.values() for rounds in side}) == 1
 
 
+@pytest.mark.usefixtures("processes")
 def test_what_the_base_cannot_run_it_runs_by_its_own_definition(tmp_path: Path) -> None:
     base = tree(tmp_path / "base")
     current = tree(tmp_path / "current", other="bench.new_name")
@@ -401,6 +403,7 @@ def test_what_the_base_cannot_run_it_runs_by_its_own_definition(tmp_path: Path) 
     assert "each side by its own definition" in rows["test_other"].notes
 
 
+@pytest.mark.usefixtures("processes")
 def test_code_from_elsewhere_is_never_measured(tmp_path: Path) -> None:
     """A tree without the packages would measure the installed ones."""
     current = tree(tmp_path / "current")
@@ -430,6 +433,7 @@ def test_rounds_fill_the_time_asked_for() -> None:
     assert interleave.plan([1e-4], 1e9)["rounds"] == interleave.MOST
 
 
+@pytest.mark.usefixtures("processes")
 def test_faults_fit_the_code(tmp_path: Path) -> None:
     """What the self-test slows is there, and runs slower."""
     trees = faults.prepare(Path(__file__).parent.parent, tmp_path, 9.0)
@@ -478,6 +482,7 @@ def test_bad_input_takes_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("processes")
 def test_one_check_from_end_to_end(
     git: Git,
     root: Path,
