@@ -28,6 +28,7 @@ import torch
 from bench import cli, interleaved, machine, record, timing
 from bench.cost import interval, median_bounds
 from bench.errors import UserError
+from bench.executors import End, explain_end
 from bench.interleaved import TimedCell, Timing
 from bench.machine import Gpu, Reading, readings
 from bench.machine import gpu as gpu_module
@@ -249,7 +250,9 @@ def test_a_cell_that_ends_the_process_is_left_out(
     def run(request: Any, body: Any, display: Any) -> Any:
         names = [Path(cell).name for cell in body["cells"]]
         asked.append(names)
-        return (None, "b", -9) if "b" in names else (fake_timing("x", names), "c", 0)
+        code = -9 if "b" in names else 0
+        end = End(code, *explain_end(code, "log"), pid=1, seconds=1.0, was_asked=False)
+        return (None, "b", end) if code else (fake_timing("x", names), "c", end)
 
     monkeypatch.setattr(timing, "run", run)
     cells = [tmp_path / name for name in "abc"]
