@@ -291,21 +291,26 @@ def save(record: Record, folder: Path) -> None:
 
 
 def save_anyhow(record: Record, folder: Path) -> None:
-    """Write ``record.json`` even where the disk is full, in the room that the study keeps for it.
+    """Write ``record.json`` as ``write_anyhow`` does."""
+    write_anyhow(folder / RECORD, record.model_dump_json(indent=2) + "\n")
+
+
+def write_anyhow(path: Path, text: str) -> None:
+    """Write a cell's file even where the disk is full, in the room that the study keeps for it.
 
     Raises:
         OSError: that room is used up too.
     """
     for _ in range(SAVES):
         try:
-            save(record, folder)
+            write_text(path, text)
             return
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            (folder.parent / RESERVE).unlink(missing_ok=True)
+            (path.parent.parent / RESERVE).unlink(missing_ok=True)
             time.sleep(SAVE_PAUSE)
-    save(record, folder)
+    write_text(path, text)
 
 
 def keep_reserve(study: Path) -> None:

@@ -40,7 +40,7 @@ class Sweep:
 
 
 @dataclass
-class Task(Planned):
+class CurveCell(Planned):
     """A cell and the points that it lacks."""
 
     record: Record = field(kw_only=True)
@@ -75,7 +75,7 @@ def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
     return None
 
 
-def choose(folder: Path, sweep: Sweep, data_sha256: str) -> tuple[list[Task], list[str]]:
+def choose(folder: Path, sweep: Sweep, data_sha256: str) -> tuple[list[CurveCell], list[str]]:
     """Return the cells to sample, and a line for each that should be but cannot.
 
     Raises:
@@ -107,7 +107,7 @@ def sampler(folder: Path) -> SamplerSettings | None:
     return curve.sampler_of(read_cell(folder / "config.yaml").method_config)
 
 
-def plan(folder: Path, record: Record, sweep: Sweep) -> Task:
+def plan(folder: Path, record: Record, sweep: Sweep) -> CurveCell:
     """Find the points that a cell lacks."""
     config, own = read_cell(folder / "config.yaml"), sampler(folder)
     assert own is not None
@@ -122,7 +122,7 @@ def plan(folder: Path, record: Record, sweep: Sweep) -> Task:
     missing = note(folder, record, wanted, sweep)
     action = "sample" if missing else "reuse"
     why = f"{len(missing)} of {len(wanted)} points to draw"
-    return Task(
+    return CurveCell(
         config, folder, record.key, record.identity, action, why, record=record, missing=missing
     )
 
@@ -162,21 +162,21 @@ class SamplingWork:
         self.data_sha256, self.scratch = data_sha256, scratch
         self.failures: list[str] = []
 
-    def is_new(self, cell: Task) -> bool:
+    def is_new(self, cell: CurveCell) -> bool:
         """No cell is: all of them are finished."""
         return False
 
-    def announce(self, cell: Task) -> None:
+    def announce(self, cell: CurveCell) -> None:
         """Nothing is to be said before a cell's turn."""
 
-    def renew(self, cell: Task, *, elsewhere: bool) -> None:
+    def renew(self, cell: CurveCell, *, elsewhere: bool) -> None:
         """Leave out the points that another command has drawn meanwhile."""
         stored = curve.read(cell.folder, cell.record)
         cell.missing = [point for point in cell.missing if not is_drawn(stored.find(point))]
         if not cell.missing:
             cell.action, cell.why = "reuse", "drawn by another command"
 
-    def lay_out(self, cell: Task) -> Job:
+    def lay_out(self, cell: CurveCell) -> Job:
         """The job of drawing what is missing; only its points and its log go into the cell."""
         folder = self.scratch / cell.folder.name
         folder.mkdir()
@@ -192,7 +192,7 @@ class SamplingWork:
             },
         )
 
-    def close(self, cell: Task, end: End) -> None:
+    def close(self, cell: CurveCell, end: End) -> None:
         """Give each point without a result its reason, unless the user stopped the command."""
         if end.status != Status.INTERRUPTED:
             settle(cell, end.reason)
@@ -202,10 +202,10 @@ class SamplingWork:
         drawn = f"{len(cell.missing) - len(failed)} points drawn{lost}"
         self.display.close(cell.folder.name, drawn)
 
-    def sync(self, cell: Task) -> None:
+    def sync(self, cell: CurveCell) -> None:
         """A curve is shown once it is whole."""
 
-    def stage(self, cell: Task) -> None:
+    def stage(self, cell: CurveCell) -> None:
         """Nothing is trained."""
 
 
@@ -214,7 +214,7 @@ def is_drawn(point: Point | None) -> bool:
     return point is not None and not point.reason
 
 
-def settle(task: Task, reason: str) -> None:
+def settle(task: CurveCell, reason: str) -> None:
     """Give the points that their process did not come to its end as their reason."""
     stored = curve.read(task.folder, task.record)
     lost = [point for point in task.missing if stored.find(point) is None]
@@ -224,7 +224,7 @@ def settle(task: Task, reason: str) -> None:
         curve.save(stored, task.folder)
 
 
-def failures(task: Task) -> list[str]:
+def failures(task: CurveCell) -> list[str]:
     """Return a line for each reason that points of a cell failed for, and where to look."""
     stored = curve.read(task.folder, task.record)
     reasons: dict[str, list[str]] = {}

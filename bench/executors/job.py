@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.record import SIGN, write_text
+from bench.record import SIGN, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"
@@ -91,7 +91,7 @@ class Job(BaseModel):
 
     def write(self) -> None:
         """Write the job's file."""
-        write_text(self.path, self.model_dump_json(indent=2) + "\n")
+        write_anyhow(self.path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Job:
