@@ -35,7 +35,9 @@ class CommitHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def _checkout(self, root: Path) -> Any:
         # By its path: the package itself needs what a build does not have.
-        spec = importlib.util.spec_from_file_location("checkout", root / "bench" / "checkout.py")
+        spec = importlib.util.spec_from_file_location(
+            "checkout", root / "bench" / "records" / "checkout.py"
+        )
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

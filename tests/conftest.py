@@ -16,7 +16,9 @@ import torch
 from filelock import FileLock
 
 from bench.cli import main
-from bench.config import Preset, choose_preset, resolve_method
+from bench.config.overrides import resolve_method
+from bench.config.presets import choose_preset
+from bench.config.schema import Preset
 from bench.tracking import Tracker
 from bench.tracking.store import DATABASE
 from methods import registry

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bench import record
-from bench.record import Anchors, Cost, Interval, Record, Status, Value
+from bench.costs.intervals import Interval
+from bench.records import files, record
+from bench.records.record import Anchors, Cost, Record, Status, Value
 from bench.report.study_report import StudyReport
 from bench.report.table import render_table
 
@@ -219,7 +220,7 @@ def write_study(
             short = curve(method, seed)[:20] if row.cell == failed else None
             write_cell(study / row.cell, row, short, images=0 if row.cell == failed else 80)
     anchors = {"noise": values(412.0, 1.7, None), "real (held-out)": values(2.3, 9.4, None)}
-    record.write_text(study / record.ANCHORS, Anchors(rows=anchors).model_dump_json())
+    files.write_text(study / record.ANCHORS, Anchors(rows=anchors).model_dump_json())
     (study / "study.yaml").write_text(f"methods: [{', '.join(methods)}]\n")
     return study
 

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from bench import record
 from bench.check import Finding, check, load_file
 from bench.cli import main
-from bench.errors import UserError
-from bench.new import check_name, new
+from bench.commands.new.project import check_name, new
+from bench.config.errors import UserError
+from bench.records import record
 from methods import registry
 from methods.base import Batch, DataSpec, Method, Stage
 from methods.mixtures import GaussianMixture
@@ -376,7 +376,7 @@ def test_a_planted_fault_is_caught_by_the_rule_meant_for_it(kind: type[Method]) 
 
 
 def test_every_rule_has_a_planted_fault() -> None:
-    from bench.check.running import RULES
+    from bench.commands.check.running import RULES
 
     untested = {rule.name for rule in RULES} - {name for name, _ in FAULTS.values()}
     assert untested == {"cost of training"}  # Needs arithmetic that torch does not count.
@@ -385,7 +385,7 @@ def test_every_rule_has_a_planted_fault() -> None:
 def test_sources_of_the_rules_exist() -> None:
     from importlib import import_module
 
-    from bench.check.running import RULES
+    from bench.commands.check.running import RULES
 
     for rule in RULES:
         parts = rule.source.split(".")

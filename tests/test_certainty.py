@@ -13,14 +13,14 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from bench import record
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.metrics import evaluation, extractors, statistics
 from bench.metrics.features import Features
 from bench.metrics.references import Reference
-from bench.record import Value
+from bench.records import files, record
+from bench.records.record import Value
 from bench.report import published
 from bench.report.frame import flatten
 from bench.report.ranking import MIN_SEEDS, compare_all, holm, paired, rank_by, rank_ranges
@@ -450,7 +450,7 @@ def paper_study(place: Path, method: str, found: list[float], **options: Any) ->
     )  # fmt: skip
     study = write_study(place / "s", (), failed=None)
     anchors = options.pop("anchors", {})
-    record.write_text(study / record.ANCHORS, record.Anchors(rows=anchors).model_dump_json())
+    files.write_text(study / record.ANCHORS, record.Anchors(rows=anchors).model_dump_json())
     for seed, value in enumerate(found):
         told = provenance(**PAPER | options)
         metrics = {"fid_legacy": Value(value=value, provenance=told)}

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
-from bench import record
-from bench.config import datasets, presets
-from bench.cost import PARTS
-from bench.errors import UserError
-from bench.record import Status
+from bench.config.errors import UserError
+from bench.config.presets import datasets, presets
+from bench.costs.ledger import PARTS
+from bench.records import record
+from bench.records.record import Status
 from methods import registry
 
 from . import plugins

@@ -14,11 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from bench import record
 from bench.cli import main
-from bench.metrics import statistics
-from bench.record import Anchors, Record, Value
-from bench.report.compare import (
+from bench.commands.compare.comparison import (
     CHANGED,
     EQUAL,
     MOVED,
@@ -26,13 +23,13 @@ from bench.report.compare import (
     UNKNOWN,
     Compared,
     Comparison,
-    by_errors,
-    choose,
     compare,
-    over_seeds,
-    render_comparison,
-    welch,
 )
+from bench.commands.compare.formats import render_comparison
+from bench.commands.compare.significance import by_errors, choose, over_seeds, welch
+from bench.metrics import statistics
+from bench.records import files, record
+from bench.records.record import Anchors, Record, Value
 from bench.report.ranking import holm
 
 from .fake_study import interval, make_record, values, write_study
@@ -291,7 +288,7 @@ def test_settings_code_device_and_data_are_compared(tmp_path: Path) -> None:
 def test_a_yardstick_that_moved_is_a_warning(tmp_path: Path) -> None:
     one, other = two(tmp_path, ("sde",))
     rows = {"noise": values(400.0, 1.7, None)}
-    record.write_text(other / record.ANCHORS, Anchors(rows=rows).model_dump_json())
+    files.write_text(other / record.ANCHORS, Anchors(rows=rows).model_dump_json())
     assert compare(one, other).differences == (
         "fd_digits_500 of the same yardstick, noise: 412 and 400",
     )

@@ -15,10 +15,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from bench import cli, curve, record
-from bench.curve import Curve, Point
-from bench.record import Record, Status
+from bench import cli
+from bench.records import nfe_curve, record
+from bench.records.nfe_curve import Curve, Point
+from bench.records.record import Record, Status
 from bench.report import nfe
+from bench.report.plots import nfe as nfe_plots
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
 from bench.tracking.content import study_files
@@ -41,7 +43,7 @@ def bench(place: Path, *arguments: str, env: Mapping[str, str] | None = None) ->
 
 
 def stored(folder: Path) -> Curve:
-    return Curve.model_validate_json((folder / curve.FILE).read_bytes())
+    return Curve.model_validate_json((folder / nfe_curve.FILE).read_bytes())
 
 
 def load(folder: Path) -> Record:
@@ -75,7 +77,7 @@ def rows(text: str) -> dict[tuple[str, str], list[str]]:
 def test_settings_use_as_many_evaluations_as_are_allowed(
     name: str, asked: int, calls: float
 ) -> None:
-    chosen = curve.settings_for(name, asked, OWN, calls)
+    chosen = nfe_curve.settings_for(name, asked, OWN, calls)
     if chosen is None:
         one_step = OWN.model_copy(update={"name": name, "steps": 1})
         assert samplers.nfe(one_step) * calls > asked
@@ -88,18 +90,20 @@ def test_settings_use_as_many_evaluations_as_are_allowed(
 
 def test_a_sampler_keeps_the_cells_own_churn() -> None:
     own = OWN.model_copy(update={"name": "edm_stochastic", "s_churn": 0.0})
-    again = curve.settings_for("edm_stochastic", 11, own, 1.0)
+    again = nfe_curve.settings_for("edm_stochastic", 11, own, 1.0)
     assert again == own.model_copy(update={"steps": 6})
-    from_ancestral = curve.settings_for("edm_stochastic", 11, OWN, 1.0)
+    from_ancestral = nfe_curve.settings_for("edm_stochastic", 11, OWN, 1.0)
     assert from_ancestral is not None
     assert from_ancestral.s_churn == 30
-    chosen = curve.settings_for("edm_stochastic", 11, OWN.model_copy(update={"s_churn": 5.0}), 1.0)
+    chosen = nfe_curve.settings_for(
+        "edm_stochastic", 11, OWN.model_copy(update={"s_churn": 5.0}), 1.0
+    )
     assert chosen is not None
     assert chosen.s_churn == 5
 
 
 def test_equal_settings_are_one_point() -> None:
-    points = curve.choose(["heun"], [5, 6, 7], samples=10, seed=0, own=OWN, calls=1.0)
+    points = nfe_curve.choose(["heun"], [5, 6, 7], samples=10, seed=0, own=OWN, calls=1.0)
     assert [(p.sampler["steps"], p.asked) for p in points] == [(3, [5, 6]), (4, [7])]
 
 
@@ -192,8 +196,8 @@ def test_again_draws_only_what_is_missing(study: Path) -> None:
     assert point(study / "sde-seed0", "heun", 3).asked == [5, 6]
     stripped = [p.model_copy(update={"asked": []}) for p in old]
     assert [p.model_copy(update={"asked": []}) for p in new[: len(old)]] == stripped
-    assert (study / "dlsm-seed0" / curve.FILE).stat().st_mtime_ns == before[
-        study / "dlsm-seed0" / curve.FILE
+    assert (study / "dlsm-seed0" / nfe_curve.FILE).stat().st_mtime_ns == before[
+        study / "dlsm-seed0" / nfe_curve.FILE
     ]
 
 
@@ -240,8 +244,8 @@ def test_one_option_of_run_draws_the_default_curve(tmp_path: Path, run_bench: Be
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "gmm2d-smoke"
     points = stored(folder / "sde-seed0").points
-    assert {p.sampler["name"] for p in points} == set(curve.SAMPLERS)
-    assert {n for p in points for n in p.asked} == set(curve.NFE)
+    assert {p.sampler["name"] for p in points} == set(nfe_curve.SAMPLERS)
+    assert {n for p in points for n in p.asked} == set(nfe_curve.NFE)
     assert (folder / "nfe-curve.md").read_text().strip() in done.stdout
     assert "| smm " in done.stdout.split("nfe")[0]
     assert list((folder / "plots").glob("nfe-curve-*.png"))
@@ -316,7 +320,7 @@ def test_a_failed_point_is_a_row_with_its_reason(
     assert f"| fragile-seed0 | heun    | 3     | {reason}" in text
     assert "a sample is not finite" in text
     assert point(folder / "fragile-seed0", "ancestral", 7).metrics
-    assert "planted fault" in (folder / "fragile-seed0" / curve.LOG).read_text()
+    assert "planted fault" in (folder / "fragile-seed0" / nfe_curve.LOG).read_text()
     # A failure is tried again; what is there is not.
     again = sample_fragile(run_bench, fragile, *asked)
     assert again.returncode == 1
@@ -398,7 +402,7 @@ REFUSED = {
     "unfinished": ("record.json", {"status": "killed"}, "it is not finished but killed; run it"),
     "settings": ("config.yaml", {"seed": 7}, "its settings, extractor or evaluation protocol"),
     "no checkpoint": ("checkpoint.pt", None, "its checkpoint.pt is gone; run it again: bench run"),
-    "curve": (curve.FILE, {"format": "none"}, "cannot be read; remove it and sample again"),
+    "curve": (nfe_curve.FILE, {"format": "none"}, "cannot be read; remove it and sample again"),
 }
 
 
@@ -451,7 +455,7 @@ def fake(tmp_path: Path) -> Path:
             ]
             if (method, seed) == ("cdm", 1):
                 points[0] = fake_point(seed, "heun", 5, 0.0, "a | fault")
-            curve.save(Curve(key=load(cell).key, points=points), cell)
+            nfe_curve.save(Curve(key=load(cell).key, points=points), cell)
     return folder
 
 
@@ -466,7 +470,7 @@ def test_seeds_are_joined_with_their_interval(fake: Path) -> None:
 
 def test_points_of_an_earlier_training_do_not_count(fake: Path) -> None:
     for cell in fake.glob("sde-seed*"):
-        curve.save(stored(cell).model_copy(update={"key": "another"}), cell)
+        nfe_curve.save(stored(cell).model_copy(update={"key": "another"}), cell)
     lines = rows(nfe.render_nfe_table(StudyReport.read(fake)))
     assert ("sde", "heun") not in lines
     assert ("cdm", "heun") in lines
@@ -494,14 +498,14 @@ def test_a_study_without_a_curve_has_no_files_of_it(tmp_path: Path) -> None:
     folder = fake_study.write_study(tmp_path / "fake")
     report = StudyReport.read(folder)
     assert nfe.write_nfe_tables(report) == []
-    assert nfe.write_nfe_plots(report) == []
+    assert nfe_plots.write_nfe_plots(report) == []
     assert nfe.render_nfe_table(report) == ""
 
 
 def test_lines_stand_where_their_values_are(fake: Path) -> None:
     content = nfe.load_points(StudyReport.read(fake))
     assert content is not None
-    figure = nfe.draw(content, "fd_digits_500")
+    figure = nfe_plots.draw(content, "fd_digits_500")
     panels = figure.axes
     assert [axes.get_title() for axes in panels] == ["cdm", "sde"]
     (line,) = (

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from bench import data
+from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
 from bench.data.sources import fetched, idx, prepared
 from bench.data.sources.digits import choose_held_out
-from bench.errors import UserError
 from tests.pictures import encoded, idx_bytes, pixels, write_idx, write_zip
 
 

@@ -19,15 +19,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench import data, progress
+from bench import data
 from bench.cli import main
+from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
 from bench.data.sources import decoding, prepared
 from bench.data.sources.decoding import Rule
 from bench.data.sources.entries import Content, Entry
 from bench.data.sources.labels import Labels
 from bench.data.sources.prepared import Recipe
-from bench.errors import UserError
+from bench.progress import display
 from bench.training import Feed
 from tests.conftest import Bench
 from tests.pictures import encoded, pixels, png, write_folder
@@ -357,8 +358,8 @@ class Clock:
 
 def test_plain_lines_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, said = Clock(), io.StringIO()
-    monkeypatch.setattr(progress.time, "monotonic", clock)
-    with progress.passing("reading [x]", Console(file=said, width=200)) as tell:
+    monkeypatch.setattr(display.time, "monotonic", clock)
+    with display.passing("reading [x]", Console(file=said, width=200)) as tell:
         for second in range(1, 41):
             clock.now = float(second)
             tell(second / 40)
@@ -370,14 +371,14 @@ def test_plain_lines_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_pass_without_news_says_nothing() -> None:
     for terminal in (False, True):
         said = io.StringIO()
-        with progress.passing("reading", Console(file=said, force_terminal=terminal)):
+        with display.passing("reading", Console(file=said, force_terminal=terminal)):
             pass
         assert "reading" not in said.getvalue()
 
 
 def test_a_terminal_shows_a_bar() -> None:
     said = io.StringIO()
-    with progress.passing("reading", Console(file=said, force_terminal=True, width=90)) as tell:
+    with display.passing("reading", Console(file=said, force_terminal=True, width=90)) as tell:
         tell(0.0)
         tell(0.5)
     assert "reading" in said.getvalue()

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from bench import data
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset, fingerprint
-from bench.errors import UserError
 from tests.pictures import encoded, pixels, png, write_folder, write_zip
 
 CIFAR_NAMES = ("airplane", "automobile", "bird")

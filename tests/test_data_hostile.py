@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from bench import data
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset
 from bench.data.sources import images
-from bench.errors import UserError
 from tests.pictures import encoded, pixels, png, write_folder, write_zip
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import checkout, environment
-from bench.environment import describe, diff_path, note
+from bench.records import checkout, environment
+from bench.records.environment import describe, diff_path, note
 
 from .fake_study import make_record
 

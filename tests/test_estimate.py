@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench import record, study, worker
+from bench import study, worker
 from bench.commands.options import parse_seeds, split
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.config import Settings, parse_budget, to_yaml
-from bench.cost import Ledger
+from bench.config.schema import Settings, parse_budget
+from bench.config.text import to_yaml
+from bench.costs.ledger import Ledger
 from bench.data import Dataset, load
-from bench.environment import device_name
 from bench.estimate import (
     Forecast,
     Left,
@@ -37,9 +37,11 @@ from bench.estimate import (
 )
 from bench.estimate.attempts import Attempts
 from bench.estimate.measured import Known, Measurement, measure
-from bench.record import CHECKPOINT, SAMPLES, Record, SharedBy, Status
+from bench.records import files, record
+from bench.records.environment import device_name
+from bench.records.record import CHECKPOINT, SAMPLES, Record, SharedBy, Status
+from bench.records.source_code import source_hashes
 from bench.sampling import count_sampling, draw_and_time, settle
-from bench.source import source_hashes
 from bench.study import Planned
 from bench.training import Feed, Trainer
 from methods import registry
@@ -293,7 +295,7 @@ def leave(request: study.Request, label: str, seed: int = 0, **changes: Any) -> 
     row = make_record(request.folder, label, seed, **fields)
     cell.folder.mkdir(parents=True)
     record.save(row, cell.folder)
-    record.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
+    files.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
     return row
 
 

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bench import metrics, record
+from bench import metrics
 from bench.cli import main
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.metrics import evaluator, features
-from bench.record import Record, Value
+from bench.records import record
+from bench.records.record import Record, Value
 from bench.report import plots
 from bench.report.study_report import StudyReport
 

@@ -30,8 +30,8 @@ from bench.executors import (
     local,
 )
 from bench.executors.local import LocalHandle
-from bench.orphans import note_death
-from bench.record import SIGN, Attempt, Status
+from bench.records.orphans import note_death
+from bench.records.record import SIGN, Attempt, Status
 
 from .fake_study import make_record
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import data, metrics
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset
-from bench.errors import UserError
 from bench.metrics import extractors, statistics
 from bench.metrics.extractors import Extractor, efficientnet, exported, inception, resnet, verified
 from bench.metrics.extractors.classifier import SHAPES

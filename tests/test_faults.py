@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import record
 from bench.commands.options import parse_size
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.executors import explain_end
-from bench.record import RESERVE, Record, Status, keep_reserve, save_anyhow
+from bench.records import record
+from bench.records.record import RESERVE, Record, Status, keep_reserve, save_anyhow
 
 from .conftest import Bench
 from .fake_study import make_record

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.cost import count_calls, count_flops
+from bench.costs.flops import count_calls, count_flops
 from methods import registry
 from methods.base import Batch, DataSpec, Method
 from methods.cdm import Start, branch_levels

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench import data, metrics
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset, Split, fingerprint
-from bench.errors import UserError
 from bench.metrics import (
     evaluation,
     extractors,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.cost import count_flops, parameters
+from bench.costs.flops import count_flops, parameters
 from methods.base import DataSpec, Settings
 from methods.networks import choice, layers
 from methods.networks.classifier import ClassifierSettings

@@ -23,7 +23,7 @@ from bench.commands.options import parse_seeds
 from bench.commands.run import RunOptions
 from bench.commands.sample import SampleOptions
 from bench.commands.time import TimeOptions
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 GROUPS = {
     "Run": {"run"},

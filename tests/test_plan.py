@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from bench import record, study
+from bench import study
 from bench.commands.options import split
 from bench.commands.run import RunOptions
 from bench.commands.run.request import check_rerun, resolve
-from bench.config import digest, to_yaml
-from bench.errors import UserError
-from bench.record import CHECKPOINT, Record, Status
-from bench.source import source_files, source_hashes
+from bench.config.errors import UserError
+from bench.config.text import digest, to_yaml
+from bench.records import files, record
+from bench.records.record import CHECKPOINT, Record, Status
+from bench.records.source_code import source_files, source_hashes
 from bench.study import Planned, cell_key, decide
 
 from .fake_study import PREPARED
@@ -43,7 +44,7 @@ def write(cell: Planned, status: Status = Status.FINISHED, *, checkpoint: bool =
         preset="smoke", key=cell.key, identity=dict(cell.identity), status=status,
     )  # fmt: skip
     record.save(row, cell.folder)
-    record.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
+    files.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
     if checkpoint:
         (cell.folder / CHECKPOINT).touch()
 

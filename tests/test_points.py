@@ -13,13 +13,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
 from bench import data, metrics
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset
 from bench.data.sources import mixtures
-from bench.errors import UserError
 from bench.metrics import extractors
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
 from bench.metrics.yardsticks import noise_like
-from bench.report.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
+from bench.records.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
 from bench.report.plots import write_plots
 from bench.report.study_report import StudyReport
 from methods.mixtures import GaussianMixture, ring

@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from scipy.special import stdtrit
 
-from bench import record
-from bench.errors import UserError
-from bench.record import Anchors, Cost, Status, Value
+from bench.config.errors import UserError
+from bench.records import files, record
+from bench.records.grid import GAP, grid_image, write_grid
+from bench.records.metric_names import direction
+from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import ranking, study_report
-from bench.report.frame import direction, refuse_difference
-from bench.report.grid import GAP, grid_image, write_grid
+from bench.report.frame import refuse_difference
 from bench.report.plots import write_plots
 from bench.report.plots.content import PlottedStudy
 from bench.report.plots.drawing import DPI, plain, save
@@ -144,7 +145,7 @@ def test_values_measured_otherwise_are_refused(tmp_path: Path, change: dict[str,
 def test_an_anchor_measured_otherwise_is_refused(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
     anchors = Anchors(rows={"noise": values(400.0, 1.5, None, extractor_sha256="ee" * 32)})
-    record.write_text(study / record.ANCHORS, anchors.model_dump_json())
+    files.write_text(study / record.ANCHORS, anchors.model_dump_json())
     with pytest.raises(UserError, match="extractor_sha256"):
         StudyReport.read(study)
 

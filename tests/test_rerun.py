@@ -15,12 +15,17 @@ import pytest
 import torch
 import yaml
 
-from bench import record, rerun, study
+from bench import study
 from bench.cli import main
-from bench.config import CellConfig, Settings, choose_preset, resolve_method, to_yaml
-from bench.progress import Display
-from bench.record import Record, Status, Value
-from bench.repetition import compare
+from bench.commands.reproduce import repeat
+from bench.commands.reproduce.verdict import compare
+from bench.config.overrides import resolve_method
+from bench.config.presets import choose_preset
+from bench.config.schema import CellConfig, Settings
+from bench.config.text import to_yaml
+from bench.progress.display import Display
+from bench.records import record
+from bench.records.record import Record, Status, Value
 from bench.tracking import NullTracker
 from methods import registry
 
@@ -76,7 +81,7 @@ def now(before: Path) -> Path:
     """Its repetition, with times of its own."""
     folder = before.parents[1] / "s-rerun" / before.name
     shutil.copytree(before.parent, folder.parent)
-    row = rerun.read(folder)
+    row = repeat.read(folder)
     row.ledger = {part: 2 * seconds for part, seconds in row.ledger.items()}
     record.save(row, folder)
     lines = record.read_curves(folder)
@@ -87,26 +92,26 @@ def now(before: Path) -> Path:
 
 def change(folder: Path, **changes: Any) -> None:
     """Change a record's fields; ``environment`` is added to."""
-    row = rerun.read(folder)
+    row = repeat.read(folder)
     if "environment" in changes:
         changes["environment"] = row.environment | changes["environment"]
     record.save(row.model_copy(update=changes), folder)
 
 
 def verdicts(before: Path, now: Path) -> Mapping[str, str]:
-    repetition, _ = rerun.judge(before, now)
-    return {row.what: row.verdict for row in repetition.rows}
+    verdict, _ = repeat.judge(before, now)
+    return {row.what: row.verdict for row in verdict.rows}
 
 
 # Bits -------------------------------------------------------------------------------------------
 
 
 def test_the_same_bits_are_told_whatever_time_they_took(before: Path, now: Path) -> None:
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert holds
     assert "s/sde-seed0: bit-equal" in page
     assert verdicts(before, now)["seconds of training"] == "not judged"
-    assert (now.parent / rerun.PAGE).read_text() == page
+    assert (now.parent / repeat.PAGE).read_text() == page
 
 
 def tamper_weights(folder: Path) -> None:
@@ -145,21 +150,21 @@ def shorten_curve(folder: Path) -> None:
 
 
 def tamper_metric(folder: Path) -> None:
-    row = rerun.read(folder)
+    row = repeat.read(folder)
     value = row.metrics["is_digits_500"]
     near = value.model_copy(update={"value": float(np.nextafter(value.value, 99))})
     change(folder, metrics=row.metrics | {"is_digits_500": near})
 
 
 def drop_metric(folder: Path) -> None:
-    row = rerun.read(folder)
+    row = repeat.read(folder)
     del row.metrics["is_digits_500"]
     change(folder, metrics=row.metrics)
 
 
 def tamper_cost(name: str) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
-        cost = rerun.read(folder).cost
+        cost = repeat.read(folder).cost
         change(folder, cost=cost.model_copy(update={name: getattr(cost, name) + 1}))
 
     return tamper
@@ -195,7 +200,7 @@ FAULTS = {
 def test_the_least_difference_is_told(before: Path, now: Path, fault: str, side: str) -> None:
     plant, what, verdict = FAULTS[fault]
     plant(before if side == "before" else now)
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert not holds
     assert verdicts(before, now)[what] == verdict
     assert what in page.split("s/sde-seed0: differs: ")[1].splitlines()[0]
@@ -203,7 +208,7 @@ def test_the_least_difference_is_told(before: Path, now: Path, fault: str, side:
 
 def test_what_is_gone_is_not_called_equal(before: Path, now: Path) -> None:
     (before / "checkpoint.pt").unlink()
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert holds
     assert "bit-equal; not compared: weights" in page
 
@@ -224,20 +229,20 @@ def test_bits_are_not_asked_for_where_they_cannot_be_had(before: Path, now: Path
         fault(now)
     move_metrics(before, now, error=0.1, by=0.01)
     change(now, environment=LOOSE[why])
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert holds
     assert "within its interval" in page
     assert why in page
     assert verdicts(before, now)["samples (images)"] == "differs, not judged"
     move_metrics(before, now, error=0.1, by=0.6)
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert not holds
     assert "outside its interval: fd_digits_500, is_digits_500" in page
 
 
 def move_metrics(before: Path, now: Path, *, error: float | None, by: float) -> None:
     """Give the metrics of both an error, and move the second ones."""
-    row = rerun.read(before)
+    row = repeat.read(before)
     old = {name: Value(value=v.value, error=error) for name, v in row.metrics.items()}
     change(before, metrics=old)
     change(now, metrics={n: Value(value=v.value + by, error=error) for n, v in old.items()})
@@ -248,7 +253,7 @@ def test_a_budget_of_seconds_promises_no_bits(tmp_path: Path) -> None:
     now = finished(tmp_path, name="s-rerun", budget="60s")
     tamper_cost("steps")(now)
     move_metrics(before, now, error=0.1, by=0.01)
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert holds
     assert "limited by seconds" in page
 
@@ -257,7 +262,7 @@ def test_without_errors_the_other_seeds_are_the_measure(tmp_path: Path) -> None:
     before = finished(tmp_path)
     now = finished(tmp_path, name="s-rerun", environment=HERE | {"device_type": "cuda"})
     move_metrics(before, now, error=None, by=0.01)
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert not holds
     assert "not to be judged" in page
     for seed, value in ((1, 6.2), (2, 6.0)):
@@ -265,15 +270,15 @@ def test_without_errors_the_other_seeds_are_the_measure(tmp_path: Path) -> None:
         finished(tmp_path, seed, metrics=metrics)
     assert verdicts(before, now)["fd_digits_500"].endswith("(3 seeds)")
     assert verdicts(before, now)["is_digits_500"] == "no interval to judge by"
-    assert rerun.report(before, now)[1]
+    assert repeat.report(before, now)[1]
     move_metrics(before, now, error=None, by=5.0)
-    assert not rerun.report(before, now)[1]
+    assert not repeat.report(before, now)[1]
 
 
 def test_bits_that_are_the_same_on_a_gpu_are_called_so(before: Path, now: Path) -> None:
     for folder in (before, now):
         change(folder, environment={"device_type": "cuda"})
-    page, holds = rerun.report(before, now)
+    page, holds = repeat.report(before, now)
     assert holds
     assert "bit-equal, although it ran on cuda" in page
 
@@ -302,10 +307,10 @@ def test_equal_runs_are_within_their_intervals_at_the_nominal_rate(
 
 
 def holds(old: list[Record], new: Record) -> bool:
-    from bench import repetition
+    from bench.commands.reproduce import verdict
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repetition, "cells", lambda folder: [(folder, row) for row in old])
+        patch.setattr(verdict, "cells", lambda folder: [(folder, row) for row in old])
         nowhere = Path("nowhere/s")
         return compare(nowhere, nowhere, (old[0], new), by_the_clock=False).holds
 
@@ -334,7 +339,7 @@ def test_what_was_made_otherwise_is_named_first(before: Path, now: Path) -> None
     body["method_config"]["optimizer"]["lr"] = 0.5
     body["settings"]["data"] = "/elsewhere"
     (now / "config.yaml").write_text(yaml.safe_dump(body))
-    page, held = rerun.report(before, now)
+    page, held = repeat.report(before, now)
     assert not held
     table = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")]
     assert table[2:11] == [
@@ -401,7 +406,7 @@ def test_a_difference_is_exit_code_1(
     assert main(arguments) == 0
     tamper_weights(before)
     again = before.parents[1] / "s-rerun" / before.name
-    assert not rerun.report(before, again)[1]
+    assert not repeat.report(before, again)[1]
     # A finished repetition is not taken for another: each is a study of its own.
     assert main(arguments) == 0
     assert [request.name for request in requests] == ["s-rerun", "s-rerun2"]
@@ -423,10 +428,10 @@ def test_a_repetition_that_fails_is_exit_code_1_and_gone_on_with(
         assert main(arguments) == 1
     shutil.copytree(before.parents[1] / "s-rerun", before.parents[1] / "kept")
     config = configuration("sde", 0)
-    row = rerun.read(before)
-    assert rerun.claim(before.parents[1], row, config) == "s-rerun"
+    row = repeat.read(before)
+    assert repeat.claim(before.parents[1], row, config) == "s-rerun"
     other = config.model_copy(update={"settings": settings(data="/elsewhere")})
-    assert rerun.claim(before.parents[1], row, other) == "s-rerun2"
+    assert repeat.claim(before.parents[1], row, other) == "s-rerun2"
 
 
 def test_the_cell_gets_its_threads_and_the_data_their_new_place(
@@ -523,10 +528,10 @@ def test_a_cell_that_was_stopped_and_resumed_is_repeated_to_the_bit(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         study.execute(request, NullTracker, Impatient())
     (cell,) = study.execute(request, NullTracker, Display())
-    row = rerun.read(cell.folder)
+    row = repeat.read(cell.folder)
     assert (row.status, len(row.attempts)) == (Status.FINISHED, 2)
-    again = rerun.execute(rerun.find("s/smm-seed0", results), results, None, Display())
-    page, held = rerun.report(cell.folder, again)
+    again = repeat.execute(repeat.find("s/smm-seed0", results), results, None, Display())
+    page, held = repeat.report(cell.folder, again)
     assert held, page
     assert "s/smm-seed0: bit-equal\n" in page
     assert "changed" not in page

@@ -17,12 +17,12 @@ from PIL import Image
 
 from bench import metrics
 from bench.cli import main
+from bench.commands.sensitivity import damage, measure
+from bench.commands.sensitivity.report import Judged, Verdict, markdown, table, write_page
 from bench.data import Dataset, Split, load
-from bench.metrics import damage, sensitivity
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors import Extractor
 from bench.metrics.statistics import frechet_between
-from bench.report.sensitivity import Judged, Verdict, markdown, table, write_page
 
 COMMITTED = Path(__file__).parent.parent / "results" / "reference" / "sensitivity" / "digits"
 FILES = ("sensitivity.md", "sensitivity.csv", "sensitivity.png", "sensitivity.pdf", "damages.png")
@@ -96,14 +96,14 @@ def test_the_page_is_the_committed_one(page: Lines) -> None:
 def test_distances_grow_with_the_damage(page: Lines, kind: str) -> None:
     for family in ("fd", "kd"):
         rungs = [row for (_, one), row in page.items() if one == family and row["kind"] == kind]
-        values = [value(page, sensitivity.CLEAN, family), *(float(row["value"]) for row in rungs)]
+        values = [value(page, measure.CLEAN, family), *(float(row["value"]) for row in rungs)]
         assert len(values) > 2
         assert values == sorted(values)
 
 
 def test_other_clean_images_are_within_the_yardstick(page: Lines) -> None:
     control = [row for row in page.values() if row["kind"] == "control"]
-    assert len(control) == len(sensitivity.MEASURED)
+    assert len(control) == len(measure.MEASURED)
     assert {row["verdict"] for row in control} == {"missed"}
 
 
@@ -115,14 +115,14 @@ def test_missing_classes_cost_recall_and_coverage_but_not_precision(page: Lines)
 
 
 def test_copies_cost_recall_but_not_precision(page: Lines) -> None:
-    clean = value(page, sensitivity.CLEAN, "precision")
+    clean = value(page, measure.CLEAN, "precision")
     assert value(page, "every image 10 times", "precision") == pytest.approx(clean, abs=0.06)
     assert value(page, "every image 10 times", "recall") == 0
 
 
 def test_shuffled_labels_reach_what_takes_labels_alone(page: Lines) -> None:
-    for family in sensitivity.MEASURED:
-        same = value(page, "labels shuffled", family) == value(page, sensitivity.CLEAN, family)
+    for family in measure.MEASURED:
+        same = value(page, "labels shuffled", family) == value(page, measure.CLEAN, family)
         assert same == (family not in {"accuracy", "fdc"})
 
 
@@ -255,8 +255,8 @@ def test_the_training_split_is_at_no_distance_from_itself(digits: Dataset, cache
 
 @pytest.mark.parametrize("pool", [400, 1000])
 def test_sets_with_images_in_common_tell_the_deviation_of_those_with_none(pool: int) -> None:
-    rows = list(sensitivity.subsets(pool, 200))
-    assert len(rows) == sensitivity.SETS
+    rows = list(measure.subsets(pool, 200))
+    assert len(rows) == measure.SETS
     assert all(len(np.unique(one)) == 200 for one in rows)
     found = []
     for seed in range(40):
@@ -266,9 +266,9 @@ def test_sets_with_images_in_common_tell_the_deviation_of_those_with_none(pool: 
 
 
 def test_a_share_of_one_is_not_known_without_error() -> None:
-    assert 0.005 < sensitivity.of_share(1.0, 250) < 0.006
-    assert sensitivity.of_share(0.0, 250) == pytest.approx(sensitivity.of_share(1.0, 250))
-    assert sensitivity.of_share(0.5, 10_000) == pytest.approx(0.005)
+    assert 0.005 < measure.of_share(1.0, 250) < 0.006
+    assert measure.of_share(0.0, 250) == pytest.approx(measure.of_share(1.0, 250))
+    assert measure.of_share(0.5, 10_000) == pytest.approx(0.005)
 
 
 # Verdicts -----------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def small(dataset: Dataset, cache: Path) -> Evaluator:
 
 
 def test_colour_images_without_labels_leave_class_rows_out(tmp_path: Path) -> None:
-    page = sensitivity.page(small(colourful(labels=False), tmp_path), cache=tmp_path)
+    page = measure.page(small(colourful(labels=False), tmp_path), cache=tmp_path)
     assert page.n == 45
     names = [row.name for row in page.panels[0].rows]
     assert "noise 16/255" in names
@@ -336,9 +336,9 @@ def test_colour_images_without_labels_leave_class_rows_out(tmp_path: Path) -> No
 
 def test_features_are_kept_and_give_the_same_page(tmp_path: Path) -> None:
     evaluator = small(colourful(labels=True), tmp_path)
-    first = sensitivity.page(evaluator, 30, cache=tmp_path)
+    first = measure.page(evaluator, 30, cache=tmp_path)
     broken = Evaluator(evaluator.dataset, [(refusing(evaluator), evaluator.pairs[0][1])], 50)
-    assert table(sensitivity.page(broken, 30, cache=tmp_path)) == table(first)
+    assert table(measure.page(broken, 30, cache=tmp_path)) == table(first)
 
 
 def refusing(evaluator: Evaluator) -> Extractor:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 from tests.speed import __main__ as command
 from tests.speed import faults, interleave, jobs, revisions, tables
 from tests.speed.interleave import Code, Measured, Times

@@ -10,9 +10,9 @@ import yaml
 
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.records.study_file import STUDY, Prepared, StudyFile, is_study, read_study, write_study
 from bench.study import Request, check_study
-from bench.study_file import STUDY, Prepared, StudyFile, is_study, read_study, write_study
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 PREPARED = Prepared(data_sha256="d" * 64, extractors={"digits": "e" * 64}, notes=["a note"])

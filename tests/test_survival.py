@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from bench import record, study
+from bench import study
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.cost import PARTS, Ledger
-from bench.errors import UserError
-from bench.parts import Parts
-from bench.progress import Display
-from bench.record import Attempt, Record, Status
+from bench.config.errors import UserError
+from bench.costs.ledger import PARTS, Ledger
+from bench.progress.display import Display
+from bench.records import record
+from bench.records.record import Attempt, Record, Status
 from bench.sampling import draw_batch, draw_batches
 from bench.tracking import NullTracker
 from bench.training import Pace
 from bench.worker import read_checkpoint
+from bench.worker.partial_samples import Parts
 from methods import registry
 
 from . import plugins

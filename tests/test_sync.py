@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from bench import record
-from bench.record import Attempt, Record, Status, write_text
+from bench.records import record
+from bench.records.files import write_text
+from bench.records.record import Attempt, Record, Status
 from bench.tracking import Background, NullTracker, Tracker, Warn, store_uri
 from bench.tracking.store import ARTIFACTS, DATABASE, URI, alone
 

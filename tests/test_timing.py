@@ -25,24 +25,26 @@ import psutil
 import pytest
 import torch
 
-from bench import cli, interleaved, machine, record, timing
-from bench.cost import interval, median_bounds
-from bench.errors import UserError
+from bench import cli
+from bench.commands.time import interleave
+from bench.commands.time.report import render_timing
+from bench.commands.time.worker import Taken, Turns
+from bench.config.errors import UserError
+from bench.costs.intervals import interval, median_bounds
+from bench.costs.machine import Gpu, Reading, __init__, readings
+from bench.costs.machine import gpu as gpu_module
+from bench.costs.machine.gpu import other_holders, read_gpu
 from bench.executors import End, explain_end
-from bench.interleaved import TimedCell, Timing
-from bench.machine import Gpu, Reading, readings
-from bench.machine import gpu as gpu_module
-from bench.machine.gpu import other_holders, read_gpu
-from bench.progress import Display
-from bench.record import Cost, Status
+from bench.progress.display import Display
+from bench.records import interleaved, record
+from bench.records.interleaved import TimedCell, Timing
+from bench.records.record import Cost, Status
 from bench.report import plots
 from bench.report.plots.content import PlottedStudy
 from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 from bench.report.study_report import StudyReport
 from bench.report.table import write_tables
 from bench.report.table.numbers import MARK
-from bench.report.timing import render_timing
-from bench.retiming import Taken, Turns
 from bench.sampling import WarmUp, is_stable, latency, settle, timed, warm_up
 from bench.sampling.timing import WARM_UP_SECONDS
 
@@ -254,14 +256,14 @@ def test_a_cell_that_ends_the_process_is_left_out(
         end = End(code, *explain_end(code, "log"), pid=1, seconds=1.0, was_asked=False)
         return (None, "b", end) if code else (fake_timing("x", names), "c", end)
 
-    monkeypatch.setattr(timing, "run", run)
+    monkeypatch.setattr(interleave, "run", run)
     cells = [tmp_path / name for name in "abc"]
     request: Any = None
-    found = timing.without_the_fallen(request, {}, cells, Display())
+    found = interleave.without_the_fallen(request, {}, cells, Display())
     assert asked == [["a", "b", "c"], ["a", "c"]]
     assert "SIGKILL" in found.failed["b"]
     with pytest.raises(UserError, match="timing ended at b"):
-        timing.without_the_fallen(request, {}, cells[1:2], Display())
+        interleave.without_the_fallen(request, {}, cells[1:2], Display())
 
 
 # -- whether the machine was fit -----------------------------------------------------------------
@@ -332,12 +334,12 @@ def gpu(**changes: Any) -> Gpu:
     ],
 )  # fmt: skip
 def test_facts_become_reasons(changes: dict[str, Any], reasons: list[str]) -> None:
-    assert machine.unfit(BEFORE, replace(AFTER, **changes)) == reasons
+    assert __init__.unfit(BEFORE, replace(AFTER, **changes)) == reasons
 
 
 def test_what_is_not_told_is_no_reason() -> None:
-    assert machine.unfit(Reading(at=0.0), Reading(at=10.0)) == []
-    change = machine.between(Reading(at=0.0), Reading(at=10.0))
+    assert __init__.unfit(Reading(at=0.0), Reading(at=10.0)) == []
+    change = __init__.between(Reading(at=0.0), Reading(at=10.0))
     assert (change.seconds, change.other_cores, change.stolen, change.throttled) == (
         10, None, None, None,
     )  # fmt: skip
@@ -417,7 +419,7 @@ def test_a_machine_that_does_not_tell_is_no_trouble(
 
     for name in ("cpu_times", "cpu_freq", "swap_memory", "sensors_temperatures", "cpu_count"):
         monkeypatch.setattr(psutil, name, refuse, raising=False)
-    found = machine.take(CPU)
+    found = __init__.take(CPU)
     assert (found.busy, found.mhz, found.swapped_in, found.machine_cores) == (None,) * 4
     assert found.threads == 1
 
@@ -430,7 +432,7 @@ def test_a_warning_that_a_number_is_made_up_is_heeded(monkeypatch: pytest.Monkey
         return SimpleNamespace(used=1, sin=0)
 
     monkeypatch.setattr(psutil, "swap_memory", made_up)
-    assert machine.take(CPU).swapped_in is None
+    assert __init__.take(CPU).swapped_in is None
 
 
 @pytest.mark.usefixtures("processes")
@@ -443,10 +445,10 @@ def test_work_of_our_own_is_not_other_load() -> None:
 
 
 def test_a_watch_lasts_long_enough_to_tell_the_load() -> None:
-    with machine.Watch(CPU) as watch:
+    with __init__.Watch(CPU) as watch:
         pass
     facts = watch.facts()
-    assert facts["seconds"] >= machine.SHORTEST
+    assert facts["seconds"] >= __init__.SHORTEST
     assert json.loads(json.dumps(facts)) == facts
     if sys.platform == "linux":
         assert facts["other_cores"] is not None
@@ -598,7 +600,7 @@ def test_the_record_says_that_a_gpu_was_not_read(
 ) -> None:
     nvml(FACTS, COUNTED)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with machine.Watch(CUDA, least=0.0) as watch:
+    with __init__.Watch(CUDA, least=0.0) as watch:
         pass
     assert "scorebench[gpu]" in watch.facts()["before"]["gpu"]["unread"]
     assert "scorebench[gpu]" in watch.facts()["after"]["gpu"]["unread"]
@@ -813,14 +815,14 @@ def test_bad_input_is_one_line(
 
 def test_cells_that_are_not_there_or_not_finished_are_refused(study: Path) -> None:
     with pytest.raises(UserError, match="unknown cell of study 'fake' 'sde-seed9'"):
-        timing.choose(study, ["sde-seed9"], "x")
+        interleave.choose(study, ["sde-seed9"], "x")
     for path, row in record.cells(study):
         row.status, row.cost = Status.FAILED, Cost()
         record.save(row, path)
     with pytest.raises(UserError, match="sde-seed0: it is not finished but failed; run it again"):
-        timing.choose(study, ["sde-seed0"], "x")
+        interleave.choose(study, ["sde-seed0"], "x")
     with pytest.raises(UserError, match="has no finished cell to time"):
-        timing.choose(study, None, "x")
+        interleave.choose(study, None, "x")
 
 
 @pytest.fixture(scope="module")
@@ -839,7 +841,7 @@ def test_a_cell_s_record_says_what_the_machine_was_like(real: Path) -> None:
         row = record.load(real / cell)
         assert row is not None
         facts = row.cost.timing
-        assert facts["seconds"] >= machine.SHORTEST
+        assert facts["seconds"] >= __init__.SHORTEST
         assert facts["before"]["threads"] == facts["after"]["threads"] == 1
         assert facts["warm_up"]["batch"]["size"] == 20
         assert facts["warm_up"]["latency"]["batches"] >= 2

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 
 import bench
-from bench import record
-from bench.errors import UserError
-from bench.record import Status, write_text
+from bench.config.errors import UserError
+from bench.records import record
+from bench.records.files import write_text
+from bench.records.record import Status
 from bench.tracking import NullTracker, Tracker, store_uri
 from bench.tracking.content import final_metrics
 from bench.tracking.store import ARTIFACTS, DATABASE, URI

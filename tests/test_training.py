@@ -11,13 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.cost import PARTS, Ledger, interval
-from bench.training import (
-    DivergedError,
-    InterruptedTrainingError,
-    MovingAverage,
-    learning_rate,
-)
+from bench.costs.intervals import interval
+from bench.costs.ledger import PARTS, Ledger
+from bench.training import DivergedError, InterruptedTrainingError, MovingAverage, learning_rate
 from methods import registry
 from methods.base import EMA, Adam
 
@@ -257,7 +253,7 @@ def test_learning_rates() -> None:
 def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of our own: nested parts are charged once, carried seconds are kept."""
     clock = [100.0]
-    monkeypatch.setattr("bench.cost.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("bench.costs.ledger.time.perf_counter", lambda: clock[0])
     ledger = Ledger(CPU, carried={"train": 2.0, "wall": 3.0, "other": 1.0})
     clock[0] += 5
     with ledger.part("train"):
@@ -275,7 +271,7 @@ def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_ledger_counts_what_a_kill_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """What processes took beyond what they kept is ``other``; another cell's work is none of it."""
     clock = [0.0]
-    monkeypatch.setattr("bench.cost.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("bench.costs.ledger.time.perf_counter", lambda: clock[0])
     ledger = Ledger(CPU)
     with ledger.part("train"):
         clock[0] += 10

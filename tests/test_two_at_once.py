@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from bench import record, study
+from bench import study
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.config import to_yaml
-from bench.errors import UserError
-from bench.locks import CellLock, hold
-from bench.orphans import settle_study
-from bench.progress import Display
-from bench.record import Status
+from bench.config.errors import UserError
+from bench.config.text import to_yaml
+from bench.progress.display import Display
+from bench.records import files, record
+from bench.records.locks import CellLock, hold
+from bench.records.orphans import settle_study
+from bench.records.record import Status
 from bench.tracking import NullTracker
 
 from .fake_study import PREPARED, make_record, write_cell
@@ -124,7 +125,7 @@ def leave(cell: study.Planned, status: Status) -> None:
     """Leave a cell's folder as another command would."""
     row = make_record(cell.folder.parent, "sde", 0, status=status, key=cell.key)
     record.save(row, cell.folder)
-    record.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
+    files.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
 
 
 @pytest.mark.parametrize("status", [Status.FINISHED, Status.FAILED])

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench import record
 from bench.commands.labels import check_reach, resolve_label
-from bench.config import Preset, choose_preset, datasets, merge, presets
-from bench.cost import PARTS, count_calls, count_flops
-from bench.errors import UserError
-from bench.stages import stage_key
+from bench.config.errors import UserError
+from bench.config.presets import choose_preset, datasets, merge, presets
+from bench.config.schema import Preset
+from bench.costs.flops import count_calls, count_flops
+from bench.costs.ledger import PARTS
+from bench.records import record
 from bench.training import Trainer
+from bench.worker.shared_stages import stage_key
 from methods import registry
 from methods.base import DataSpec, Method
 
@@ -228,7 +230,7 @@ def test_a_shared_stage_leaves_the_bits_that_training_it_would() -> None:
 @pytest.mark.slow
 def test_the_first_stage_is_the_same_for_whom_it_should_be() -> None:
     _, preset = choose_preset("digits", "smoke", "cpu")
-    from bench.config import Settings
+    from bench.config.schema import Settings
 
     def key(label: str, budget: str = "1kimg", seed: int = 0, **settings: Any) -> str | None:
         shared = Settings.model_validate(

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.config import Budget, Training
-from bench.cost import Ledger
+from bench.config.schema import Budget, Training
+from bench.costs.ledger import Ledger
 from bench.training import Feed, Hooks, Trainer
 from methods.base import Batch, DataSpec, Method
 

@@ -11,7 +11,7 @@ from cyclopts import CycloptsError
 # Imported for the commands that they put into the application.
 from bench.cli import again, extend, look, run  # noqa: F401
 from bench.cli.app import app
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 STOPPED = 130
 """Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter, Token
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from bench.errors import UserError
-from bench.study_folders import find_study
+from bench.config.errors import UserError
+from bench.records.studies import find_study
 
 SMALLEST_MEMORY = 2**26
 """Bytes below which a limit of memory must be a slip of the pen."""

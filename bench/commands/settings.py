@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bench.config import Preset, Settings, build
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.config.messages import build
+from bench.config.schema import Preset, Settings
 
 
 def resolve_settings(

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import study
-from bench.errors import UserError
-from bench.record import RESERVE
+from bench.config.errors import UserError
+from bench.records.record import RESERVE
 from bench.tracking import Background, NullTracker, Tracker, has_store
 
 SMALLEST_FREE = 64 * 2**20
@@ -51,8 +51,9 @@ def check_writable(results: Path) -> None:
 
 def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     """Write and print the tables, draw the plots, and put both into MLflow."""
-    from bench.report.nfe import render_nfe_table, write_nfe_plots, write_nfe_tables
+    from bench.report.nfe import render_nfe_table, write_nfe_tables
     from bench.report.plots import write_plots
+    from bench.report.plots.nfe import write_nfe_plots
     from bench.report.study_report import StudyReport
     from bench.report.table import render_table, write_tables
 

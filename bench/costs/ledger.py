@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from bench.record import Interval
 
 PARTS = ("compile", "train", "sample", "evaluate", "log", "checkpoint", "other")
-T = TypeVar("T")
 
 
 def synchronize(device: torch.device) -> None:
@@ -94,72 +85,3 @@ class Ledger:
         beside = {name: self.carried.get(name, 0.0) for name in ("charged", "lost")}
         beside["lost"] += self.lost
         return {**self.seconds, "wall": wall, **beside}
-
-
-def count_flops(call: Callable[[], T]) -> tuple[T, float]:
-    """Run ``call`` and count its FLOPs, 2 a multiply-add, backward passes included.
-
-    By torch's FlopCounterMode: matrix products, convolutions and attention; norms, activations
-    and other elementwise work count 0.
-    """
-    counter = FlopCounterMode(display=False)
-    with counter:
-        result = call()
-    return result, float(counter.get_total_flops())
-
-
-@contextmanager
-def count_calls(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
-    """Count the images that pass through each network, by forward hooks.
-
-    Divided by the number of images drawn, these are function evaluations an image.
-    """
-    calls = dict.fromkeys(networks, 0)
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            calls[name] += first_tensor(inputs).shape[0]
-
-        return hook
-
-    handles = [network.register_forward_hook(hook_for(name)) for name, network in networks.items()]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def first_tensor(inputs: tuple[Any, ...]) -> Tensor:
-    """Return the first tensor among positional arguments: the images by convention."""
-    return next(value for value in inputs if isinstance(value, Tensor))
-
-
-def parameters(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def peak_memory(device: torch.device) -> tuple[int, str]:
-    """Peak bytes of this process and what was measured: device allocations, or resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device), "allocated on the device"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024), "resident, whole process"
-
-
-def interval(milliseconds: Sequence[float], *, batch: int) -> Interval:
-    """Summarise repeated timings: median, quartiles, bootstrap 95 % interval of the median."""
-    q25, median, q75 = np.percentile(np.asarray(milliseconds), [25, 50, 75])
-    low, high = median_bounds(milliseconds)
-    return Interval(
-        median=median, q25=q25, q75=q75, low=low, high=high, batch=batch, repeats=len(milliseconds)
-    )
-
-
-def median_bounds(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
-    """Return the 95 % interval of the median by the percentile bootstrap, always the same."""
-    rng = np.random.default_rng(0)
-    drawn = rng.choice(np.asarray(values), (resamples, len(values)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return float(low), float(high)

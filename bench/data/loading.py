@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bench.config.errors import MissingDataError, UserError, unknown
 from bench.data.catalogue import KNOWN
-from bench.errors import MissingDataError, UserError, unknown
 
 if TYPE_CHECKING:
     from pathlib import Path

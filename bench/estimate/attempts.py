@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bench.config import one_line
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.config.text import one_line
 
 T = TypeVar("T")
 LEAST = 0.05

@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from bench.config import Settings
-from bench.cost import count_flops
+from bench.config.schema import Settings
+from bench.costs.flops import count_flops
 from bench.estimate.subject import META, ShapesOnly, Subject, counting_on_meta, grown
 from bench.metrics import diagnose
 from bench.sampling import Source, count_sampling, timed

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.config import one_line
+from bench.config.text import one_line
 from bench.estimate import judging
 from bench.estimate.attempts import Attempts
 from bench.estimate.draws import draws_of
@@ -15,7 +15,7 @@ from bench.estimate.recorded import from_records, is_kept, left_of
 from bench.estimate.steps import known_sum
 from bench.estimate.subject import Subject
 from bench.estimate.whole import Forecast, Left, Whole
-from bench.record import ANCHORS, cell_name
+from bench.records.record import ANCHORS, cell_name
 
 JUDGING_SECONDS = 6.0
 RECORD_SECONDS = 10.0

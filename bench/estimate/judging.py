@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from bench.config import Settings
-from bench.cost import synchronize
+from bench.config.errors import UserError
+from bench.config.schema import Settings
+from bench.costs.ledger import synchronize
 from bench.data import Dataset
 from bench.data.dataset import Split
-from bench.errors import UserError
 from bench.estimate.subject import grown
 from bench.metrics import classification_score as cas
 from bench.metrics import extractors

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bench.config import digest
+from bench.config.text import digest
 from bench.estimate import draws, judging
 from bench.estimate.attempts import Attempts
 from bench.estimate.draws import Pass

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from bench.config import WHEREABOUTS, CellConfig, read_cell
-from bench.environment import device_name
+from bench.config.schema import WHEREABOUTS, CellConfig, read_cell
 from bench.estimate.draws import draws_of
 from bench.estimate.subject import Subject
 from bench.estimate.whole import Left, Whole
-from bench.parts import last_part
-from bench.record import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
-from bench.record import load as load_record
-from bench.source import source_hashes
-from bench.stages import stage_key
+from bench.records.environment import device_name
+from bench.records.record import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
+from bench.records.record import load as load_record
+from bench.records.source_code import source_hashes
+from bench.worker.partial_samples import last_part
+from bench.worker.shared_stages import stage_key
 from methods import registry
 from methods.base import Stage
 

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bench.config import Budget
-from bench.cost import Ledger, count_flops, synchronize
+from bench.config.schema import Budget
+from bench.costs.flops import count_flops
+from bench.costs.ledger import Ledger, synchronize
 from bench.estimate.subject import ShapesOnly, Subject, counting_on_meta, grown
 from bench.training import Feed, Hooks, InterruptedTrainingError, StageRun, Trainer
 from methods.base import Batch, Method, Objective, Stage

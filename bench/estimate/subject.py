@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.config import Settings, Training
-from bench.curve import sampler_of
+from bench.config.schema import Settings, Training
 from bench.data import Dataset
+from bench.records.nfe_curve import sampler_of
 from bench.training import move
 from methods import samplers
 from methods.base import DataSpec, Method

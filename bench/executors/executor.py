@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.executors.job import Job
-from bench.record import Status
+from bench.records.record import Status
 
 Told = dict[str, Any]
 """A job's progress: ``phase``, ``fraction``, and what else there is to be shown."""

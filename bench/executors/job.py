@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.record import SIGN, write_anyhow
+from bench.records.record import SIGN, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"

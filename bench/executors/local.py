@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
+from bench.costs.machine import oom_kills
 from bench.executors.executor import End, Told
 from bench.executors.job import Job
-from bench.machine import oom_kills
-from bench.record import Status
+from bench.records.record import Status
 
 GRACE_SECONDS = 10.0
 """Time between asking a job to stop and ending it."""

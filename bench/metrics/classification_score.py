@@ -20,16 +20,9 @@ from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset, Split
 from bench.metrics.extractors.loading import exact
-from bench.metrics.protocol import (
-    PROTOCOL,
-    QUANTISATION,
-    UNQUANTISED,
-    Say,
-    cas_name,
-    to_stderr,
-)
+from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
 from bench.metrics.statistics import permutation
-from bench.record import Value
+from bench.records.record import Value
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.metrics import manifold, points
 from bench.metrics.classes import count_classes, gap_of
 from bench.metrics.extractors.loading import Extractor, sha256_of
@@ -36,10 +36,10 @@ from bench.metrics.statistics import (
     frechet_to_features,
     inception_score,
 )
-from bench.record import Value
+from bench.records.record import Value
 
 if TYPE_CHECKING:
-    from bench.config import Settings
+    from bench.config.schema import Settings
 
 NO_FEATURES = "imported statistics hold no features"
 NO_LABELS = "the samples have no labels"

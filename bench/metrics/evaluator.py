@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config import Settings
+from bench.config.schema import Settings
 from bench.data.dataset import Dataset
 from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import NO_LABELS, evaluate
@@ -28,7 +28,7 @@ from bench.metrics.features import (
 from bench.metrics.protocol import cas_name, to_stderr
 from bench.metrics.references import Reference, reference
 from bench.metrics.yardsticks import HELD_OUT, NOISE, anchors
-from bench.record import Value
+from bench.records.record import Value
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.protocol import PROTOCOL
-from bench.record import write_atomically
+from bench.records.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor

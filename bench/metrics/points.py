@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.sources.mixtures import draw
-from bench.record import Value
+from bench.records.record import Value
 
 if TYPE_CHECKING:
     import torch

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset
-from bench.errors import UserError
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, Progress, extract, unheard
 from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
 from bench.metrics.statistics import Moments, permutation
-from bench.record import new_file, write_atomically
+from bench.records.files import new_file, write_atomically
 
 KEPT = 50_000
 """Images whose features are kept; mean and covariance are of all."""

@@ -15,10 +15,8 @@ from bench.metrics.evaluation import evaluate
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, Progress, extract, unheard
 from bench.metrics.references import Reference, selected_rows
-from bench.metrics.statistics import (
-    permutation,
-)
-from bench.record import Value
+from bench.metrics.statistics import permutation
+from bench.records.record import Value
 
 if TYPE_CHECKING:
     from bench.data.dataset import Pixels

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench.record import Record, Status
-from bench.report.frame import headline
+from bench.records.metric_names import headline
+from bench.records.record import Record, Status
 
 PLAIN_SECONDS = 10.0
 """Seconds between plain lines of one cell."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 COMMIT = "commit.txt"
 DIFF = "uncommitted.diff"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CODE = ("bench", "methods", "configs", "pyproject.toml", "hatch_build.py")
 """What a result may depend on, of a checkout."""
 ADDED = {".py", ".yaml", ".toml"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import write_atomically
+from bench.records.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.errors import UserError
-from bench.record import Interval, Record, write_text
+from bench.config.errors import UserError
+from bench.costs.intervals import Interval
+from bench.records.files import write_text
+from bench.records.record import Record
 
 FILE = "timing.json"
 LOG = "timing.log"
@@ -124,7 +126,7 @@ def by_round(times: Sequence[float]) -> NDArray[np.float64]:
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Bounds:
     """How many times longer ``one`` takes, paired by rounds, which the bootstrap draws from."""
-    from bench.cost import median_bounds
+    from bench.costs.intervals import median_bounds
 
     ratios = by_round(one) / by_round(other)
     low, high = median_bounds(ratios.tolist())

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 FOLDER = ".locks"
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.record import Interval, Record, Value, write_text
+from bench.costs.intervals import Interval
+from bench.records.files import write_text
+from bench.records.record import Record, Value
 
 if TYPE_CHECKING:
     from methods.samplers import SamplerSettings

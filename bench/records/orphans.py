@@ -8,8 +8,8 @@ import socket
 import time
 from pathlib import Path
 
-from bench.locks import CellLock
-from bench.record import RECORD, SIGN, Attempt, Record, Status, load, save_anyhow, stamp
+from bench.records.locks import CellLock
+from bench.records.record import RECORD, SIGN, Attempt, Record, Status, load, save_anyhow, stamp
 
 
 def settle_study(folder: Path) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from bench.costs.intervals import Interval
+from bench.records.files import write_atomically, write_text
 
 RECORD = "record.json"
 CURVES = "metrics.jsonl"
@@ -92,20 +93,6 @@ class Value(BaseModel):
     """The jackknife's estimate for infinitely many samples, if there is one."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """n, reference split and hash, extractor and hash, resizer, quantisation, protocol, ..."""
-
-
-class Interval(BaseModel):
-    """A timing in milliseconds over repeated batches: median, quartiles and 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-    median: float
-    q25: float
-    q75: float
-    low: float
-    high: float
-    batch: int
-    repeats: int
 
 
 class Cost(BaseModel):
@@ -235,54 +222,6 @@ def cell_name(label: str, seed: int | str) -> str:
 def is_sampled(record: Record, folder: Path) -> bool:
     """Whether all samples of a cell are drawn, and their cost is noted."""
     return record.cost.ms_per_image is not None and (folder / SAMPLES).exists()
-
-
-@contextmanager
-def new_file(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``target``; fsync it and move it there if all went well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, target)
-        sync_folder(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a file's new name survive a loss of power, as its content does."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        # Not every file system can do this to a folder; the file itself is safe.
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left of files that they were writing."""
-    for path in folder.glob(".*.????????"):
-        path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write`` on a temporary file beside ``path``, fsync it, and move it into place."""
-    with new_file(path) as temporary, temporary.open("wb") as file:
-        write(file)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def save(record: Record, folder: Path) -> None:

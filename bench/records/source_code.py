@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.config import digest
+from bench.config.text import digest
 
 
 def source_files(module: str, *, seen: set[str] | None = None) -> dict[str, Path]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.errors import UserError, unknown
-from bench.study_file import STUDY, is_study
+from bench.config.errors import UserError, unknown
+from bench.records.study_file import STUDY, is_study
 
 
 def studies(results: Path) -> list[Path]:

@@ -8,9 +8,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from bench.config import Settings, build, one_line
-from bench.errors import UserError
-from bench.record import write_text
+from bench.config.errors import UserError
+from bench.config.messages import build
+from bench.config.schema import Settings
+from bench.config.text import one_line
+from bench.records.files import write_text
 
 STUDY = "study.yaml"
 

@@ -8,30 +8,27 @@ They keep the record's units: seconds, milliseconds, bytes, FLOPs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from bench import interleaved, record
-from bench.config import digest
-from bench.errors import UserError
-from bench.record import Anchors, Record, Status, Value
+from bench.config.errors import UserError
+from bench.config.text import digest
+from bench.records import interleaved, record
+from bench.records.metric_names import HIGHER_IS_BETTER, LOWER_IS_BETTER, metric_family
+from bench.records.record import Anchors, Record, Status, Value
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 LONGEST = 24
 """Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
 Kept = TypeVar("Kept", bound=BaseModel)
 Cells = list[tuple[Path, Record]]
 """Records with the folders that they lie in."""
-
-HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
-"""Families of metrics that stand beside the costs; the others have a table of their own."""
-LOWER_IS_BETTER = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score", "violation")
-HIGHER_IS_BETTER = ("is", "accuracy", "cas", "modes", "precision", "recall", "density", "coverage")
 BESIDE = ("spread", "error", "corrected")
 """What a metric's value can have beside it: ``metrics.<name>.spread``; see ``Value``."""
 COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
@@ -47,19 +44,6 @@ TEXT: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def metric_family(name: str) -> str:
-    """Return what a metric measures: ``fd`` for ``fd_digits_500``."""
-    return name.split("_", 1)[0]
-
-
-def direction(name: str) -> str:
-    """Return the arrow that says which way a metric is better, or nothing where unknown."""
-    family = metric_family(name)
-    if family in LOWER_IS_BETTER:
-        return "↓"
-    return "↑" if family in HIGHER_IS_BETTER else ""
-
-
 def metric_names(frame: pd.DataFrame) -> list[str]:
     """Return the metrics with at least one number, distances first, then scores.
 
@@ -73,11 +57,6 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
     ]
     found = [name for name in names if frame[f"metrics.{name}"].notna().any()]
     return sorted(found, key=lambda name: order.get(metric_family(name), len(order)))
-
-
-def headline(names: Sequence[str]) -> list[str]:
-    """Return the metrics that stand beside the costs; all of them where none would."""
-    return [name for name in names if metric_family(name) in HEADLINE] or list(names)
 
 
 def make_frame(

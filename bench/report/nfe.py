@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import curve
-from bench.errors import UserError
-from bench.record import Record, Status, write_text
-from bench.report.frame import device, direction, headline, metric_names, refuse_difference
-from bench.report.grid import PALETTE
-from bench.report.plots.drawing import ANCHOR_STYLES, MARKERS, STYLE, log_scale, new_figure, save
+from bench.config.errors import UserError
+from bench.records import nfe_curve
+from bench.records.files import write_text
+from bench.records.metric_names import direction, headline
+from bench.records.record import Record, Status
+from bench.report.frame import device, metric_names, refuse_difference
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
 from bench.report.table.markdown import markdown_table
@@ -21,8 +21,7 @@ from bench.report.table.numbers import NOTHING, number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
 
 TABLES = ("nfe-curve.md", "nfe-curve.csv")
 AS_RUN = "as run"
@@ -73,7 +72,9 @@ class NfePoints:
 
 def sampler_order(name: str) -> tuple[int, str]:
     """Sort the default samplers in their own order, then the others."""
-    known = curve.SAMPLERS.index(name) if name in curve.SAMPLERS else len(curve.SAMPLERS)
+    known = (
+        nfe_curve.SAMPLERS.index(name) if name in nfe_curve.SAMPLERS else len(nfe_curve.SAMPLERS)
+    )
     return known, name
 
 
@@ -100,7 +101,7 @@ def load_points(report: StudyReport) -> NfePoints | None:
     return NfePoints(pd.DataFrame(told(rows)), too_few, report) if sampled else None
 
 
-def _refuse_differences(cell: str, record: Record, stored: curve.Curve) -> None:
+def _refuse_differences(cell: str, record: Record, stored: nfe_curve.Curve) -> None:
     """Refuse points that were measured otherwise than the cell's own samples."""
     for point in stored.points:
         owner = f"{cell}, {point.sampler['name']}"
@@ -116,15 +117,15 @@ def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["method"] in again or row["sampler"] == NOTHING]
 
 
-def _stored(folder: Path, record: Record) -> curve.Curve:
+def _stored(folder: Path, record: Record) -> nfe_curve.Curve:
     try:
-        return curve.read(folder, record)
+        return nfe_curve.read(folder, record)
     except ValueError as error:
-        path = folder / curve.FILE
+        path = folder / nfe_curve.FILE
         raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
 
 
-def _row(folder: Path, record: Record, point: curve.Point) -> dict[str, Any]:
+def _row(folder: Path, record: Record, point: nfe_curve.Point) -> dict[str, Any]:
     return {
         **_place(folder, record, point.sampler),
         "own": False,
@@ -278,134 +279,3 @@ def write_nfe_tables(report: StudyReport) -> list[Path]:
     for path, write in zip(paths, (markdown, csv), strict=True):
         write_text(path, write(content))
     return paths
-
-
-# The plot ---------------------------------------------------------------------------------------
-
-DODGE = 0.012
-"""Shift between neighbouring lines, as a fraction of a value: bars at one place stay legible."""
-
-
-def write_nfe_plots(report: StudyReport) -> list[Path]:
-    """Draw each distance against the evaluations counted; nothing where there are no points."""
-    from matplotlib import rc_context
-
-    content = load_points(report)
-    if content is None:
-        return []
-    names = [name for name in content.metrics if direction(name) == "↓"] or content.metrics[:1]
-    with rc_context(STYLE):
-        return [
-            path
-            for name in names
-            for path in save(draw(content, name), report.folder / "plots" / f"nfe-curve-{name}")
-        ]
-
-
-def draw(content: NfePoints, metric: str) -> Figure:
-    """Draw a panel a method, a line a sampler; methods without one are a point in every panel."""
-    column = f"metrics.{metric}"
-    methods = sorted(content.drawn["method"].unique())
-    samplers = sorted(content.drawn["sampler"].unique(), key=sampler_order)
-    columns = min(3, len(methods))
-    rows = -(-len(methods) // columns)
-    figure, panels = new_figure(
-        1.2 + 3.9 * columns, 1.0 + 2.9 * rows, columns, rows, sharex=True, sharey=True
-    )
-    for method, axes in zip(methods, panels, strict=False):
-        for place, sampler in enumerate(samplers):
-            _line(axes, content.line(method, sampler), column, place, sampler)
-        _singles(axes, content, methods, column)
-        axes.set_title(method)
-        axes.set_xlabel("network evaluations an image, counted")
-    for axes in panels[::columns][:rows]:
-        axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
-    for axes in panels[len(methods) :]:
-        axes.remove()
-    if content.points.groupby("method")["seed"].nunique().max() > 1:
-        told = "Mean and 95 % t interval over seeds; lines stand a little apart to stay legible."
-        figure.supxlabel(told, fontsize=8, color="#444444")
-    _axes(panels[: len(methods)], content, metric)
-    _legend(figure, panels[: len(methods)], samplers)
-    return figure
-
-
-def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str) -> None:
-    """Draw a sampler's line through the means over seeds, with their intervals as bars."""
-    x, y, bars = _means(points[~points["own"]], column)
-    if not x:
-        return
-    colour = PALETTE[place % len(PALETTE)]
-    turns = place // len(PALETTE)
-    shift = 1 + DODGE * (place - 3)
-    axes.errorbar(
-        [value * shift for value in x], y, yerr=bars, label=label, color=colour,
-        marker=MARKERS[place % len(MARKERS)], markersize=6, linewidth=1.2,
-        linestyle=("-", *ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
-        markeredgecolor="white", markeredgewidth=0.3,
-    )  # fmt: skip
-
-
-def _means(points: pd.DataFrame, column: str) -> tuple[list[float], list[float], Any]:
-    """Return evaluations, means and intervals over seeds, by the evaluations counted."""
-    x, y, halves = [], [], []
-    finite = points[points[column].map(math.isfinite).astype(bool)]
-    for nfe, group in finite.groupby("nfe"):
-        mean, half, _ = mean_interval(group[column].tolist())
-        x.append(float(str(nfe)))
-        y.append(mean)
-        halves.append(0.0 if math.isnan(half) else half)
-    below = [min(half, 0.9 * abs(mean)) for half, mean in zip(halves, y, strict=True)]
-    return x, y, [below, halves] if any(halves) else None
-
-
-def _singles(axes: Axes, content: NfePoints, drawn: Sequence[str], column: str) -> None:
-    """Draw the methods that have no sampler to exchange, each as the one point of its record."""
-    if column not in content.points.columns:
-        return
-    others = content.points[~content.points["method"].isin(drawn)]
-    for place, (method, points) in enumerate(others.groupby("method")):
-        x, y, bars = _means(points, column)
-        if not x:
-            continue
-        marker = MARKERS[place % len(MARKERS)]
-        axes.errorbar(
-            x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
-            markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
-        )  # fmt: skip
-
-
-def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:
-    """Make both axes logarithmic and draw the anchor of real images."""
-    anchors = {
-        name: level
-        for name, level in content.report.levels(metric).items()
-        if name.startswith(REAL)
-    }
-    points = content.points[content.points[f"metrics.{metric}"].map(math.isfinite).astype(bool)]
-    levels = [*points[f"metrics.{metric}"], *anchors.values()]
-    for axes in panels:
-        log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
-        log_scale(axes, "y", levels, padding=1.3)
-        for name, level in anchors.items():
-            axes.axhline(level, color="#555555", linestyle="--", linewidth=1.1, zorder=1)
-            axes.annotate(
-                f"{name}: {number(level)}", (0.995, level), (0, 3), va="bottom", ha="right",
-                xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
-                fontsize=8,
-            )  # fmt: skip
-
-
-def _legend(figure: Figure, panels: Sequence[Axes], samplers: Sequence[str]) -> None:
-    """Put one legend above all panels: the samplers, then the methods that are one point."""
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    names = sorted(handles, key=lambda name: (name not in samplers, *sampler_order(name)))
-    figure.legend(
-        [handles[name] for name in names],
-        names,
-        loc="outside upper center",
-        ncols=min(3 * min(3, len(panels)), len(names)),
-    )

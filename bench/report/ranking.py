@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import Status
-from bench.report.frame import direction, of_one_source
+from bench.records.metric_names import direction
+from bench.records.record import Status
+from bench.report.frame import of_one_source
 
 if TYPE_CHECKING:
     import pandas as pd

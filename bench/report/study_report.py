@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import interleaved
-from bench.record import Anchors, Status
+from bench.records import interleaved
+from bench.records.record import Anchors, Status
 from bench.report import published, ranking
 from bench.report.frame import (
     Cells,

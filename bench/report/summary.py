@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.record import Status
+from bench.records.record import Status
 from bench.report.frame import TEXT
 
 if TYPE_CHECKING:

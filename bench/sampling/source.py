@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.cost import count_calls, count_flops, synchronize
+from bench.config.seeds import derive
+from bench.costs.flops import count_calls, count_flops
+from bench.costs.ledger import synchronize
 from bench.data.dataset import to_uint8
-from bench.seeds import derive
 from bench.training import DivergedError, autocast
 from methods.base import Method
 

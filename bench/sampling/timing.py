@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config import Sampling
-from bench.cost import interval
-from bench.record import Interval
+from bench.config.schema import Sampling
+from bench.costs.intervals import Interval, interval
 from bench.sampling.source import BatchCache, Source, count_sampling, draw_batches, timed
 
 WINDOW = 3

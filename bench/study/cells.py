@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.config import to_yaml
+from bench.config.text import to_yaml
 from bench.executors import End, Job
-from bench.orphans import note_end
-from bench.progress import Display
-from bench.record import RECORD, Record, Status, load, now, save_anyhow, write_text
+from bench.progress.display import Display
+from bench.records.files import write_text
+from bench.records.orphans import note_end
+from bench.records.record import RECORD, Record, Status, load, now, save_anyhow
 from bench.study.folders import replace
 from bench.study.plan import Planned, decide, record_bytes
 from bench.study.request import Request

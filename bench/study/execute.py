@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.locks import only_command
-from bench.orphans import readable, settle_study
-from bench.progress import Display
-from bench.record import keep_reserve
+from bench.progress.display import Display
+from bench.records.locks import only_command
+from bench.records.orphans import readable, settle_study
+from bench.records.record import keep_reserve
 from bench.study.cells import CellWork
 from bench.study.folders import drop_reserve
 from bench.study.plan import Planned, plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.orphans import readable
-from bench.record import RECORD, RESERVE, Status, now
+from bench.records.orphans import readable
+from bench.records.record import RECORD, RESERVE, Status, now
 
 
 def replace(path: Path) -> None:

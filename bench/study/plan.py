@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config import WHEREABOUTS, CellConfig, digest, read_cell
-from bench.orphans import readable
-from bench.record import RECORD, Record, Status, cell_name, load
+from bench.config.schema import WHEREABOUTS, CellConfig, read_cell
+from bench.config.text import digest
+from bench.records.orphans import readable
+from bench.records.record import RECORD, Record, Status, cell_name, load
+from bench.records.source_code import source_hashes
 from bench.report.frame import flatten
-from bench.source import source_hashes
 from bench.study.request import Request
 from methods import registry
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.config import one_line
-from bench.errors import MissingDataError, UserError
+from bench.config.errors import MissingDataError, UserError
+from bench.config.text import one_line
 from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, Told, follow
-from bench.progress import Display
+from bench.progress.display import Display
+from bench.records.study_file import Prepared, StudyFile, write_study
 from bench.study.request import Request, check_study
-from bench.study_file import Prepared, StudyFile, write_study
 
 
 def make_ready(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import Settings
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.config.schema import Settings
 from bench.executors import Job, Limits
+from bench.records.study_file import is_study, read_study
 from bench.report.frame import flatten
-from bench.study_file import is_study, read_study
 
 RERUN = ("failed", "stale", "all", "none")
 """Which cells ``--rerun`` can choose."""

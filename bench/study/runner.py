@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from bench.executors import End, Executor, Handle, Job, LocalExecutor, Told
-from bench.locks import CellLock
-from bench.progress import Display
-from bench.record import Status
+from bench.progress.display import Display
+from bench.records.locks import CellLock
+from bench.records.record import Status
 from bench.study.plan import Planned
 
 stopping, deaf = threading.Event(), threading.Event()

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bench import record
-from bench.record import Record, Status
-from bench.study_file import STUDY
+from bench.records import record
+from bench.records.record import Record, Status
+from bench.records.study_file import STUDY
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from bench import locks, record
+from bench.records import files, locks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +78,7 @@ def origin_of(results: Path) -> str:
     """Return the number that stays with a results folder wherever it is moved."""
     path = results / ORIGIN
     if not path.exists():
-        record.write_text(path, uuid.uuid4().hex + "\n")
+        files.write_text(path, uuid.uuid4().hex + "\n")
     return path.read_text().strip()
 
 

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bench import record
-from bench.record import Record, Status
+from bench.records import record
+from bench.records.record import Record, Status
 from bench.tracking.content import (
     cell_tags,
     curve_points,

@@ -17,17 +17,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.tracking.null import first_line
-from bench.tracking.store import (
-    ARTIFACTS,
-    DATABASE,
-    QUIET,
-    URI,
-    is_server,
-    open_store,
-    store_uri,
-)
+from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, open_store, store_uri
 from bench.tracking.tracker import VIEW
 
 UI_LOG = "mlflow-ui.log"

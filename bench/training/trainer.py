@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.config import Budget, Training
-from bench.cost import Ledger, count_flops
-from bench.seeds import derive
+from bench.config.schema import Budget, Training
+from bench.config.seeds import derive
+from bench.costs.flops import count_flops
+from bench.costs.ledger import Ledger
 from bench.training.checkpoint import Pace, State, clone
 from bench.training.errors import DivergedError, InterruptedTrainingError
 from bench.training.feed import Feed

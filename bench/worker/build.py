@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.config import CellConfig, Settings, build, one_line
+from bench.config.errors import UserError
+from bench.config.messages import build
+from bench.config.schema import CellConfig, Settings
+from bench.config.seeds import derive
+from bench.config.text import one_line
 from bench.data import Dataset, load
-from bench.errors import UserError
 from bench.sampling import Source
-from bench.seeds import derive
 from bench.training import move, seed_everything
 from methods import registry
 from methods.base import DataSpec, Method

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 
 from bench import metrics
-from bench.config import one_line, read_cell
-from bench.cost import Ledger, peak_memory
-from bench.environment import note
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.config.schema import read_cell
+from bench.config.text import one_line
+from bench.costs.flops import peak_memory
+from bench.costs.ledger import Ledger
 from bench.executors import Job
-from bench.orphans import note_death
-from bench.parts import Parts
-from bench.record import (
+from bench.records.environment import note
+from bench.records.files import remove_unfinished, write_atomically
+from bench.records.orphans import note_death
+from bench.records.record import (
     CHECKPOINT,
     CURVES,
     Attempt,
@@ -29,13 +31,12 @@ from bench.record import (
     is_sampled,
     load,
     now,
-    remove_unfinished,
     save_anyhow,
     stamp,
-    write_atomically,
 )
 from bench.training import State
 from bench.worker.build import build_cell, device_for, load_data
+from bench.worker.partial_samples import Parts
 from bench.worker.process import Progress, Stop, leave
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from bench import metrics
-from bench.config import Settings, one_line
+from bench.config.errors import MissingDataError, UserError
+from bench.config.schema import Settings
+from bench.config.text import one_line
 from bench.data import Dataset, load
-from bench.errors import MissingDataError, UserError
 from bench.executors import BAD_INPUT, DONE, NO_DATA, Job
-from bench.stages import stage_key
 from bench.worker.build import build_method, open_device
+from bench.worker.shared_stages import stage_key
 
 
 @dataclass(frozen=True)

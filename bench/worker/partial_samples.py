@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from bench.cost import Ledger
-from bench.record import write_atomically
+from bench.costs.ledger import Ledger
+from bench.records.files import write_atomically
 from bench.sampling import Timed
 from bench.training import Pace, State
 

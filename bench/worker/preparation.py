@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import metrics
-from bench.config import Settings
+from bench.config.schema import Settings
 from bench.estimate import Forecast, Subject, forecast
 from bench.executors import Job, serve
-from bench.record import ANCHORS, Anchors, write_text
+from bench.records.files import write_text
+from bench.records.record import ANCHORS, Anchors
 from bench.worker.build import build_method, class_frequencies, data_spec
 from bench.worker.examine import Examined, answering, examine
 from bench.worker.process import Progress

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from bench.config import one_line
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.config.text import one_line
 from bench.executors import INTERRUPTED, Job
 from bench.training import InterruptedTrainingError
 

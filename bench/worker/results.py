@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from bench import metrics
-from bench.cost import parameters
-from bench.machine import Watch
-from bench.record import SAMPLES, Value, write_atomically
-from bench.report.grid import write_grid
+from bench.config.seeds import derive
+from bench.costs.flops import parameters
+from bench.costs.machine import Watch
+from bench.records.files import write_atomically
+from bench.records.grid import write_grid
+from bench.records.record import SAMPLES, Value
 from bench.sampling import Drawn, draw_and_time, timed, warm_up_facts, warm_up_reasons
-from bench.seeds import derive
 from bench.training import InterruptedTrainingError
 from bench.worker.build import data_spec
 from bench.worker.cell import Cell

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from bench.config import Settings, digest
-from bench.record import CURVES, Record, SharedBy, save_anyhow, write_atomically
-from bench.source import source_digest
+from bench.config.schema import Settings
+from bench.config.text import digest
+from bench.records.files import write_atomically
+from bench.records.record import CURVES, Record, SharedBy, save_anyhow
+from bench.records.source_code import source_digest
 from bench.training import State
 from methods.base import Stage
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from bench.sampling import draw_images
-from bench.stages import StagePlace, stage_key
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from bench.worker.cell import Cell
 from bench.worker.results import measure_for_curve
+from bench.worker.shared_stages import StagePlace, stage_key
 from methods.base import Stage
 
 

@@ -10,7 +10,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 MEASURED = ("bench", "methods", "configs")
 """Folders whose content decides what is measured."""

@@ -43,7 +43,8 @@ def children_seconds() -> float:
 
 def quick(name: str) -> Method:
     """Build a method as the preset ``quick`` of ``digits`` has it."""
-    from bench.config import choose_preset, resolve_method
+    from bench.config.overrides import resolve_method
+    from bench.config.presets import choose_preset
     from methods import registry
     from methods.base import DataSpec
 
@@ -59,8 +60,8 @@ def ignore(_: Any) -> None:
 
 
 def trainer(method: Method) -> Trainer:
-    from bench.config import Budget, Training
-    from bench.cost import Ledger
+    from bench.config.schema import Budget, Training
+    from bench.costs.ledger import Ledger
     from bench.training import Feed, Hooks, Trainer
 
     rng = np.random.default_rng(0)
@@ -107,7 +108,7 @@ def test_training_step(benchmark: Any, name: str, index: int) -> None:
 @pytest.mark.parametrize("name", names())
 def test_sampling_pass(benchmark: Any, name: str) -> None:
     """One batch of the quick preset's size."""
-    from bench.cost import count_calls, count_flops
+    from bench.costs.flops import count_calls, count_flops
 
     method = quick(name)
     labels = torch.arange(DRAWN) % 10 if method.needs_labels else None

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bench.check.subject import (
-    Subject,
-)
+from bench.commands.check.subject import Subject
 
 Look = Callable[[Subject], str | None]
 """Looks at a subject: raises BrokenRuleError, or returns a note or nothing."""

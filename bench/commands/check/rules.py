@@ -11,15 +11,10 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from bench.check.rule import demand, describe, rule, some
-from bench.check.subject import (
-    Seen,
-    Subject,
-    differing,
-    weights,
-)
-from bench.config import resolve_method
-from bench.seeds import derive
+from bench.commands.check.rule import demand, describe, rule, some
+from bench.commands.check.subject import Seen, Subject, differing, weights
+from bench.config.overrides import resolve_method
+from bench.config.seeds import derive
 from methods import registry
 from methods.base import Method
 
@@ -188,7 +183,7 @@ def second_order_rule(subject: Subject) -> None:
 @rule(
     "bf16",
     "finite losses and gradients under autocast to bfloat16",
-    "bench.config.Training.precision",
+    "bench.config.schema.Training.precision",
     needs=["gradients"],
 )
 def bf16_rule(subject: Subject) -> None:
@@ -295,7 +290,7 @@ def training_rule(subject: Subject) -> None:
 @rule(
     "cost of training",
     "FLOPs counted for every objective",
-    "bench.cost.count_flops",
+    "bench.costs.flops.count_flops",
     needs=["training"],
 )
 def training_cost_rule(subject: Subject) -> None:

@@ -16,12 +16,13 @@ import torch
 
 import bench
 import methods
-from bench.check import rules, sampling_rules  # noqa: F401  # They fill RULES, in this order.
-from bench.check.rule import RULES, BrokenRuleError, InterfaceRule
-from bench.check.subject import Subject
-from bench.config import choose_preset, one_line
+from bench.commands.check import rules, sampling_rules  # noqa: F401  # They fill RULES, in this order.
+from bench.commands.check.rule import RULES, BrokenRuleError, InterfaceRule
+from bench.commands.check.subject import Subject
+from bench.config.errors import UserError, unknown
+from bench.config.presets import choose_preset
+from bench.config.text import one_line
 from bench.data.catalogue import KNOWN
-from bench.errors import UserError, unknown
 from methods import registry
 from methods.base import DataSpec, Method
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.check.rule import BrokenRuleError, demand, describe, rule, some
-from bench.check.subject import (
+from bench.commands.check.rule import BrokenRuleError, demand, describe, rule, some
+from bench.commands.check.subject import (
     CPU,
     SAMPLES,
     Subject,

@@ -18,9 +18,11 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from bench.config import Budget, Preset, Training, one_line, resolve_method
-from bench.cost import Ledger
-from bench.seeds import derive
+from bench.config.overrides import resolve_method
+from bench.config.schema import Budget, Preset, Training
+from bench.config.seeds import derive
+from bench.config.text import one_line
+from bench.costs.ledger import Ledger
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from methods.base import Batch, DataSpec, Method, Objective
 

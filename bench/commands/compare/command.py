@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bench.commands.compare.options import CompareOptions
-from bench.study_folders import study_at
+from bench.records.studies import study_at
 
 
 def compare(options: CompareOptions) -> int:
     """Print what moved beyond noise between two studies, and what else differs."""
-    from bench.report.compare import render_comparison
+    from bench.commands.compare.formats import render_comparison
 
     one, other = (study_at(options.results, name) for name in (options.one, options.other))
     print(render_comparison(one, other, options.format), end="")

@@ -9,24 +9,18 @@ is compared exactly, and what is equal to the bit is no test's matter.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from bench.errors import UserError, unknown
-from bench.report.frame import difference, direction
-from bench.report.ranking import LEVEL, MIN_SEEDS, SAME, Difference, holm, paired
+from bench.commands.compare.differences import differences
+from bench.commands.compare.significance import by_errors, choose, over_seeds
+from bench.config.errors import UserError
+from bench.records.metric_names import direction
+from bench.report.frame import difference
+from bench.report.ranking import LEVEL, Difference, holm
 from bench.report.study_report import StudyReport
-from bench.report.surroundings import differences
-from bench.report.table.markdown import markdown_table
-from bench.report.table.numbers import number, plus_minus, scaled
 
 COUNTED = {
     "cost.nfe": "NFE",
@@ -44,15 +38,9 @@ MEASURED = {
     "cost.peak_memory_bytes": "peak memory, bytes",
 }
 """Costs that depend on the machine, and are compared on the same device alone."""
-Z = 1.959963984540054
-"""Standard errors on either side of a normal 95 % interval."""
-LARGE = 1e5
-"""Numbers that are written with a prefix."""
 Verdict = str
 MOVED, STAYED, UNKNOWN = "moved", "not moved", "no interval"
 CHANGED, EQUAL = "changed", "equal"
-
-BySeed = Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -98,78 +86,6 @@ class Comparison:
     def tested(self, kind: str) -> int:
         """How many tests there were of a kind."""
         return sum(row.kind == kind and not math.isnan(row.p) for row in self.rows)
-
-
-# Tests ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The values of two studies that are compared, by seed."""
-
-    one: BySeed
-    other: BySeed
-    is_paired: bool
-    """Whether they are of the same seeds."""
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether they are the same to the bit, seed by seed."""
-        return self.is_paired and self.one == self.other
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Both means."""
-        one, other = (float(np.mean([*side.values()])) for side in (self.one, self.other))
-        return one, other
-
-
-def choose(one: BySeed, other: BySeed) -> Chosen:
-    """Choose what is compared: the same seeds where there are enough, else all that there are."""
-    shared = sorted(one.keys() & other.keys())
-    alone = min(len(one), len(other)) < 2
-    if one.keys() == other.keys() or len(shared) >= MIN_SEEDS or (shared and alone):
-        left, right = ({seed: side[seed] for seed in shared} for side in (one, other))
-        return Chosen(left, right, is_paired=True)
-    return Chosen(one, other, is_paired=False)
-
-
-def over_seeds(chosen: Chosen) -> tuple[Difference, str]:
-    """Test ``other - one`` over seeds, paired where they are the same, and say how."""
-    one, other = (np.array([*side.values()]) for side in (chosen.one, chosen.other))
-    if chosen.is_paired:
-        return paired(other, one), f"paired, {len(one)} seeds"
-    return welch(one, other), f"Welch, {len(one)} and {len(other)} seeds"
-
-
-def welch(one: Any, other: Any) -> Difference:
-    """Test the difference of means, ``other - one``, of independent values (N,) and (M,).
-
-    Source: Welch 1947. No test where either has one value, or neither varies.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    mean, count = float(other.mean() - one.mean()), len(one) + len(other)
-    if min(len(one), len(other)) < 2:
-        return Difference(mean, math.nan, math.nan, count)
-    parts = [float(side.var(ddof=1)) / len(side) for side in (one, other)]
-    square = sum(parts)
-    if square <= (SAME * max(abs(one.mean()), abs(other.mean()))) ** 2:
-        return Difference(mean, math.nan, math.nan, count)
-    divisors = (len(one) - 1, len(other) - 1)
-    freedom = square**2 / sum(part**2 / d for part, d in zip(parts, divisors, strict=True))
-    p = 2 * float(stdtr(freedom, -abs(mean) / square**0.5))
-    return Difference(mean, float(stdtrit(freedom, 0.975)) * square**0.5, p, count)
-
-
-def by_errors(mean: float, errors: Sequence[float]) -> Difference:
-    """Test a difference of two values against their standard errors, as of normal ones."""
-    from scipy.special import ndtr
-
-    error = math.hypot(*errors)
-    if math.isnan(error) or error == 0:
-        return Difference(mean, math.nan, math.nan, 1)
-    return Difference(mean, Z * error, 2 * float(ndtr(-abs(mean) / error)), 1)
 
 
 # Values -----------------------------------------------------------------------------------------
@@ -391,141 +307,3 @@ def _only(
                 column = f"metrics.{name}"
                 if values(side, method, column) and not values(rest, method, column):
                     yield f"{letter}: {name} of {method}"
-
-
-# Formats ----------------------------------------------------------------------------------------
-
-
-def markdown(found: Comparison) -> str:
-    """Write a comparison for reading."""
-    parts = [f"A: {found.one}\nB: {found.other}\n"]
-    parts.append(_lines("What differs between the studies", found.differences) or _ALIKE)
-    for verdict, title in _SECTIONS.items():
-        if rows := found.of(verdict):
-            parts.append(f"{title}:\n\n{_table(rows, verdict)}")
-    if equal := found.of(EQUAL):
-        parts.append(_lines("Equal to the bit, seed by seed", _by_method(equal)))
-    parts.append(_lines("Only in one", found.only))
-    parts.append(_lines("Not compared", found.left_out))
-    parts.append("\n".join(f"- {note}" for note in notes(found)) + "\n")
-    return "\n".join(part for part in parts if part)
-
-
-_ALIKE = "Nothing else differs: settings, data, commit, packages, device and yardsticks agree.\n"
-_SECTIONS = {
-    MOVED: "Moved beyond noise",
-    STAYED: "Not moved beyond noise",
-    UNKNOWN: "Not judged: there is no interval, or none that holds for another session",
-    CHANGED: "Counted, changed",
-}
-
-
-def notes(found: Comparison) -> list[str]:
-    """Say what the words mean, and of how many comparisons they are."""
-    metrics, costs = found.tested("metric"), found.tested("measured")
-    told = [
-        f"{metrics} comparisons of metrics and {costs} of measured costs. Moved: p is at most "
-        f"{LEVEL:g} after Holm's correction within each of the two, so that the chance of any "
-        "false move of a metric is 5 %.",
-        "B - A: the mean difference with the half-width of its own 95 % interval, which is not "
-        "corrected.",
-    ]
-    if any(row.how.startswith("within") for row in found.rows):
-        told.append(
-            "Within a seed: against the error of the samples drawn; of another training it says "
-            "nothing."
-        )
-    if any(row.kind == "measured" for row in found.rows):
-        told.append(
-            "Seconds and memory: the tests know what varies between the seeds of a study, not how "
-            "the machine differs from one day to another; those of a single process, or of a "
-            "machine that was not fit (the record's cost.unfit), are not judged at all."
-        )
-    return told
-
-
-def _table(rows: Sequence[Compared], verdict: Verdict) -> str:
-    head = ["method", "what", "A", "B", "B - A", "change"]
-    if verdict in {MOVED, STAYED}:
-        head += ["p (Holm)", "from"]
-    if verdict == MOVED:
-        head.append("B is")
-    return markdown_table(head, [_cells(row, head) for row in rows])
-
-
-def _cells(row: Compared, head: Sequence[str]) -> list[str]:
-    change = row.difference / abs(row.one) if row.one else math.nan
-    texts = {
-        "method": row.method,
-        "what": row.what,
-        "A": _large(row.one),
-        "B": _large(row.other),
-        "B - A": plus_minus(row.difference, row.half)
-        if abs(row.difference) < LARGE
-        else scaled(row.difference, "", row.half),
-        "change": "" if math.isnan(change) else f"{100 * change:+.3g} %",
-        "p (Holm)": f"{row.p_holm:.2g}",
-        "from": row.how,
-        "B is": {None: "", True: "better", False: "worse"}[row.is_better],
-    }
-    return [texts[title] for title in head]
-
-
-def _large(value: float) -> str:
-    return number(value, 4) if abs(value) < LARGE else scaled(value, "")
-
-
-def _by_method(rows: Sequence[Compared]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for row in rows:
-        groups.setdefault(row.method, []).append(row.what)
-    return [f"{method}: {', '.join(names)}" for method, names in groups.items()]
-
-
-def _lines(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"{title}:\n", *(f"- {line}" for line in lines), ""]) if lines else ""
-
-
-def to_json(found: Comparison) -> str:
-    """Write a comparison for programs; a number that is not there is left out."""
-    content = {
-        "one": str(found.one),
-        "other": str(found.other),
-        "differences": found.differences,
-        "comparisons": [_plain(row) for row in found.rows],
-        "only": found.only,
-        "left_out": found.left_out,
-        "notes": notes(found),
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(row: Compared) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in asdict(row).items()
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
-    }
-
-
-def to_csv(found: Comparison) -> str:
-    """Write one line for each comparison, at full precision."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Compared.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_plain(row) for row in found.rows)
-    return text.getvalue()
-
-
-FORMATS: dict[str, Callable[[Comparison], str]] = {
-    "md": markdown,
-    "json": to_json,
-    "csv": to_csv,
-}
-
-
-def render_comparison(one: Path, other: Path, format: str = "md") -> str:
-    """Compare two studies and write what was found as ``md``, ``json`` or ``csv``."""
-    if format not in FORMATS:
-        raise unknown("format", format, FORMATS)
-    return FORMATS[format](compare(one, other))

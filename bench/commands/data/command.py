@@ -5,9 +5,9 @@ from __future__ import annotations
 from bench.commands.data.options import PrepareOptions
 from bench.commands.settings import default_device
 from bench.commands.shared import check_writable, heed_signals
-from bench.config import choose_preset
+from bench.config.presets import choose_preset
 from bench.data import load
-from bench.progress import passing
+from bench.progress.display import passing
 
 
 def prepare_data(options: PrepareOptions) -> int:

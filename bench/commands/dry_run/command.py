@@ -7,7 +7,7 @@ import yaml
 from bench import estimate, study
 from bench.commands.run.options import RunOptions
 from bench.commands.run.request import resolve
-from bench.errors import MissingDataError
+from bench.config.errors import MissingDataError
 
 
 def dry_run(options: RunOptions) -> int:

@@ -6,24 +6,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import evaluate as stored
+from bench.commands.evaluate import stored
 from bench.commands.evaluate.options import EvaluateOptions
 from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
+from bench.commands.evaluate.stored import Measured
 from bench.commands.shared import finish, heed_signals, show_in_store
-from bench.config import datasets
-from bench.errors import UserError
-from bench.evaluate import Measured
-from bench.locks import hold, only_command
+from bench.config.errors import UserError
+from bench.config.presets import datasets
 from bench.metrics import HELD_OUT, NOISE
-from bench.record import RECORD, Status, cells
-from bench.study_file import is_study
-from bench.study_folders import find_study
+from bench.records.locks import hold, only_command
+from bench.records.record import RECORD, Status, cells
+from bench.records.studies import find_study
+from bench.records.study_file import is_study
 from methods import registry
 
 
 def evaluate(options: EvaluateOptions) -> int:
     """Measure finished cells again, or images from elsewhere; print what was found."""
-    from bench.report.values import render_values
+    from bench.commands.evaluate.report import render_values
 
     heed_signals()
     found = find_cells(options.path, options.results)

@@ -8,13 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from bench.commands.options import (
-    Names,
-    Results,
-    Weights,
-    check_each_once,
-    check_number,
-)
+from bench.commands.options import Names, Results, Weights, check_each_once, check_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.commands.evaluate.options import ReferenceOptions
 from bench.commands.evaluate.request import request_of, resolve_measuring
 from bench.commands.shared import heed_signals
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 
 def export_reference(options: ReferenceOptions) -> int:

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.commands.evaluate.options import EvaluateOptions, MeasureOptions
+from bench.commands.evaluate.stored import EvaluationRequest
 from bench.commands.settings import default_device, parse_weights, resolve_settings
-from bench.config import Settings, build, choose_preset
-from bench.errors import UserError, unknown
-from bench.evaluate import EvaluationRequest
+from bench.config.errors import UserError, unknown
+from bench.config.messages import build
+from bench.config.presets import choose_preset
+from bench.config.schema import Settings
 from bench.metrics.protocol import FAMILIES
-from bench.progress import passing
-from bench.study_file import read_study
+from bench.progress.display import passing
+from bench.records.study_file import read_study
 
 INCEPTIONS = {"fid": "fd", "kid": "kd", "fidc": "fdc"}
 """What Inception's values are called, by the family that they are of."""

@@ -18,26 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench import metrics, record
-from bench.config import Settings
+from bench import metrics
+from bench.config.errors import UserError
+from bench.config.schema import Settings
 from bench.data import Dataset, Split, load, load_samples
-from bench.environment import describe
-from bench.errors import UserError
 from bench.metrics.features import Progress
 from bench.metrics.statistics import permutation
-from bench.record import (
-    ANCHORS,
-    FOREIGN,
-    SAMPLES,
-    Anchors,
-    Record,
-    Status,
-    Value,
-    now,
-    write_text,
-)
+from bench.records import record
+from bench.records.environment import describe
+from bench.records.files import write_text
+from bench.records.grid import write_grid
+from bench.records.record import ANCHORS, FOREIGN, SAMPLES, Anchors, Record, Status, Value, now
 from bench.report.frame import read_foreign
-from bench.report.grid import write_grid
 from bench.worker import GRID_IMAGES, open_device
 
 DRAWN = ("sampling_seed", "nfe", "sampler", "ema", "precision")

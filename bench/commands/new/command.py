@@ -8,7 +8,7 @@ from methods import registry
 
 def new(options: NewOptions) -> int:
     """Write the project of a new method, and say what to do with it."""
-    from bench.new import new as write
+    from bench.commands.new.project import new as write
 
     name, folder = options.name, write(options.name, options.into)
     for path in sorted(folder.iterdir()):

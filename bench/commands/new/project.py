@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.config import SECTIONS
-from bench.errors import UserError
+from bench.config.errors import UserError
+from bench.config.overrides import SECTIONS
 from methods import registry
 
 TEMPLATE = Path(__file__).parent / "template"

@@ -17,15 +17,18 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from bench import study
-from bench.config import CellConfig, build, one_line, read_cell
-from bench.environment import SOURCE
-from bench.errors import UserError, unknown
-from bench.progress import Display
-from bench.record import RECORD, Record, Status, load, write_text
-from bench.repetition import Repetition, Row, compare
+from bench.commands.reproduce.verdict import Repetition, Row, compare
+from bench.config.errors import UserError, unknown
+from bench.config.messages import build
+from bench.config.schema import CellConfig, read_cell
+from bench.config.text import one_line
+from bench.progress.display import Display
+from bench.records.environment import SOURCE
+from bench.records.files import write_text
+from bench.records.record import RECORD, Record, Status, load
+from bench.records.study_file import is_study
 from bench.report.frame import flatten
 from bench.report.table.markdown import markdown_table
-from bench.study_file import is_study
 from bench.tracking import NullTracker
 from methods import registry
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import psutil
 
-from bench import study, sweep
+from bench import study
 from bench.commands.run.options import RunOptions
 from bench.commands.run.request import resolve
+from bench.commands.sample import sweep
 from bench.commands.shared import check_writable, finish, heed_signals, report_lost
-from bench.curve import sampler_of
-from bench.errors import UserError
-from bench.orphans import readable
-from bench.progress import Display
-from bench.record import Status
+from bench.config.errors import UserError
+from bench.progress.display import Display
+from bench.records.nfe_curve import sampler_of
+from bench.records.orphans import readable
+from bench.records.record import Status
 from bench.tracking import Background, NullTracker, Tracker
 
 SHORT_PATIENCE = 0.5

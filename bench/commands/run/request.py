@@ -15,8 +15,10 @@ from bench.commands.labels import (
 )
 from bench.commands.run.options import RunOptions
 from bench.commands.settings import default_device, default_jobs, resolve_settings
-from bench.config import apply_overrides, choose_preset, datasets, digest, parse_set
-from bench.errors import UserError, unknown
+from bench.config.errors import UserError, unknown
+from bench.config.overrides import apply_overrides, parse_set
+from bench.config.presets import choose_preset, datasets
+from bench.config.text import digest
 from methods import registry
 
 RESERVED = ("cache", "mlartifacts", "mlflow.db")

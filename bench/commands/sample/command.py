@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bench import curve, study, sweep
+from bench import study
+from bench.commands.sample import sweep
 from bench.commands.sample.options import SampleOptions
 from bench.commands.settings import default_jobs
 from bench.commands.shared import check_writable, heed_signals, report_lost, show_in_store
-from bench.errors import unknown
-from bench.progress import Display
+from bench.config.errors import unknown
+from bench.progress.display import Display
+from bench.records import nfe_curve
 from methods.samplers import SAMPLERS
 
 
@@ -30,13 +32,13 @@ def sample(options: SampleOptions) -> int:
 
 def resolve_samples(options: SampleOptions) -> sweep.Sweep:
     """Say what to sample with, by the usual samplers and evaluations where none are named."""
-    samplers = options.samplers or curve.SAMPLERS
+    samplers = options.samplers or nfe_curve.SAMPLERS
     for name in samplers:
         if name not in SAMPLERS:
             raise unknown("sampler", name, SAMPLERS)
     return sweep.Sweep(
         samplers=samplers,
-        nfe=sorted({*(options.nfe or curve.NFE)}),
+        nfe=sorted({*(options.nfe or nfe_curve.NFE)}),
         samples=options.samples,
         cells=options.cells,
     )
@@ -44,7 +46,8 @@ def resolve_samples(options: SampleOptions) -> sweep.Sweep:
 
 def write_curve(folder: Path) -> None:
     """Write and print the curve's table, draw its plots and name the files."""
-    from bench.report.nfe import render_nfe_table, write_nfe_plots, write_nfe_tables
+    from bench.report.nfe import render_nfe_table, write_nfe_tables
+    from bench.report.plots.nfe import write_nfe_plots
     from bench.report.study_report import StudyReport
 
     report = StudyReport.read(folder)

@@ -16,7 +16,7 @@ from bench.commands.options import (
     check_number,
     comma_separated,
 )
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 
 @Parameter(name="*")

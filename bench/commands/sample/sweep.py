@@ -1,7 +1,8 @@
 """Sampling finished cells again for the curve of quality against network evaluations.
 
-Each cell is sampled in a process of its own (:mod:`bench.resampling`). Points that are there are
-reused, so the command resumes and extends; a cell's record and checkpoint are never touched.
+Each cell is sampled in a process of its own (:mod:`bench.commands.sample.worker`). Points that
+are there are reused, so the command resumes and extends; a cell's record and checkpoint are
+never touched.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import curve, metrics
-from bench.config import one_line, read_cell
-from bench.curve import Point
-from bench.errors import UserError, unknown
+from bench import metrics
+from bench.config.errors import UserError, unknown
+from bench.config.schema import read_cell
+from bench.config.text import one_line
 from bench.executors import End, Job
-from bench.locks import only_command
-from bench.progress import Display
-from bench.record import CHECKPOINT, Record, Status
+from bench.progress.display import Display
+from bench.records import nfe_curve
+from bench.records.locks import only_command
+from bench.records.nfe_curve import Point
+from bench.records.record import CHECKPOINT, Record, Status
+from bench.records.source_code import source_digest
+from bench.records.study_file import read_study
 from bench.report.frame import read_records
-from bench.source import source_digest
 from bench.study import Planned, Request, Runner, cell_key
-from bench.study_file import read_study
 from methods import registry
 from methods.samplers import SamplerSettings
 
@@ -31,8 +34,8 @@ from methods.samplers import SamplerSettings
 class Sweep:
     """What to sample finished cells with."""
 
-    samplers: Sequence[str] = curve.SAMPLERS
-    nfe: Sequence[int] = curve.NFE
+    samplers: Sequence[str] = nfe_curve.SAMPLERS
+    nfe: Sequence[int] = nfe_curve.NFE
     samples: int | None = None
     """Samples a point; ``None``: as many as the cells' own."""
     cells: Sequence[str] | None = None
@@ -104,20 +107,20 @@ def is_sampled(folder: Path, record: Record) -> bool:
 
 def sampler(folder: Path) -> SamplerSettings | None:
     """The sampler's settings of a cell, or ``None`` if its method has none."""
-    return curve.sampler_of(read_cell(folder / "config.yaml").method_config)
+    return nfe_curve.sampler_of(read_cell(folder / "config.yaml").method_config)
 
 
 def plan(folder: Path, record: Record, sweep: Sweep) -> CurveCell:
     """Find the points that a cell lacks."""
     config, own = read_cell(folder / "config.yaml"), sampler(folder)
     assert own is not None
-    wanted = curve.choose(
+    wanted = nfe_curve.choose(
         sweep.samplers,
         sweep.nfe,
         samples=sweep.samples or config.settings.evaluation.samples,
         seed=config.seed,
         own=own,
-        calls=curve.calls_per_evaluation(record, own),
+        calls=nfe_curve.calls_per_evaluation(record, own),
     )
     missing = note(folder, record, wanted, sweep)
     action = "sample" if missing else "reuse"
@@ -130,9 +133,9 @@ def plan(folder: Path, record: Record, sweep: Sweep) -> CurveCell:
 def note(folder: Path, record: Record, wanted: Sequence[Point], sweep: Sweep) -> list[Point]:
     """Note in a cell's file what is asked for; return the points that have no result yet."""
     try:
-        stored = curve.read(folder, record)
+        stored = nfe_curve.read(folder, record)
     except ValueError as error:
-        path = folder / curve.FILE
+        path = folder / nfe_curve.FILE
         raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
     before, missing = stored.model_copy(deep=True), []
     for point in wanted:
@@ -147,7 +150,7 @@ def note(folder: Path, record: Record, wanted: Sequence[Point], sweep: Sweep) ->
         if left := {*sweep.nfe} - answered:
             stored.too_few[name] = sorted({*stored.too_few.get(name, ()), *left})
     if stored != before:
-        curve.save(stored, folder)
+        nfe_curve.save(stored, folder)
     return missing
 
 
@@ -171,7 +174,7 @@ class SamplingWork:
 
     def renew(self, cell: CurveCell, *, elsewhere: bool) -> None:
         """Leave out the points that another command has drawn meanwhile."""
-        stored = curve.read(cell.folder, cell.record)
+        stored = nfe_curve.read(cell.folder, cell.record)
         cell.missing = [point for point in cell.missing if not is_drawn(stored.find(point))]
         if not cell.missing:
             cell.action, cell.why = "reuse", "drawn by another command"
@@ -181,9 +184,9 @@ class SamplingWork:
         folder = self.scratch / cell.folder.name
         folder.mkdir()
         return self.request.job(
-            "bench.resampling",
+            "bench.commands.sample.worker",
             folder,
-            log=cell.folder.resolve() / curve.LOG,
+            log=cell.folder.resolve() / nfe_curve.LOG,
             limits=self.request.limits,
             request={
                 "cell": str(cell.folder.resolve()),
@@ -216,17 +219,17 @@ def is_drawn(point: Point | None) -> bool:
 
 def settle(task: CurveCell, reason: str) -> None:
     """Give the points that their process did not come to its end as their reason."""
-    stored = curve.read(task.folder, task.record)
+    stored = nfe_curve.read(task.folder, task.record)
     lost = [point for point in task.missing if stored.find(point) is None]
     for point in lost:
         stored.put(point.model_copy(update={"reason": reason}))
     if lost:
-        curve.save(stored, task.folder)
+        nfe_curve.save(stored, task.folder)
 
 
 def failures(task: CurveCell) -> list[str]:
     """Return a line for each reason that points of a cell failed for, and where to look."""
-    stored = curve.read(task.folder, task.record)
+    stored = nfe_curve.read(task.folder, task.record)
     reasons: dict[str, list[str]] = {}
     for point in task.missing:
         found = stored.find(point)
@@ -234,7 +237,7 @@ def failures(task: CurveCell) -> list[str]:
             what = f"{found.sampler['name']} with {found.sampler['steps']} steps"
             reasons.setdefault(found.reason, []).append(what)
     return [
-        f"{task.folder.name}: {', '.join(what)}: {reason}; see {task.folder / curve.LOG}"
+        f"{task.folder.name}: {', '.join(what)}: {reason}; see {task.folder / nfe_curve.LOG}"
         for reason, what in reasons.items()
     ]
 

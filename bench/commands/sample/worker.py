@@ -1,4 +1,4 @@
-"""Sampling a finished cell again, in a process of its own: ``python -m bench.resampling JOB``.
+"""Sampling a finished cell again, in a process of its own.
 
 The cell's final weights are drawn from with other sampler settings, and the samples measured as
 the cell's own were. Each point is kept as soon as it is there; nothing is ever trained. Exit
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import curve, metrics
-from bench.cost import count_calls, interval
-from bench.curve import Curve, Point
-from bench.environment import describe
+from bench import metrics
+from bench.costs.flops import count_calls
+from bench.costs.intervals import interval
+from bench.costs.machine import Watch
 from bench.executors import DONE, FAILED, INTERRUPTED, Job, serve
-from bench.machine import Watch
-from bench.record import load
+from bench.records import nfe_curve
+from bench.records.environment import describe
+from bench.records.nfe_curve import Curve, Point
+from bench.records.record import load
 from bench.sampling import draw_batches
 from bench.training import InterruptedTrainingError
 from bench.worker import Built, Progress, Stop, explain, load_finished
@@ -37,7 +39,7 @@ class Resampling:
         record = load(self.folder)
         assert record is not None, f"{self.folder} has no record"
         self.progress = Progress(job)
-        self.curve: Curve = curve.read(self.folder, record)
+        self.curve: Curve = nfe_curve.read(self.folder, record)
         self.is_warm = False
 
     def draw(self, wanted: list[Point]) -> int:
@@ -72,13 +74,13 @@ class Resampling:
             self._fail(point, error)
             return True
         self.curve.put(done)
-        curve.save(self.curve, self.folder)
+        nfe_curve.save(self.curve, self.folder)
         return False
 
     def _fail(self, point: Point, error: Exception) -> None:
         traceback.print_exception(error)
         self.curve.put(point.model_copy(update={"reason": explain(error, 300)}))
-        curve.save(self.curve, self.folder)
+        nfe_curve.save(self.curve, self.folder)
 
     def _point(self, point: Point) -> Point:
         built = self.cell.with_sampler(point.sampler).build()
@@ -91,7 +93,7 @@ class Resampling:
                 "nfe": nfe,
                 "nfe_by_network": calls,
                 "ms_per_image": interval(times, batch=self.settings.sampling.batch),
-                "environment": {key: here[key] for key in curve.ENVIRONMENT}
+                "environment": {key: here[key] for key in nfe_curve.ENVIRONMENT}
                 | {"timing": watch.facts(), "unfit": watch.unfit()},
                 "metrics": self.evaluator.measure(
                     images,

@@ -9,9 +9,9 @@ from bench.commands.shared import check_writable, heed_signals
 
 def sensitivity(options: SensitivityOptions) -> int:
     """Measure damaged real images, write the page of numbers and name its files."""
-    from bench.environment import describe as surroundings
-    from bench.metrics import sensitivity as measured
-    from bench.report.sensitivity import write_page
+    from bench.commands.sensitivity import measure as measured
+    from bench.commands.sensitivity.report import write_page
+    from bench.records.environment import describe as surroundings
 
     settings = resolve_measuring(options, options.dataset)
     folder = options.into or options.results / f"{settings.dataset}-sensitivity"

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.commands.sensitivity.damage import Damage, LeftOut, Real, damages
+from bench.config.errors import UserError
 from bench.data.dataset import Dataset, Split
-from bench.errors import UserError
-from bench.metrics.damage import Damage, LeftOut, Real, damages
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors.loading import Extractor
@@ -33,7 +33,7 @@ from bench.metrics.features import Features, Progress, hash_of, share_of, unhear
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
 from bench.metrics.statistics import permutation
-from bench.record import Value
+from bench.records.record import Value
 
 MEASURED = tuple(name for name in FAMILIES if name not in {"cas", "sw2", "modes"})
 """Families of metrics on the page: those of images that take no training."""

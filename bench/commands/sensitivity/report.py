@@ -18,9 +18,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.record import write_atomically, write_text
-from bench.report.frame import direction
-from bench.report.grid import grid_image, scale_for
+from bench.records.files import write_atomically, write_text
+from bench.records.grid import grid_image, scale_for
+from bench.records.metric_names import direction
 from bench.report.plots.drawing import DPI, STYLE, new_figure, save
 from bench.report.table.markdown import markdown_table
 from bench.report.table.numbers import NOTHING, number
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.metrics.sensitivity import DamageRow, Page, Panel
+    from bench.commands.sensitivity.measure import DamageRow, Page, Panel
 
 SPREADS = 3.0
 """Standard deviations beyond which a change is not luck: one clean set in 400 lies there."""
@@ -88,7 +88,7 @@ def judge(panel: Panel, row: DamageRow, family: str) -> Judged | None:
 def write_page(page: Page, folder: Path, environment: Mapping[str, Any]) -> list[Path]:
     """Write ``sensitivity.md``, ``.csv``, ``.png`` and ``.pdf`` and ``damages.png`` to a folder.
 
-    ``environment`` is what ``bench.environment.describe`` says of this process.
+    ``environment`` is what ``bench.records.environment.describe`` says of this process.
     """
     from matplotlib import rc_context
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.commands.show.options import PlotOptions, SyncOptions, TableOptions, UiOptions
-from bench.study_folders import find_study, studies
+from bench.records.studies import find_study, studies
 
 
 def table(options: TableOptions) -> int:
@@ -23,8 +23,8 @@ def table(options: TableOptions) -> int:
 
 def plot(options: PlotOptions) -> int:
     """Draw a study's plots and name the files."""
-    from bench.report.nfe import write_nfe_plots
     from bench.report.plots import write_plots
+    from bench.report.plots.nfe import write_nfe_plots
     from bench.report.study_report import StudyReport
 
     report = StudyReport.read(options.folder)
@@ -40,7 +40,7 @@ def complain(line: str) -> None:
 
 def sync(options: SyncOptions) -> int:
     """Bring MLflow up to date with the studies; 1 if it could not be."""
-    from bench.orphans import settle_study
+    from bench.records.orphans import settle_study
     from bench.tracking import Tracker
 
     one = options.study

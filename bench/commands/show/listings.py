@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.config import config_folder, datasets, one_line, presets
+from bench.config.presets import config_folder, datasets, presets
+from bench.config.text import one_line
 
 
 def list_methods() -> int:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from bench import timing
 from bench.commands.shared import check_writable, heed_signals, report_lost, show_in_store
+from bench.commands.time import interleave
 from bench.commands.time.options import TimeOptions
-from bench.progress import Display
+from bench.progress.display import Display
 
 
 def time_together(options: TimeOptions) -> int:
     """Time a study's finished cells in turn, print the times; 1 if a cell could not be timed."""
+    from bench.commands.time.report import render_timing, write_timing
     from bench.report.plots import write_plots
     from bench.report.study_report import StudyReport
     from bench.report.table import write_tables
-    from bench.report.timing import render_timing, write_timing
 
     folder = options.folder
     check_writable(folder.parent)
     heed_signals()
-    found = timing.execute(folder, options, Display())
+    found = interleave.execute(folder, options, Display())
     write_timing(folder)
     print(render_timing(found))
     report = StudyReport.read(folder)

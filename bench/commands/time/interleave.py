@@ -1,7 +1,8 @@
 """Timing a study's finished cells together, in turn: what is timed, and the process that does it.
 
-One process holds the final weights of all cells (:mod:`bench.retiming`). If it is ended by a cell,
-it is started again without that cell. What was there before is kept under ``replaced/``.
+One process holds the final weights of all cells (:mod:`bench.commands.time.worker`). If it is
+ended by a cell, it is started again without that cell. What was there before is kept under
+``replaced/``.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import interleaved, study
+from bench import study
+from bench.commands.sample.sweep import refusal
 from bench.commands.time.options import TimeOptions
-from bench.errors import UserError, unknown
+from bench.config.errors import UserError, unknown
 from bench.executors import DONE, INTERRUPTED, End, Job, LocalExecutor, follow
-from bench.interleaved import Timing
-from bench.locks import hold, only_command
-from bench.progress import Display
-from bench.record import Record, Status
+from bench.progress.display import Display
+from bench.records import interleaved
+from bench.records.interleaved import Timing
+from bench.records.locks import hold, only_command
+from bench.records.record import Record, Status
+from bench.records.study_file import read_study
 from bench.report.frame import read_records
-from bench.study_file import read_study
-from bench.sweep import refusal
 
 NAME = "timing"
 """What the process is called where its progress is shown."""
@@ -111,7 +113,7 @@ def run(
     """Run the process to its end; return what it found, the last cell it came to, and its end."""
     with tempfile.TemporaryDirectory() as scratch:
         log = request.folder / interleaved.LOG
-        job = request.job("bench.retiming", Path(scratch), log=log, request=body)
+        job = request.job("bench.commands.time.worker", Path(scratch), log=log, request=body)
         end = show(job, display)
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt

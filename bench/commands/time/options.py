@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from cyclopts import Parameter
 
 from bench.commands.options import Names, StudyOptions, Tracking, check_each_once, check_number
-from bench.errors import UserError
-from bench.interleaved import FEWEST_ROUNDS, ROUNDS
+from bench.config.errors import UserError
+from bench.records.interleaved import FEWEST_ROUNDS, ROUNDS
 
 
 @Parameter(name="*")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import interleaved
-from bench.interleaved import Bounds, Timing, reasons
-from bench.record import Interval, write_text
+from bench.costs.intervals import Interval
+from bench.records import interleaved
+from bench.records.files import write_text
+from bench.records.interleaved import Bounds, Timing, reasons
 from bench.report.frame import device
 from bench.report.table.markdown import markdown_table
 from bench.report.table.numbers import MARK, NOTHING, number

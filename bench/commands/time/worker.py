@@ -1,4 +1,4 @@
-"""Timing finished cells together, in a process of its own: ``python -m bench.retiming JOB``.
+"""Timing finished cells together, in a process of its own.
 
 The final weights of all cells are loaded, each cell is warmed up, and then they take turns. A cell
 that fails is left out with its reason; the others go on. Exit codes: 0 done, 75 interrupted.
@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from bench.cost import interval
-from bench.environment import describe
+from bench.costs.intervals import interval
+from bench.costs.machine import Watch
 from bench.executors import DONE, INTERRUPTED, Job, serve
-from bench.interleaved import AT, TimedCell, Timing, ratios, there_and_back
-from bench.machine import Watch
-from bench.record import now, write_text
+from bench.records.environment import describe
+from bench.records.files import write_text
+from bench.records.interleaved import AT, TimedCell, Timing, ratios, there_and_back
+from bench.records.record import now
 from bench.sampling import Source, WarmUp, timed, warm_up, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
 from bench.worker import Progress, Stop, device_for, explain, load_finished

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.machine.gpu import SLOWDOWNS, Gpu, Work
-from bench.machine.readings import Reading, take
+from bench.costs.machine.gpu import SLOWDOWNS, Gpu, Work
+from bench.costs.machine.readings import Reading, take
 
 if TYPE_CHECKING:
     import torch

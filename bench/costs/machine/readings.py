@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bench.machine.gpu import Gpu, Work, read_gpu
+from bench.costs.machine.gpu import Gpu, Work, read_gpu
 
 if TYPE_CHECKING:
     import torch

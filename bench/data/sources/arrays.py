@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bench.config.errors import UserError
 from bench.data.sources.entries import Content, Entry, damaged
 from bench.data.sources.images import LARGEST_SIDE, shown
 from bench.data.sources.zips import DAMAGE, open_archive
-from bench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
+from bench.config.errors import UserError
 from bench.data.dataset import Fingerprint
 from bench.data.sources import images
 from bench.data.sources.entries import Content, Entry
 from bench.data.sources.images import Picture, shown, text
-from bench.errors import UserError
 
 THREADS = min(8, os.cpu_count() or 1)
 WINDOW = 4 * THREADS

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.config.errors import UserError
 from bench.data.sources.images import shown
-from bench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

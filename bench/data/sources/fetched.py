@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.config.errors import MissingDataError, UserError
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.data.sources import idx
-from bench.errors import MissingDataError, UserError
 
 _CLASSES = {
     "mnist": "MNIST",

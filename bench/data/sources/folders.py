@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from bench.config.errors import UserError
 from bench.data.sources.entries import INDEX, LARGEST_INDEX, Content, Entry, left_out
 from bench.data.sources.images import (
     LARGEST_FILE,
@@ -25,7 +26,6 @@ from bench.data.sources.images import (
     is_image,
     shown,
 )
-from bench.errors import UserError
 
 
 @dataclass(frozen=True)

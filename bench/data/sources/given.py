@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.config.errors import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Split
 from bench.data.sources import folders
@@ -27,7 +28,6 @@ from bench.data.sources.lmdbs import FILE as LMDB
 from bench.data.sources.lmdbs import is_lmdb, open_lmdb
 from bench.data.sources.prepared import CachedImages, Label, Progress, Recipe, prepare
 from bench.data.sources.zips import open_zip
-from bench.errors import UserError
 
 FILES = {".zip": open_zip, ".npz": open_npz}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

@@ -9,9 +9,9 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.config.errors import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Split
-from bench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config.errors import UserError
 from bench.data.sources.entries import INDEX, Content
 from bench.data.sources.images import shown
-from bench.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config.errors import UserError
 from bench.data.sources.entries import Content, Entry, damaged
-from bench.errors import UserError
 
 if TYPE_CHECKING:
     import lmdb

@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config.errors import UserError
 from bench.data.dataset import Fingerprint, Split
 from bench.data.sources.decoding import Decoding, MixedError, Rule, Tally, free, synced
 from bench.data.sources.entries import Content
 from bench.data.sources.labels import Labels
-from bench.errors import UserError
-from bench.record import sync_folder
+from bench.records.files import sync_folder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from bench.config.errors import UserError
 from bench.data.sources.entries import INDEX, LARGEST_INDEX, Content, Entry, damaged, left_out
 from bench.data.sources.images import LARGEST_FILE, is_hidden, is_hidden_image, is_image, shown
-from bench.errors import UserError
 
 DAMAGE = (
     zipfile.BadZipFile,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.metrics.extractors.resizing import clean_resize, to_rgb
 
 SIZE = 128

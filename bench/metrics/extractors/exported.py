@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

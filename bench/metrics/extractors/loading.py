@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import UserError, unknown
+from bench.config.errors import UserError, unknown
 from bench.metrics.extractors import verified
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 CLEAN = "clean: bicubic, antialiased, float, clipped to 0..255"
 """What a value's provenance says of ``clean_resize``."""

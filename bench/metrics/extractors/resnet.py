@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 from bench.metrics.extractors.verified import ROOT_VARIABLE, find, places
 
 FILES = {

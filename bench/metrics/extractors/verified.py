@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.config.errors import UserError
 
 ROOT_VARIABLE = "SCOREBENCH_WEIGHTS"
 """Environment variable naming a folder in which files of weights lie under their own names."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.grid import PALETTE
+from bench.records.grid import PALETTE
 from bench.report.plots.drawing import MARKERS
 from bench.report.study_report import StudyReport
 

@@ -6,15 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.report.frame import direction
+from bench.records.metric_names import direction
 from bench.report.plots.content import PlottedStudy
-from bench.report.plots.drawing import (
-    Skipped,
-    common_legend,
-    log_if_wide,
-    new_figure,
-    plain,
-)
+from bench.report.plots.drawing import Skipped, common_legend, log_if_wide, new_figure, plain
 
 if TYPE_CHECKING:
     import pandas as pd

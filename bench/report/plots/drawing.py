@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.record import write_atomically
+from bench.records.files import write_atomically
 from bench.report.table.numbers import number, scaled
 
 if TYPE_CHECKING:

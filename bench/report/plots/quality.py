@@ -7,15 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.report.frame import direction
+from bench.records.metric_names import direction
 from bench.report.plots.content import PlottedStudy
-from bench.report.plots.drawing import (
-    ANCHOR_STYLES,
-    Skipped,
-    legend_above,
-    log_scale,
-    new_figure,
-)
+from bench.report.plots.drawing import ANCHOR_STYLES, Skipped, legend_above, log_scale, new_figure
 from bench.report.table.numbers import MARK, number
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.record import write_atomically
-from bench.report.grid import grid_image, is_points, scale_for, scatter_image
+from bench.records.files import write_atomically
+from bench.records.grid import grid_image, is_points, scale_for, scatter_image
 from bench.report.plots.drawing import DPI, Skipped
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number

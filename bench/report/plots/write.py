@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report.frame import direction
+from bench.records.metric_names import direction
 from bench.report.plots.content import PlottedStudy
 from bench.report.plots.curves import losses, metric_curve
 from bench.report.plots.drawing import STYLE, Skipped, save

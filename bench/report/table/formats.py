@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.errors import unknown
-from bench.record import write_text
+from bench.config.errors import unknown
+from bench.records.files import write_text
 from bench.report.study_report import StudyReport
 from bench.report.table.as_json import to_json
 from bench.report.table.columns import columns, quality_columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bench.record import Status
+from bench.records.record import Status
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table.columns import Column

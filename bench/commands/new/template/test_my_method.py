@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
+from my_method import MyMethod, MyMethodConfig
 from torch import Tensor
 
 from bench.check import check
 from methods.base import DataSpec
 from methods.noise import per_image
-
-from my_method import MyMethod, MyMethodConfig
 
 
 def test_the_interface_is_kept() -> None:

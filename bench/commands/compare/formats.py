@@ -1,0 +1,169 @@
+"""A comparison as Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.commands.compare.comparison import (
+    CHANGED,
+    EQUAL,
+    MOVED,
+    STAYED,
+    UNKNOWN,
+    Compared,
+    Comparison,
+    Verdict,
+    compare,
+)
+from bench.config.errors import unknown
+from bench.report.ranking import LEVEL
+from bench.report.table.markdown import markdown_table
+from bench.report.table.numbers import number, plus_minus, scaled
+
+LARGE = 1e5
+"""Numbers that are written with a prefix."""
+
+
+# Formats ----------------------------------------------------------------------------------------
+
+
+def markdown(found: Comparison) -> str:
+    """Write a comparison for reading."""
+    parts = [f"A: {found.one}\nB: {found.other}\n"]
+    parts.append(_lines("What differs between the studies", found.differences) or _ALIKE)
+    for verdict, title in _SECTIONS.items():
+        if rows := found.of(verdict):
+            parts.append(f"{title}:\n\n{_table(rows, verdict)}")
+    if equal := found.of(EQUAL):
+        parts.append(_lines("Equal to the bit, seed by seed", _by_method(equal)))
+    parts.append(_lines("Only in one", found.only))
+    parts.append(_lines("Not compared", found.left_out))
+    parts.append("\n".join(f"- {note}" for note in notes(found)) + "\n")
+    return "\n".join(part for part in parts if part)
+
+
+_ALIKE = "Nothing else differs: settings, data, commit, packages, device and yardsticks agree.\n"
+_SECTIONS = {
+    MOVED: "Moved beyond noise",
+    STAYED: "Not moved beyond noise",
+    UNKNOWN: "Not judged: there is no interval, or none that holds for another session",
+    CHANGED: "Counted, changed",
+}
+
+
+def notes(found: Comparison) -> list[str]:
+    """Say what the words mean, and of how many comparisons they are."""
+    metrics, costs = found.tested("metric"), found.tested("measured")
+    told = [
+        f"{metrics} comparisons of metrics and {costs} of measured costs. Moved: p is at most "
+        f"{LEVEL:g} after Holm's correction within each of the two, so that the chance of any "
+        "false move of a metric is 5 %.",
+        "B - A: the mean difference with the half-width of its own 95 % interval, which is not "
+        "corrected.",
+    ]
+    if any(row.how.startswith("within") for row in found.rows):
+        told.append(
+            "Within a seed: against the error of the samples drawn; of another training it says "
+            "nothing."
+        )
+    if any(row.kind == "measured" for row in found.rows):
+        told.append(
+            "Seconds and memory: the tests know what varies between the seeds of a study, not how "
+            "the machine differs from one day to another; those of a single process, or of a "
+            "machine that was not fit (the record's cost.unfit), are not judged at all."
+        )
+    return told
+
+
+def _table(rows: Sequence[Compared], verdict: Verdict) -> str:
+    head = ["method", "what", "A", "B", "B - A", "change"]
+    if verdict in {MOVED, STAYED}:
+        head += ["p (Holm)", "from"]
+    if verdict == MOVED:
+        head.append("B is")
+    return markdown_table(head, [_cells(row, head) for row in rows])
+
+
+def _cells(row: Compared, head: Sequence[str]) -> list[str]:
+    change = row.difference / abs(row.one) if row.one else math.nan
+    texts = {
+        "method": row.method,
+        "what": row.what,
+        "A": _large(row.one),
+        "B": _large(row.other),
+        "B - A": plus_minus(row.difference, row.half)
+        if abs(row.difference) < LARGE
+        else scaled(row.difference, "", row.half),
+        "change": "" if math.isnan(change) else f"{100 * change:+.3g} %",
+        "p (Holm)": f"{row.p_holm:.2g}",
+        "from": row.how,
+        "B is": {None: "", True: "better", False: "worse"}[row.is_better],
+    }
+    return [texts[title] for title in head]
+
+
+def _large(value: float) -> str:
+    return number(value, 4) if abs(value) < LARGE else scaled(value, "")
+
+
+def _by_method(rows: Sequence[Compared]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row.what)
+    return [f"{method}: {', '.join(names)}" for method, names in groups.items()]
+
+
+def _lines(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"{title}:\n", *(f"- {line}" for line in lines), ""]) if lines else ""
+
+
+def to_json(found: Comparison) -> str:
+    """Write a comparison for programs; a number that is not there is left out."""
+    content = {
+        "one": str(found.one),
+        "other": str(found.other),
+        "differences": found.differences,
+        "comparisons": [_plain(row) for row in found.rows],
+        "only": found.only,
+        "left_out": found.left_out,
+        "notes": notes(found),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(row: Compared) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in asdict(row).items()
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    }
+
+
+def to_csv(found: Comparison) -> str:
+    """Write one line for each comparison, at full precision."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Compared.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_plain(row) for row in found.rows)
+    return text.getvalue()
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "md": markdown,
+    "json": to_json,
+    "csv": to_csv,
+}
+
+
+def render_comparison(one: Path, other: Path, format: str = "md") -> str:
+    """Compare two studies and write what was found as ``md``, ``json`` or ``csv``."""
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return FORMATS[format](compare(one, other))

@@ -1,0 +1,81 @@
+"""``--set`` and variants: from a preset to the settings of each method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from bench.config.errors import UserError, unknown
+from bench.config.messages import build
+from bench.config.presets import merge
+from bench.config.schema import Evaluation, Preset, Sampling, Training
+from bench.config.text import StrictLoader
+
+
+def parse_set(texts: Iterable[str]) -> dict[str, Any]:
+    """Parse ``a.b=value`` overrides (values as YAML) into a nested mapping."""
+    result: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        path = key.strip().split(".")
+        if not equals or len(path) < 2 or not all(path):
+            raise UserError(
+                f"cannot read --set '{text}'; write METHOD.KEY=VALUE or SECTION.KEY=VALUE, "
+                "such as smm.r1_gamma=0.1 or training.batch=64"
+            )
+        try:
+            parsed = yaml.load(value, Loader=StrictLoader)
+        except yaml.YAMLError as error:
+            raise UserError(f"cannot read the value of --set '{text}': not valid YAML") from error
+        for part in reversed(path):
+            parsed = {part: parsed}
+        result = merge(result, parsed)
+    return result
+
+
+SECTIONS = {"training": Training, "sampling": Sampling, "evaluation": Evaluation}
+
+
+def apply_overrides(preset: Preset, overrides: Mapping[str, Any], methods: Sequence[str]) -> Preset:
+    """Put ``--set`` values into a preset: into a section, ``common``, or a method's settings.
+
+    ``methods`` are labels; ``cdm`` reaches all variants of it that run, ``cdm:semi`` one.
+    """
+    body = preset.model_dump()
+    methods = list(dict.fromkeys([*(label.split(":")[0] for label in methods), *methods]))
+    for head, value in overrides.items():
+        if head in SECTIONS or head == "common":
+            body[head] = merge(body[head], value)
+        elif head in methods:
+            body["methods"][head] = merge(body["methods"].get(head, {}), value)
+        else:
+            raise unknown("section or method in --set", head, [*SECTIONS, "common", *methods])
+    return Preset.model_validate(body)
+
+
+def resolve_method(
+    config: type[Any], preset: Preset, label: str, variants: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Resolve the settings of a method or a variant of it, ``cdm`` or ``cdm:semi``.
+
+    Its defaults, then ``common``, the method's block, the variants', the block of the whole label.
+    """
+    fields = config.model_fields
+    # A nested block states only what differs from the method's own default for it.
+    defaults = {
+        key: default.model_dump()
+        for key, field in fields.items()
+        if isinstance(default := field.get_default(call_default_factory=True), BaseModel)
+    }
+    values = merge(defaults, {k: v for k, v in preset.common.items() if k in fields})
+    for block in (
+        preset.methods.get(label.split(":", maxsplit=1)[0], {}),
+        *variants,
+        preset.methods.get(label, {}) if ":" in label else {},
+    ):
+        values = merge(values, block)
+    resolved: BaseModel = build(config, values, f"settings of {label}")
+    return resolved.model_dump(mode="json")

@@ -1,0 +1,44 @@
+"""Texts that settings are read from and written to: strict YAML, digests, single lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML without silent surprises: a key that stands twice is an error."""
+
+
+def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{key}' stands twice", node.start_mark
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def one_line(text: object) -> str:
+    """Join a text's lines and squeeze its spaces."""
+    return " ".join(str(text).split())
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a JSON-like value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def to_yaml(value: BaseModel) -> str:
+    """Write a configuration as YAML that reads back as the same configuration."""
+    return yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

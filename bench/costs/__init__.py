@@ -1,0 +1,1 @@
+"""What a run costs: seconds by part, FLOPs, calls, memory, and whether the machine was fit."""

@@ -1,0 +1,39 @@
+"""Repeated timings as a median with quartiles and a bootstrap interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+
+class Interval(BaseModel):
+    """A timing in milliseconds over repeated batches: median, quartiles and 95 % interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    median: float
+    q25: float
+    q75: float
+    low: float
+    high: float
+    batch: int
+    repeats: int
+
+
+def interval(milliseconds: Sequence[float], *, batch: int) -> Interval:
+    """Summarise repeated timings: median, quartiles, bootstrap 95 % interval of the median."""
+    q25, median, q75 = np.percentile(np.asarray(milliseconds), [25, 50, 75])
+    low, high = median_bounds(milliseconds)
+    return Interval(
+        median=median, q25=q25, q75=q75, low=low, high=high, batch=batch, repeats=len(milliseconds)
+    )
+
+
+def median_bounds(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of the median by the percentile bootstrap, always the same."""
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(np.asarray(values), (resamples, len(values)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,1 @@
+"""What lies on disk, as typed models: studies, cells, curves, and how files are written."""

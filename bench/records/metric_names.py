@@ -1,0 +1,28 @@
+"""What a metric's name says: its family, which way is better, what stands beside the costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
+"""Families of metrics that stand beside the costs; the others have a table of their own."""
+LOWER_IS_BETTER = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score", "violation")
+HIGHER_IS_BETTER = ("is", "accuracy", "cas", "modes", "precision", "recall", "density", "coverage")
+
+
+def metric_family(name: str) -> str:
+    """Return what a metric measures: ``fd`` for ``fd_digits_500``."""
+    return name.split("_", 1)[0]
+
+
+def direction(name: str) -> str:
+    """Return the arrow that says which way a metric is better, or nothing where unknown."""
+    family = metric_family(name)
+    if family in LOWER_IS_BETTER:
+        return "↓"
+    return "↑" if family in HIGHER_IS_BETTER else ""
+
+
+def headline(names: Sequence[str]) -> list[str]:
+    """Return the metrics that stand beside the costs; all of them where none would."""
+    return [name for name in names if metric_family(name) in HEADLINE] or list(names)
