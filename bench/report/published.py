@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench.config.errors import UserError
 from bench.config.presets import config_folder
 from bench.config.text import one_line
-from bench.records.record import CONFIG
 from bench.report.frame import flatten
 from bench.report.summary import TableRow
 
@@ -183,7 +182,7 @@ def _mismatch(
 
 
 def _configuration(cell: Path) -> dict[str, Any]:
-    path = cell / CONFIG
+    path = cell / "config.yaml"
     return flatten("", yaml.safe_load(path.read_text())) if path.exists() else {}
 
 
