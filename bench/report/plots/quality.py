@@ -33,14 +33,28 @@ class CostAxis:
 
 TIME = CostAxis("ms_per_image", "ms_per_image", "sampling time per image (ms)")
 FLOPS = CostAxis("train_flops", "cost.train_flops", "training compute (FLOP)")
+COSTS = {
+    "ms_per_image": TIME,
+    "train_flops": FLOPS,
+    "train_seconds": CostAxis("train_seconds", "ledger.train", "training time (s)"),
+    "nfe": CostAxis("nfe", "cost.nfe", "network evaluations an image, counted"),
+}
+"""What quality can be drawn against, by name."""
 
 
 def quality(content: PlottedStudy, metric: str, cost: CostAxis) -> Figure:
     """Draw one point per method: a metric against a cost, bars over seeds, anchors as lines."""
+    figure, (axes,) = new_figure(5.2, 3.7)
+    draw_quality(axes, content, metric, cost)
+    legend_above(figure, *axes.get_legend_handles_labels(), most=5)
+    return figure
+
+
+def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis) -> None:
+    """Draw what ``quality`` does into given axes, without a legend; Skipped without a point."""
     points = _points(content, metric, cost)
     if not points:
         raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
-    figure, (axes,) = new_figure(5.2, 3.7)
     for method, x, y, x_error, y_error in sorted(spread(points), key=lambda point: point[0]):
         colour = content.colours[method]
         axes.errorbar(
@@ -52,8 +66,6 @@ def quality(content: PlottedStudy, metric: str, cost: CostAxis) -> Figure:
             markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
     _quality_axes(axes, content, metric, cost, points)
-    legend_above(figure, *axes.get_legend_handles_labels(), most=5)
-    return figure
 
 
 def spread(points: Sequence[Point]) -> list[Point]:
