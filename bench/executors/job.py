@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.records.record import SIGN, write_anyhow
+from bench.records.record import LOG, SIGN, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"
@@ -48,7 +48,7 @@ class Job(BaseModel):
     """Decoded data, downloads and reference statistics, shared by all studies."""
     request: dict[str, Any] = Field(default_factory=dict)
     """What the task alone has to know."""
-    log: Path = Path("log.txt")
+    log: Path = Path(LOG)
     """What the process prints is added to it; in ``folder``, unless it is absolute."""
     command: str = Field(default_factory=given_command)
     """The command line that it is part of."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config.errors import UserError
+from bench.config.text import one_line
 from bench.data.dataset import Dataset
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, Progress, extract, unheard
@@ -265,7 +266,7 @@ def read_statistics(path: Path) -> Statistics:
             said = {key: str(stored[key]) for key in keys if key in stored}
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"--reference {path}: no statistics ({' '.join(str(error).split())[:120]}); give a "
+            f"--reference {path}: no statistics ({one_line(error)[:120]}); give a "
             ".npz file with 'mu' and 'sigma', as EDM's and clean-fid's"
         ) from error
     _check_statistics(path, mu, sigma)

@@ -7,7 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
+
+from pydantic import BaseModel
+
+from bench.config.errors import UserError
+from bench.config.text import one_line
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @contextmanager
@@ -56,3 +63,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, kind: type[Model], advice: str) -> Model:
+    """Read a file as a model; UserError says in a line what is wrong, and the ``advice``."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        first = one_line(" ".join(str(error).splitlines()[:3]))
+        raise UserError(f"'{path}' cannot be read ({first}); {advice}") from error

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.config.errors import UserError
 from bench.costs.intervals import Interval
-from bench.records.files import write_text
+from bench.records.files import read_json, write_text
 from bench.records.record import Record
 
 FILE = "timing.json"
@@ -149,12 +148,7 @@ def ratios(cells: Sequence[TimedCell]) -> list[Ratio]:
 def read(study: Path) -> Timing | None:
     """Read a study's timing, ``None`` if there is none; UserError if it is not readable."""
     path = study / FILE
-    if not path.exists():
-        return None
-    try:
-        return Timing.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"'{path}' cannot be read; remove it and time again") from error
+    return read_json(path, Timing, "remove it and time again") if path.exists() else None
 
 
 def save(timing: Timing, study: Path) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from bench.config.errors import UserError
 from bench.config.text import digest
 from bench.records import interleaved, record
+from bench.records.files import read_json
 from bench.records.metric_names import HIGHER_IS_BETTER, LOWER_IS_BETTER, metric_family
-from bench.records.record import Anchors, Record, Status, Value
+from bench.records.record import LOG, Anchors, Record, Status, Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST = 24
 """Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
-Kept = TypeVar("Kept", bound=BaseModel)
+RUN_AGAIN = "remove it and run the study again"
 Cells = list[tuple[Path, Record]]
 """Records with the folders that they lie in."""
 BESIDE = ("spread", "error", "corrected")
@@ -104,9 +103,9 @@ def make_curves(cells: Cells) -> pd.DataFrame:
 def read_records(study: Path) -> tuple[Cells, Anchors]:
     """Read a study's cells and anchors; UserError where there are none or one is unreadable."""
     files = sorted(study.glob(f"*/{record.RECORD}"))
-    cells = [(path.parent, _readable(path, Record)) for path in files]
+    cells = [(path.parent, read_json(path, Record, RUN_AGAIN)) for path in files]
     path = study / record.ANCHORS
-    anchors = _readable(path, Anchors) if path.exists() else Anchors()
+    anchors = read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
     if not cells:
         raise UserError(f"no cells in '{study}'; give a study's folder, or start one: bench run")
     return cells, anchors
@@ -115,17 +114,7 @@ def read_records(study: Path) -> tuple[Cells, Anchors]:
 def read_foreign(study: Path) -> Cells:
     """Read the records of samples that came from elsewhere."""
     files = sorted((study / record.FOREIGN).glob(f"*/{record.RECORD}"))
-    return [(path.parent, _readable(path, Record)) for path in files]
-
-
-def _readable(path: Path, kind: type[Kept]) -> Kept:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        first = " ".join(" ".join(str(error).splitlines()[:3]).split())
-        raise UserError(
-            f"'{path}' cannot be read ({first}); remove it and run the study again"
-        ) from error
+    return [(path.parent, read_json(path, Record, RUN_AGAIN)) for path in files]
 
 
 def _cell_row(
@@ -141,7 +130,7 @@ def _cell_row(
         "device": device(row.environment),
         "commit": row.environment.get("commit"),
         "dirty": row.environment.get("dirty"),
-        "log": str(folder / "log.txt"),
+        "log": str(folder / LOG),
         "shared": "; ".join(
             f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
         ),

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bench.config.errors import UserError
 from bench.config.presets import config_folder
 from bench.config.text import one_line
+from bench.records.record import CONFIG
 from bench.report.frame import flatten
 from bench.report.summary import TableRow
 
@@ -182,7 +183,7 @@ def _mismatch(
 
 
 def _configuration(cell: Path) -> dict[str, Any]:
-    path = cell / "config.yaml"
+    path = cell / CONFIG
     return flatten("", yaml.safe_load(path.read_text())) if path.exists() else {}
 
 

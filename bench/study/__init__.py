@@ -1,6 +1,7 @@
 """A study: its request, its plan of cells, and running them, each in a process of its own."""
 
-from bench.study.cells import LOG, CellWork
+from bench.records.record import LOG
+from bench.study.cells import CellWork
 from bench.study.execute import dry_run, execute
 from bench.study.folders import replace
 from bench.study.plan import NAMES, Planned, cell_folder, cell_key, decide, plan, portable

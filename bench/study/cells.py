@@ -10,12 +10,10 @@ from bench.executors import End, Job
 from bench.progress.display import Display
 from bench.records.files import write_text
 from bench.records.orphans import note_end
-from bench.records.record import RECORD, Record, Status, load, now, save_anyhow
+from bench.records.record import CONFIG, LOG, RECORD, Record, Status, load, now, save_anyhow
 from bench.study.folders import replace
 from bench.study.plan import Planned, decide, record_bytes
 from bench.study.request import Request
-
-LOG = "log.txt"
 
 
 class CellWork:
@@ -58,7 +56,7 @@ class CellWork:
             self.sync(cell)
         if cell.action == "run":
             self.set_aside(cell)
-            write_text(cell.folder / "config.yaml", to_yaml(cell.config))
+            write_text(cell.folder / CONFIG, to_yaml(cell.config))
             save_anyhow(self.pending(cell), cell.folder)
             cell.why, cell.seen = "to do", record_bytes(cell.folder)
 

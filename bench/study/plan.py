@@ -10,7 +10,7 @@ from typing import Any
 from bench.config.schema import WHEREABOUTS, CellConfig, read_cell
 from bench.config.text import digest
 from bench.records.orphans import readable
-from bench.records.record import RECORD, Record, Status, cell_name, load
+from bench.records.record import CONFIG, RECORD, Record, Status, cell_name, load
 from bench.records.source_code import source_hashes
 from bench.report.frame import flatten
 from bench.study.request import Request
@@ -160,7 +160,7 @@ def part_differs(cell: Planned, record: Record, part: str) -> bool:
 def changed_settings(cell: Planned) -> list[str]:
     """Name the settings that differ from those that a cell's folder was made with."""
     try:
-        before = flatten("", portable(read_cell(cell.folder / "config.yaml")))
+        before = flatten("", portable(read_cell(cell.folder / CONFIG)))
     except (OSError, ValueError):
         return []
     now = flatten("", portable(cell.config))

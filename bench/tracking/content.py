@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bench.records import record
-from bench.records.record import Record, Status
+from bench.records.record import LOG, Record, Status
 from bench.records.study_file import STUDY
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def study_files(study: Path) -> tuple[list[Path], list[Path]]:
 
 def failure_log(folder: Path, row: Record) -> list[Path]:
     """Return the log of a cell that failed, if it is small."""
-    log = folder / "log.txt"
+    log = folder / LOG
     small = log.exists() and log.stat().st_size <= LARGEST_LOG
     return [log] if row.status.is_failure and small else []
 

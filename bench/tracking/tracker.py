@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bench.records import record
-from bench.records.record import Record, Status
+from bench.records.record import CONFIG, GRID, Record, Status
 from bench.tracking.content import (
     cell_tags,
     curve_points,
@@ -217,7 +217,7 @@ class Tracker:
 
         new = [
             Param(name, value)
-            for name, value in run_params(folder / "config.yaml").items()
+            for name, value in run_params(folder / CONFIG).items()
             if name not in run.data.params
         ]
         for batch in _batches(new, PARAMS_PER_BATCH):
@@ -254,7 +254,7 @@ class Tracker:
         if row.status == Status.FINISHED:
             self._log_final(run, row, folder)
         if status in ENDED:
-            names = ["config.yaml", record.RECORD, "grid.png"]
+            names = [CONFIG, record.RECORD, GRID]
             self._upload(run, [folder / name for name in names] + failure_log(folder, row))
         self._set_status(run, status, milliseconds(row.ended))
         if status in ENDED:

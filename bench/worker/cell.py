@@ -25,6 +25,7 @@ from bench.records.files import remove_unfinished, write_atomically
 from bench.records.orphans import note_death
 from bench.records.record import (
     CHECKPOINT,
+    CONFIG,
     CURVES,
     Attempt,
     Status,
@@ -70,7 +71,7 @@ class Cell:
         record = load(job.folder)
         assert record is not None, f"{job.folder} has no record"
         self.job, self.folder, self.record = job, job.folder, record
-        self.config = read_cell(job.folder / "config.yaml")
+        self.config = read_cell(job.folder / CONFIG)
         self.settings = self.config.settings
         self.training = self.settings.training.of(self.config.method)
         self.evaluation = self.settings.evaluation

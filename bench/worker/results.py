@@ -13,7 +13,7 @@ from bench.costs.flops import parameters
 from bench.costs.machine import Watch
 from bench.records.files import write_atomically
 from bench.records.grid import write_grid
-from bench.records.record import SAMPLES, Value
+from bench.records.record import GRID, SAMPLES, Value
 from bench.sampling import Drawn, draw_and_time, timed, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
 from bench.worker.build import data_spec
@@ -41,7 +41,7 @@ def sample(cell: Cell) -> tuple[Any, Any]:
         if drawn.labels is not None:
             arrays["labels"] = drawn.labels
         shown = len(drawn.images) if cell.dataset.is_points else GRID_IMAGES
-        write_grid(cell.folder / "grid.png", drawn.images[:shown], labels=drawn.labels)
+        write_grid(cell.folder / GRID, drawn.images[:shown], labels=drawn.labels)
         # Last: once they are there, nothing of this is done again.
         write_atomically(cell.folder / SAMPLES, lambda file: np.savez(file, **arrays))
     cell.record.ledger = cell.ledger.totals()

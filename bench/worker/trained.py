@@ -11,7 +11,7 @@ import torch
 from bench.config.errors import UserError
 from bench.config.schema import CellConfig, read_cell
 from bench.data import Dataset
-from bench.records.record import Record, load
+from bench.records.record import CONFIG, Record, load
 from bench.worker.build import Built, build_cell, device_for, load_data
 from bench.worker.cell import read_checkpoint
 
@@ -47,7 +47,7 @@ def load_finished(folder: Path, cache: Path, data_sha256: str) -> Trained:
     Raises:
         UserError: the data are not those it was trained on, or its weights are not final.
     """
-    record, config = load(folder), read_cell(folder / "config.yaml")
+    record, config = load(folder), read_cell(folder / CONFIG)
     assert record is not None, f"{folder} has no record"
     device = device_for(config)
     dataset = load_data(config.settings, cache)

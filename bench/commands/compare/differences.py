@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from bench.records.record import CONFIG
 from bench.report.frame import Cells, device, difference, flatten
 from bench.report.study_report import StudyReport
 
@@ -74,7 +75,7 @@ def _configurations(side: StudyReport) -> dict[str, dict[str, Any]]:
     """Return the flat configuration of each method's first cell that has one."""
     found: dict[str, dict[str, Any]] = {}
     for folder, row in side.cells:
-        path = folder / "config.yaml"
+        path = folder / CONFIG
         if row.method not in found and path.exists():
             flat = flatten("", yaml.safe_load(path.read_text()))
             found[row.method] = {k: v for k, v in flat.items() if k not in NO_SETTINGS}

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bench import metrics
 from bench.config.errors import UserError
 from bench.config.schema import Settings
+from bench.config.text import one_line
 from bench.data import Dataset, Split, load, load_samples
 from bench.metrics.features import Progress
 from bench.metrics.statistics import permutation
@@ -28,7 +29,17 @@ from bench.records import record
 from bench.records.environment import describe
 from bench.records.files import write_text
 from bench.records.grid import write_grid
-from bench.records.record import ANCHORS, FOREIGN, SAMPLES, Anchors, Record, Status, Value, now
+from bench.records.record import (
+    ANCHORS,
+    FOREIGN,
+    GRID,
+    SAMPLES,
+    Anchors,
+    Record,
+    Status,
+    Value,
+    now,
+)
 from bench.report.frame import read_foreign
 from bench.worker import GRID_IMAGES, open_device
 
@@ -162,7 +173,7 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
             return content["images"], content.get("labels")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"'{path}' cannot be read ({' '.join(str(error).split())[:100]}); run the cell again"
+            f"'{path}' cannot be read ({one_line(error)[:100]}); run the cell again"
         ) from error
 
 
@@ -300,5 +311,5 @@ def add_foreign(
     )
     record.save(row, folder)
     shown = measured.samples.labels
-    write_grid(folder / "grid.png", np.array(measured.samples.images[:GRID_IMAGES]), labels=shown)
+    write_grid(folder / GRID, np.array(measured.samples.images[:GRID_IMAGES]), labels=shown)
     return measured

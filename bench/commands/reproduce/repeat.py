@@ -24,8 +24,8 @@ from bench.config.schema import CellConfig, read_cell
 from bench.config.text import one_line
 from bench.progress.display import Display
 from bench.records.environment import SOURCE
-from bench.records.files import write_text
-from bench.records.record import RECORD, Record, Status, load
+from bench.records.files import read_json, write_text
+from bench.records.record import CONFIG, RECORD, Record, Status, load
 from bench.records.study_file import is_study
 from bench.report.frame import flatten
 from bench.report.table.markdown import markdown_table
@@ -60,13 +60,9 @@ def find(given: str, results: Path) -> Path:
 
 def read(folder: Path) -> Record:
     """Read a cell's record; UserError if it cannot be."""
-    try:
-        record = load(folder)
-    except (ValueError, OSError) as error:
-        raise UserError(f"'{folder / RECORD}' cannot be read ({one_line(error)[:100]})") from error
-    if record is None:
+    if not (folder / RECORD).exists():
         raise UserError(f"'{folder}' has no {RECORD}")
-    return record
+    return read_json(folder / RECORD, Record, "give a cell that a run has left")
 
 
 def check_finished(folder: Path) -> None:
@@ -90,7 +86,7 @@ def configuration(folder: Path, data: Path | None) -> CellConfig:
     Raises:
         UserError: it cannot be read, its method is gone, or what it names is not there.
     """
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     try:
         config = read_cell(path)
     except (OSError, YAMLError, ValidationError) as error:
@@ -188,7 +184,7 @@ def is_broken_off(cell: Path, config: CellConfig) -> bool:
     """Whether a folder holds a repetition of the same cell that did not come to its end."""
     try:
         record = load(cell)
-        same = record is not None and read_cell(cell / "config.yaml") == config
+        same = record is not None and read_cell(cell / CONFIG) == config
     except (OSError, ValueError, YAMLError):
         return False
     return same and record is not None and record.status != Status.FINISHED
@@ -200,7 +196,7 @@ def is_broken_off(cell: Path, config: CellConfig) -> bool:
 def judge(before: Path, now: Path) -> tuple[Repetition, list[Row]]:
     """Compare a cell and its repetition: what came out, and what they were made with."""
     rows = read(before), read(now)
-    unit = read_cell(before / "config.yaml").settings.budget.unit
+    unit = read_cell(before / CONFIG).settings.budget.unit
     repetition = compare(before, now, rows, by_the_clock=unit == "s")
     return repetition, [*differences(before, now, rows)]
 
@@ -220,9 +216,7 @@ def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterato
 
 def settings_that_differ(before: Path, now: Path) -> Iterator[tuple[str, Any, Any]]:
     """Yield each setting whose value differs, other than the places of files."""
-    old, new = (
-        flatten("", study.portable(read_cell(folder / "config.yaml"))) for folder in (before, now)
-    )
+    old, new = (flatten("", study.portable(read_cell(folder / CONFIG))) for folder in (before, now))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             yield name, old.get(name), new.get(name)

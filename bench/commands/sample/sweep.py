@@ -21,7 +21,7 @@ from bench.progress.display import Display
 from bench.records import nfe_curve
 from bench.records.locks import only_command
 from bench.records.nfe_curve import Point
-from bench.records.record import CHECKPOINT, Record, Status
+from bench.records.record import CHECKPOINT, CONFIG, Record, Status
 from bench.records.source_code import source_digest
 from bench.records.study_file import read_study
 from bench.report.frame import read_records
@@ -60,7 +60,7 @@ def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
         return f"it is not finished but {record.status}; {again}"
     if not (folder / CHECKPOINT).exists():
         return f"its {CHECKPOINT} is gone; {again}"
-    config = read_cell(folder / "config.yaml")
+    config = read_cell(folder / CONFIG)
     try:
         source = source_digest(registry.load(config.method).__module__)
         identity = metrics.identity(config.settings) | {"data_sha256": data_sha256}
@@ -107,12 +107,12 @@ def is_sampled(folder: Path, record: Record) -> bool:
 
 def sampler(folder: Path) -> SamplerSettings | None:
     """The sampler's settings of a cell, or ``None`` if its method has none."""
-    return nfe_curve.sampler_of(read_cell(folder / "config.yaml").method_config)
+    return nfe_curve.sampler_of(read_cell(folder / CONFIG).method_config)
 
 
 def plan(folder: Path, record: Record, sweep: Sweep) -> CurveCell:
     """Find the points that a cell lacks."""
-    config, own = read_cell(folder / "config.yaml"), sampler(folder)
+    config, own = read_cell(folder / CONFIG), sampler(folder)
     assert own is not None
     wanted = nfe_curve.choose(
         sweep.samplers,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.config.errors import UserError
-from bench.data.sources.images import shown
+from bench.data.sources.images import said_by, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,5 +61,4 @@ def left_out(others: Sequence[str], hidden: Sequence[str]) -> tuple[str, ...]:
 
 def damaged(path: Path, what: str, error: BaseException) -> UserError:
     """Build the error for a source that cannot be read."""
-    reason = shown(" ".join(str(error).split())) or type(error).__name__
-    return UserError(f"{path}: {what} ({reason}); fetch or make it again")
+    return UserError(f"{path}: {what} ({said_by(error)}); fetch or make it again")

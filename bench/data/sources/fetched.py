@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.errors import MissingDataError, UserError
+from bench.config.text import one_line
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.data.sources import idx
@@ -106,7 +107,7 @@ def _read_cifar(name: str, folder: Path, *, train: bool) -> Split:
         data = _torchvision_class(name)(root=folder.parent, train=train, download=False)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"{folder}: {name} is incomplete or corrupt ({_one_line(error)}); {_advice(name)}"
+            f"{folder}: {name} is incomplete or corrupt ({_said_by(error)}); {_advice(name)}"
         ) from error
     images = np.ascontiguousarray(np.asarray(data.data, dtype=np.uint8).transpose(0, 3, 1, 2))
     return Split(images, np.asarray(data.targets, dtype=np.int64))
@@ -149,7 +150,7 @@ def _fetch(name: str, folder: Path, looked: str) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise MissingDataError(
             f"no {name} data found (looked in: {looked}) and torchvision's download failed: "
-            f"{_one_line(error)}; {_advice(name)}"
+            f"{_said_by(error)}; {_advice(name)}"
         ) from error
 
 
@@ -163,5 +164,5 @@ def _advice(name: str) -> str:
     return f"give --data PATH with {kind} or set {ROOT_VARIABLE}{debian}"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _said_by(error: BaseException) -> str:
+    return one_line(error)[:200] or type(error).__name__

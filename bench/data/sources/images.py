@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from bench.config.errors import UserError
+from bench.config.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,16 +105,17 @@ def decode(content: bytes, path: Path, name: str, *, resized: bool) -> Picture:
     except (UserError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{where} has more than {MOST_PIXELS} pixels: {_line(error)}") from error
+        raise UserError(f"{where} has more than {MOST_PIXELS} pixels: {said_by(error)}") from error
     except Exception as error:
         # Pillow promises no list of what damaged files make it raise.
         raise UserError(
-            f"{where} is corrupt or no PNG, JPEG or WebP ({_line(error)}); fetch or make it again"
+            f"{where} is corrupt or no PNG, JPEG or WebP ({said_by(error)}); fetch or make it again"
         ) from error
 
 
-def _line(error: BaseException) -> str:
-    return shown(" ".join(str(error).split())) or type(error).__name__
+def said_by(error: BaseException) -> str:
+    """What an error says, in one line that may be shown; its name where it says nothing."""
+    return shown(one_line(error)) or type(error).__name__
 
 
 def _check(image: Image, content: bytes, where: str, *, resized: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.records import record
 from bench.records.files import write_atomically
 from bench.records.grid import grid_image, is_points, scale_for, scatter_image
 from bench.report.plots.drawing import DPI, Skipped
@@ -50,14 +51,14 @@ def samples(report: StudyReport, path: Path) -> Path:
 def sample_panels(report: StudyReport) -> list[SamplePanel]:
     """Return a panel for each method that has kept its samples, of one seed, then the real ones."""
     cells = report.finished
-    cells = cells[[(Path(log).parent / "samples.npz").exists() for log in cells["log"]]]
+    cells = cells[[(Path(log).parent / record.SAMPLES).exists() for log in cells["log"]]]
     if cells.empty:
         return []
     # The seed that most methods have; of several such, the first.
     seed = cells["seed"].value_counts().sort_index().idxmax()
     metric = next(iter(report.metrics), None)
     panels = [
-        SamplePanel(_title(row, metric), _tiles(Path(row["log"]).parent / "samples.npz"))
+        SamplePanel(_title(row, metric), _tiles(Path(row["log"]).parent / record.SAMPLES))
         for _, row in cells[cells["seed"] == seed].sort_values("method").iterrows()
     ]
     real = report.folder / "real.npz"

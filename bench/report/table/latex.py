@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.config.text import one_line
 from bench.report.study_report import StudyReport
 from bench.report.table.columns import Column, columns, quality_columns
-from bench.report.table.markdown import single_line
 from bench.report.table.notes import notes
 from bench.report.table.rows import PUBLISHED, body, published_rows, unfinished
 
@@ -21,7 +21,7 @@ LATEX = {
 
 def escape_latex(text: str) -> str:
     """Escape what LaTeX would read as a command, and write our signs as its own."""
-    return "".join(LATEX.get(letter, letter) for letter in single_line(text))
+    return "".join(LATEX.get(letter, letter) for letter in one_line(text))
 
 
 def latex(report: StudyReport) -> str:
