@@ -30,8 +30,9 @@ from bench.commands.time import interleave
 from bench.commands.time.report import render_timing
 from bench.commands.time.worker import Taken, Turns
 from bench.config.errors import UserError
+from bench.costs import machine
 from bench.costs.intervals import interval, median_bounds
-from bench.costs.machine import Gpu, Reading, __init__, readings
+from bench.costs.machine import Gpu, Reading, readings
 from bench.costs.machine import gpu as gpu_module
 from bench.costs.machine.gpu import other_holders, read_gpu
 from bench.executors import End, explain_end
@@ -334,12 +335,12 @@ def gpu(**changes: Any) -> Gpu:
     ],
 )  # fmt: skip
 def test_facts_become_reasons(changes: dict[str, Any], reasons: list[str]) -> None:
-    assert __init__.unfit(BEFORE, replace(AFTER, **changes)) == reasons
+    assert machine.unfit(BEFORE, replace(AFTER, **changes)) == reasons
 
 
 def test_what_is_not_told_is_no_reason() -> None:
-    assert __init__.unfit(Reading(at=0.0), Reading(at=10.0)) == []
-    change = __init__.between(Reading(at=0.0), Reading(at=10.0))
+    assert machine.unfit(Reading(at=0.0), Reading(at=10.0)) == []
+    change = machine.between(Reading(at=0.0), Reading(at=10.0))
     assert (change.seconds, change.other_cores, change.stolen, change.throttled) == (
         10, None, None, None,
     )  # fmt: skip
@@ -419,7 +420,7 @@ def test_a_machine_that_does_not_tell_is_no_trouble(
 
     for name in ("cpu_times", "cpu_freq", "swap_memory", "sensors_temperatures", "cpu_count"):
         monkeypatch.setattr(psutil, name, refuse, raising=False)
-    found = __init__.take(CPU)
+    found = machine.take(CPU)
     assert (found.busy, found.mhz, found.swapped_in, found.machine_cores) == (None,) * 4
     assert found.threads == 1
 
@@ -432,7 +433,7 @@ def test_a_warning_that_a_number_is_made_up_is_heeded(monkeypatch: pytest.Monkey
         return SimpleNamespace(used=1, sin=0)
 
     monkeypatch.setattr(psutil, "swap_memory", made_up)
-    assert __init__.take(CPU).swapped_in is None
+    assert machine.take(CPU).swapped_in is None
 
 
 @pytest.mark.usefixtures("processes")
@@ -445,10 +446,10 @@ def test_work_of_our_own_is_not_other_load() -> None:
 
 
 def test_a_watch_lasts_long_enough_to_tell_the_load() -> None:
-    with __init__.Watch(CPU) as watch:
+    with machine.Watch(CPU) as watch:
         pass
     facts = watch.facts()
-    assert facts["seconds"] >= __init__.SHORTEST
+    assert facts["seconds"] >= machine.SHORTEST
     assert json.loads(json.dumps(facts)) == facts
     if sys.platform == "linux":
         assert facts["other_cores"] is not None
@@ -600,7 +601,7 @@ def test_the_record_says_that_a_gpu_was_not_read(
 ) -> None:
     nvml(FACTS, COUNTED)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with __init__.Watch(CUDA, least=0.0) as watch:
+    with machine.Watch(CUDA, least=0.0) as watch:
         pass
     assert "scorebench[gpu]" in watch.facts()["before"]["gpu"]["unread"]
     assert "scorebench[gpu]" in watch.facts()["after"]["gpu"]["unread"]
@@ -777,7 +778,9 @@ def test_times_of_something_else_are_not_used(study: Path, change: Any) -> None:
 
 def test_a_timing_that_cannot_be_read_is_named(study: Path) -> None:
     (study / interleaved.FILE).write_text("{")
-    with pytest.raises(UserError, match=r"timing\.json' cannot be read .*; remove it and time again"):
+    with pytest.raises(
+        UserError, match=r"timing\.json' cannot be read .*; remove it and time again"
+    ):
         table(study)
 
 
@@ -841,7 +844,7 @@ def test_a_cell_s_record_says_what_the_machine_was_like(real: Path) -> None:
         row = record.load(real / cell)
         assert row is not None
         facts = row.cost.timing
-        assert facts["seconds"] >= __init__.SHORTEST
+        assert facts["seconds"] >= machine.SHORTEST
         assert facts["before"]["threads"] == facts["after"]["threads"] == 1
         assert facts["warm_up"]["batch"]["size"] == 20
         assert facts["warm_up"]["latency"]["batches"] >= 2
