@@ -22,7 +22,7 @@ FLOORS = [
     {"sweep", "retiming", "rerun"},
     {"study", "resampling", "template", "evaluate"},
     {"check", "new", "progress", "worker"},
-    {"estimate", "executors", "orphans"},
+    {"executors", "orphans"},
     {"parts"},
     {"sampling", "stages", "tracking", "repetition"},
     {"training", "metrics", "report", "source"},

@@ -101,9 +101,7 @@ def reference(
     from filelock import FileLock
 
     rows = selected_rows(len(dataset.train), limit)
-    key = f"reference 2 {PROTOCOL} {dataset.sha256} {extractor.name} {extractor.sha256} {len(rows)}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
-    path = cache / "references" / f"{dataset.variant}-{extractor.name}-{digest}.npz"
+    path = _path_of(dataset, extractor, cache, len(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         stored = _read(path)
@@ -126,6 +124,20 @@ def reference(
         classes=len(dataset.classes) if labelled else 0,
         kernel_mean=float(stored.kernel_mean),
     )
+
+
+def is_stored(
+    dataset: Dataset, extractor: Extractor, *, cache: Path, limit: int | None = None
+) -> bool:
+    """Whether the statistics that ``reference`` would compute are kept already."""
+    rows = len(selected_rows(len(dataset.train), limit))
+    return _path_of(dataset, extractor, cache, rows).exists()
+
+
+def _path_of(dataset: Dataset, extractor: Extractor, cache: Path, rows: int) -> Path:
+    key = f"reference 2 {PROTOCOL} {dataset.sha256} {extractor.name} {extractor.sha256} {rows}"
+    digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+    return cache / "references" / f"{dataset.variant}-{extractor.name}-{digest}.npz"
 
 
 def selected_rows(count: int, limit: int | None) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from bench.records.record import LOG
 from bench.study.cells import CellWork
-from bench.study.execute import dry_run, execute
+from bench.study.execute import execute
 from bench.study.folders import replace
 from bench.study.plan import NAMES, Planned, cell_folder, cell_key, decide, plan, portable
 from bench.study.preparation import wait_for_answer
@@ -22,7 +22,6 @@ __all__ = [
     "check_study",
     "deaf",
     "decide",
-    "dry_run",
     "execute",
     "plan",
     "portable",

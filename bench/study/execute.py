@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.progress.display import Display
@@ -14,8 +12,8 @@ from bench.records.record import keep_reserve
 from bench.study.cells import CellWork
 from bench.study.folders import drop_reserve
 from bench.study.plan import Planned, plan
-from bench.study.preparation import make_ready, preparation, wait_for_answer
-from bench.study.request import Request, check_study
+from bench.study.preparation import make_ready
+from bench.study.request import Request
 from bench.study.runner import Runner
 
 
@@ -60,14 +58,3 @@ def say_tracking(tracker: Any, planned: Sequence[Planned], display: Display) -> 
             f"MLflow: {seconds:.1f} s of logging beside {training:.0f} s of "
             f"training ({seconds / training:.2%})"
         )
-
-
-def dry_run(request: Request) -> Any:
-    """Check everything, plan and estimate, but leave no trace under the results folder."""
-    from bench.estimate import Forecast, outlook
-
-    check_study(request)
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = wait_for_answer(preparation(request, Path(scratch), check_only=True))
-    found = Forecast.model_validate(prepared["forecast"])
-    return outlook(plan(request, prepared), prepared["stages"], found, request.jobs)

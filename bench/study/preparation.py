@@ -23,7 +23,7 @@ def make_ready(
     """Prepare a study and write down what it is; return what was found, and the tracker."""
     check_study(request)
     with tempfile.TemporaryDirectory() as scratch:
-        job = preparation(request, Path(scratch), check_only=False)
+        job = preparation(request, Path(scratch))
         handle = LocalExecutor().start(job)
         try:
             # MLflow's store takes seconds to create; the data load meanwhile.
@@ -38,23 +38,18 @@ def make_ready(
     return prepared, tracker
 
 
-def preparation(request: Request, folder: Path, *, check_only: bool) -> Job:
-    """The job of loading and checking data, extractor and methods."""
-    job = request.job(
-        "bench.worker.preparation",
+def preparation(request: Request, folder: Path, task: str = "bench.worker.preparation") -> Job:
+    """The job of loading and checking data, extractor and methods, in a folder of its own."""
+    return request.job(
+        task,
         folder,
         request={
             "settings": request.settings.model_dump(mode="json"),
             "methods": dict(request.methods),
             "seeds": list(request.seeds),
             "study": str(request.folder),
-            "check_only": check_only,
         },
     )
-    if check_only and not request.cache.exists():
-        # A dry run makes no folder of its own.
-        return job.model_copy(update={"cache": folder / "cache"})
-    return job
 
 
 def wait_for_answer(job: Job, tell: Callable[[Told], object] = lambda told: None) -> dict[str, Any]:

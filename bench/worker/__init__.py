@@ -20,6 +20,7 @@ from bench.worker.examine import Examined, answering, examine
 from bench.worker.process import Progress, Stop, explain
 from bench.worker.results import GRID_IMAGES
 from bench.worker.run import run, run_cell
+from bench.worker.train import feed_of
 from bench.worker.trained import Trained, load_finished
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "device_for",
     "examine",
     "explain",
+    "feed_of",
     "load_data",
     "load_finished",
     "open_device",

@@ -6,42 +6,29 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from bench import metrics
 from bench.config.schema import Settings
-from bench.estimate import Forecast, Subject, forecast
 from bench.executors import Job, serve
 from bench.records.files import write_text
 from bench.records.record import ANCHORS, Anchors
-from bench.worker.build import build_method, class_frequencies, data_spec
 from bench.worker.examine import Examined, answering, examine
 from bench.worker.process import Progress
 
 
 def prepare(job: Job) -> None:
-    """Load and check what a study needs; make reference statistics and anchors.
-
-    With ``check_only`` nothing is computed or stored but the decoded data, and costs are estimated.
-    """
-    began = time.perf_counter()
-    settings = Settings.model_validate(job.request["settings"])
-    progress, check_only = Progress(job), job.request["check_only"]
+    """Load and check what a study needs; make reference statistics and anchors."""
+    settings, progress = Settings.model_validate(job.request["settings"]), Progress(job)
     found = examine(
         settings,
         job.request["methods"],
         job.cache,
-        download=not check_only,
         progress=progress.of("reading the data"),
     )
-    answer = found.answer
-    if check_only:
-        answer |= {"forecast": estimate(job, settings, found, began)}
-    else:
-        make_yardsticks(job, settings, found, progress)
-    write_text(job.answer, json.dumps(answer))
+    make_yardsticks(job, settings, found, progress)
+    write_text(job.answer, json.dumps(found.answer))
 
 
 def make_yardsticks(job: Job, settings: Settings, found: Examined, progress: Progress) -> None:
@@ -78,31 +65,6 @@ def are_current(path: Path, answer: dict[str, Any], evaluator: metrics.Evaluator
             "reference_sha256": reference.imported.get("reference_sha256"),
         }.items()
     )
-
-
-def estimate(job: Job, settings: Settings, found: Examined, began: float) -> dict[str, Any]:
-    """Estimate what the study costs; the answer is written first, should that end the process."""
-
-    def note(costs: Forecast) -> None:
-        write_text(job.answer, json.dumps(found.answer | {"forecast": costs.model_dump()}))
-
-    dataset = found.dataset
-    data, frequencies = data_spec(dataset), class_frequencies(dataset)
-    subjects = [
-        Subject(label, config, settings, dataset, found.device, build_method, data, frequencies)
-        for label, config in job.request["methods"].items()
-    ]
-    # Reading the data takes a cell as long where they are not decoded first.
-    loaded = began if dataset.stored else time.perf_counter()
-    costs = forecast(
-        subjects,
-        job.request["seeds"],
-        study=Path(job.request["study"]),
-        cache=job.cache,
-        startup=loaded - job.begun(),
-        note=note,
-    )
-    return costs.model_dump()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from bench.sampling import draw_images
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
+from bench.worker.build import Built
 from bench.worker.cell import Cell
 from bench.worker.results import measure_for_curve
 from bench.worker.shared_stages import StagePlace, stage_key
@@ -24,7 +25,7 @@ def train(cell: Cell, state: State | None) -> None:
     """
     trainer = Trainer(
         cell.built.method,
-        feed_of(cell),
+        feed_of(cell.built),
         settings=cell.training,
         budget=cell.settings.budget,
         seed=cell.config.seed,
@@ -50,16 +51,17 @@ def train(cell: Cell, state: State | None) -> None:
     cost.train_flops = sum(trainer.train_flops.values())
 
 
-def feed_of(cell: Cell) -> Feed:
+def feed_of(built: Built) -> Feed:
     """The batches that a cell is trained on."""
-    images = cell.dataset.train
+    train, config = built.dataset.train, built.config
+    settings = config.settings.training.of(config.method)
     return Feed(
-        images.images,
-        images.labels,
-        device=cell.device,
-        batch=cell.training.batch,
-        flip=cell.training.flip,
-        seed=cell.config.seed,
+        train.images,
+        train.labels,
+        device=built.device,
+        batch=settings.batch,
+        flip=settings.flip,
+        seed=config.seed,
     )
 
 

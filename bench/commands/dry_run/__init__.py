@@ -1,1 +1,8 @@
-"""``bench run --dry-run``: the configuration, the plan and what it will cost."""
+"""What a study will cost, told before it runs: FLOPs and seconds of every cell, and in total.
+
+A finished cell of the same settings is the best source. Without one, ``rehearsal`` has the cell's
+own trainer, sampler and extractors do a few steps, draws and images on the device, in a process of
+its own (``child``), and scales them. ``estimate_plan`` puts that together with the plan, and
+``lines`` writes it as a table. Nothing here decides anything or leaves a trace: what cannot be told
+is left open, with the reason.
+"""

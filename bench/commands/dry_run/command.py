@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import yaml
 
-from bench import estimate, study
+from bench.commands.dry_run.study_estimate import estimate_study
+from bench.commands.dry_run.table import lines
 from bench.commands.run.options import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import MissingDataError
@@ -21,12 +22,12 @@ def dry_run(options: RunOptions) -> int:
     print(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), end="")
     print(f"# study {request.name} in {request.folder}, {request.jobs} cell(s) at a time")
     try:
-        found = study.dry_run(request)
+        found = estimate_study(request)
     except MissingDataError as error:
         if options.data is not None:
             raise
         print(f"# no plan before the data are there: {error}")
         return 0
-    for line in estimate.lines(found):
+    for line in lines(found):
         print(f"# {line}")
     return 0

@@ -1,11 +1,13 @@
-"""What is told of a study's cost: of whole cells, and of what is left of those begun."""
+"""What is told of a study's cost: of whole cells, and of what remains of those begun."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Whole(BaseModel):
+class CellCost(BaseModel):
     """The cost of one cell from its beginning to its end; ``None`` is what is not known.
 
     Seconds are those of the parts of a ledger: ``train`` with ``compile``, ``sample``, ``evaluate``
@@ -18,7 +20,6 @@ class Whole(BaseModel):
     train_seconds: float | None = None
     first_stage_seconds: float = 0.0
     """What of them a stage takes that other cells may have trained already."""
-    sample_flops_per_image: float | None = None
     sample_flops: float | None = None
     """Of all that is drawn: samples, warm-up, timing, snapshots, diagnostics."""
     sample_seconds: float | None = None
@@ -30,8 +31,8 @@ class Whole(BaseModel):
     """Why some are missing."""
 
 
-class Left(BaseModel):
-    """How much of a cell is left to do, as fractions of the whole."""
+class Remaining(BaseModel):
+    """How much of a cell remains to be done, as fractions of the whole."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,15 +45,15 @@ class Left(BaseModel):
     trouble: str = ""
 
 
-class Forecast(BaseModel):
-    """All that the preparing process tells of costs."""
+class Findings(BaseModel):
+    """All that the dry run's process tells of costs."""
 
     model_config = ConfigDict(extra="forbid")
 
     at: str = ""
     """What is being estimated at this moment; empty when all is."""
-    methods: dict[str, Whole] = Field(default_factory=dict)
-    cells: dict[str, Left] = Field(default_factory=dict)
+    methods: dict[str, CellCost] = Field(default_factory=dict)
+    cells: dict[str, Remaining] = Field(default_factory=dict)
     """By the names of the cells' folders; what is not here is all to do."""
     prepare_seconds: float | None = 0.0
     """Of the study's own preparation: reference statistics and anchors that are not there yet."""
@@ -60,3 +61,18 @@ class Forecast(BaseModel):
     """Why something is missing that all cells need."""
     load: float = 0.0
     """Processes that wanted to run on this machine before the measurements."""
+
+
+def known_sum(values: Iterable[float | None]) -> float | None:
+    """The sum; ``None`` if one of the values is."""
+    total = 0.0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def times(value: float | None, factor: float | None) -> float | None:
+    """The product; ``None`` if one of the two is."""
+    return None if value is None or factor is None else value * factor

@@ -1,0 +1,108 @@
+"""The costs of a plan as a table, with the totals and where the numbers come from."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+from bench.commands.dry_run.plan_estimate import Charge, PlanEstimate, PlannedCost
+from bench.report.table.numbers import number, scaled
+
+HEAD = ("training", "sampling", "training", "sampling", "evaluation", "other", "total")
+UNKNOWN = "?"
+MINUTE, HOUR, DAY, YEAR = 60.0, 3600.0, 86_400.0, 31_557_600.0
+
+
+def lines(found: PlanEstimate) -> list[str]:
+    """Write an estimate: a table of the cells, the totals, and where the numbers come from."""
+    table = [["", "FLOPs", "FLOPs", *["time"] * 5], ["cell", *HEAD]]
+    table += [[f"{row.name}: {row.action}", *texts(row)] for row in found.rows]
+    table.append([f"to be run: {len(found.active)} cell(s)", *texts_of(found.total)])
+    return [*aligned(table), *totals(found), *provenance(found)]
+
+
+def texts(row: PlannedCost) -> list[str]:
+    """A row's numbers; nothing for a cell that nothing is done with."""
+    if row.cost == Charge():
+        return ["0"] * len(HEAD)
+    found = texts_of(row.cost)
+    found[2] += "*" if row.trained_by else ""
+    return found
+
+
+def texts_of(cost: Charge) -> list[str]:
+    """FLOPs, and seconds of all parts and in total."""
+    flops = [cost.train_flops, cost.sample_flops]
+    seconds = [cost.train, cost.sample, cost.evaluate, cost.other, cost.total]
+    return [*map(operations, flops), *map(duration, seconds)]
+
+
+def operations(flops: float | None) -> str:
+    """Write FLOPs with a prefix."""
+    return UNKNOWN if flops is None else scaled(flops, "FLOP")
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds in the unit that suits them."""
+    if seconds is None:
+        return UNKNOWN
+    for unit, name in ((YEAR, "years"), (DAY, "days"), (HOUR, "h"), (MINUTE, "min")):
+        if seconds >= 2 * unit:
+            return f"{number(seconds / unit, 2 if seconds < 10 * unit else 3)} {name}"
+    return f"{number(seconds, 2)} s" if seconds >= 0.1 else "< 0.1 s"
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of one width, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    written = []
+    for first, *others in table:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        written.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return written
+
+
+def totals(found: PlanEstimate) -> Iterator[str]:
+    """The sums of FLOPs and of seconds, and the wall clock."""
+    if not found.active:
+        return
+    total, least = found.total, "" if found.is_whole else "at least "
+    known = [flops for flops in (total.train_flops, total.sample_flops) if flops is not None]
+    yield f"in total {least}{scaled(math.fsum(known), 'FLOP')} and " + (
+        f"{duration(sum(row.cost.known_seconds for row in found.active))} of cells; wall clock "
+        f"{least}{duration(found.wall_clock)} with {found.jobs} cell(s) at a time, each taken to "
+        "be as fast as one alone"
+    )
+    preparing = found.findings.prepare_seconds
+    if preparing is None:
+        yield "before the cells: reference statistics and anchors, whose time is not known here"
+    elif preparing >= 1:
+        yield f"before the cells: {duration(preparing)} of reference statistics and anchors"
+
+
+def provenance(found: PlanEstimate) -> Iterator[str]:
+    """Where the numbers come from, and why some are missing."""
+    for row in found.rows:
+        if row.trained_by:
+            yield (
+                f"* {row.name}: its first stage is trained by {row.trained_by}; the FLOPs are "
+                "charged to each, the time to one"
+            )
+    active = {row.method for row in found.active}
+    for label, whole in found.findings.methods.items():
+        if label in active:
+            yield from (f"{label}: {source}" for source in whole.sources)
+            yield from (f"{label}: {trouble}" for trouble in whole.troubles)
+    cores = os.cpu_count() or 1
+    if found.findings.load > cores:
+        yield (
+            f"the machine was busy (load {found.findings.load:.1f} on {cores} cores): times that "
+            "were measured are longer than they need be"
+        )
+    if found.findings.at:
+        yield f"not known: the estimate ended at {found.findings.at}, which ended its process"
+    yield from found.findings.notes
+    for name, remaining in found.findings.cells.items():
+        if remaining.trouble:
+            yield f"{name}: {remaining.trouble}; charged in full"
