@@ -26,7 +26,7 @@ PLACEHOLDERS = {
 
 ACTIVATE = "source .venv/bin/activate"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SPAN = re.compile(r"`([^`\n]+)`")
+_SPAN = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\]\(([^)]+)\)")
 
 
@@ -93,8 +93,9 @@ def prose(document: Path) -> str:
 
 
 def spans(document: Path) -> list[str]:
-    """Return what stands in backquotes in a document's prose."""
-    return _SPAN.findall(prose(document))
+    """Return what stands in backquotes in a document's prose, over the ends of lines too."""
+    paragraphs = prose(document).split("\n\n")
+    return [" ".join(span.split()) for text in paragraphs for span in _SPAN.findall(text)]
 
 
 def links(document: Path) -> list[str]:
