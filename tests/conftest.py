@@ -153,6 +153,10 @@ def call_bench(
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    # Methods' files of the test's own folder, which the next test must not find.
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 # -- what is slow to make, made once -----------------------------------------------------------

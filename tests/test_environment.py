@@ -39,7 +39,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
     root = tmp_path / "checkout"
-    for name in ("bench", "methods", "configs"):
+    for name in ("bench/records", "methods", "configs"):
         (root / name).mkdir(parents=True)
     (root / "bench" / "a.py").write_text("".join(f"line {n}\n" for n in range(30)))
     (root / "methods" / "m.py").write_text("x = 1\n")
@@ -109,7 +109,7 @@ def test_without_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_changed", [False, True])
 def test_a_wheel_knows_what_differed(repository: Path, tmp_path: Path, is_changed: bool) -> None:
     pytest.importorskip("hatchling")
-    shutil.copy(ROOT / "bench" / "checkout.py", repository / "bench")
+    shutil.copy(ROOT / "bench" / "records" / "checkout.py", repository / "bench" / "records")
     git(repository, "add", "-A")
     git(repository, "commit", "-q", "-m", "checkout")
     if is_changed:
