@@ -24,7 +24,7 @@ from bench.config.text import one_line
 from bench.records.record import ANCHORS, cell_name
 from bench.worker.build import Built
 
-METHOD_SECONDS = 12.0
+METHOD_SECONDS = 30.0
 """After which nothing more of a method is tried; what is not known by then stays open."""
 
 
