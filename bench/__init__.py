@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from bench.api import FailedCellsError, Study, StudyCell, evaluate, open_study, run
+from bench.version import __version__
 
-__version__ = "0.2.0"
-__all__ = ["FailedCellsError", "Study", "StudyCell", "evaluate", "open_study", "run"]
+if TYPE_CHECKING:
+    from bench.api.cells import StudyCell
+    from bench.api.images import evaluate
+    from bench.api.studies import FailedCellsError, Study, open_study, run
+
+__all__ = [
+    "FailedCellsError", "Study", "StudyCell", "__version__", "evaluate", "open_study", "run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'bench' has no attribute '{name}'")
-    from bench import api
+    from bench.api import studies
 
-    return getattr(api, name)
+    return getattr(studies, name)
 
 
 def __dir__() -> list[str]:

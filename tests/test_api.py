@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import bench
-from bench import FailedCellsError, Study, api
+from bench import FailedCellsError, Study
+from bench.api import studies
 from bench.commands.compare.comparison import EQUAL
 from bench.config.errors import UserError
 from bench.records.record import Status, load, save
@@ -54,7 +55,7 @@ def test_what_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'ran'"):
         bench.ran  # noqa: B018
     assert {"run", "open_study", "evaluate"} <= set(dir(bench))
-    assert bench.open_study is api.open_study
+    assert bench.open_study is studies.open_study
 
 
 # -- reading --------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ def test_images_are_measured_as_the_cells_were(finished: Study, tmp_path: Path) 
     names = [name for name in own.record.metrics if name.split("_")[0] in metrics]
     images = kept(finished, "sde-seed0")
     asked = {"metrics": metrics, "preset": "smoke", "device": "cpu"}
-    found = api.evaluate(images, "digits", results=finished.folder.parent, **asked)
+    found = images.evaluate(images, "digits", results=finished.folder.parent, **asked)
     assert sorted(found) == sorted(names)
     for name in names:
         assert found[name].value == own.record.metrics[name].value
@@ -258,9 +259,9 @@ def test_images_are_measured_as_the_cells_were(finished: Study, tmp_path: Path) 
         assert found[name].provenance["extractor"] == extractor
     path = tmp_path / "images.npz"
     np.savez(path, images=images)
-    again = api.evaluate(path, "digits", results=finished.folder.parent, **asked)
+    again = images.evaluate(path, "digits", results=finished.folder.parent, **asked)
     assert {name: value.value for name, value in again.items()} == {
         name: value.value for name, value in found.items()
     }
     with pytest.raises(UserError, match="8"):
-        api.evaluate(np.zeros((4, 3, 5, 5), np.uint8), "digits", results=tmp_path, **asked)
+        images.evaluate(np.zeros((4, 3, 5, 5), np.uint8), "digits", results=tmp_path, **asked)

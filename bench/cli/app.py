@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cyclopts import App, Group
 
-from bench import __version__
+from bench.version import __version__
 
 HELP = """Compare score-based generative models on the same data, networks, budget and device.
 

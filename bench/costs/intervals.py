@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 
@@ -24,6 +23,8 @@ class Interval(BaseModel):
 
 def interval(milliseconds: Sequence[float], *, batch: int) -> Interval:
     """Summarise repeated timings: median, quartiles, bootstrap 95 % interval of the median."""
+    import numpy as np
+
     q25, median, q75 = np.percentile(np.asarray(milliseconds), [25, 50, 75])
     low, high = median_bounds(milliseconds)
     return Interval(
@@ -33,6 +34,8 @@ def interval(milliseconds: Sequence[float], *, batch: int) -> Interval:
 
 def median_bounds(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
     """Return the 95 % interval of the median by the percentile bootstrap, always the same."""
+    import numpy as np
+
     rng = np.random.default_rng(0)
     drawn = rng.choice(np.asarray(values), (resamples, len(values)))
     low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])

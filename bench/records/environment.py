@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from bench import __version__
 from bench.records import checkout
 from bench.records.files import write_text
 from bench.records.record import Record
+from bench.version import __version__
 from methods import registry
 
 PACKAGES = (

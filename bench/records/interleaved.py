@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.costs.intervals import Interval
@@ -30,6 +28,10 @@ FEWEST_ROUNDS = 6
 has two batches of each cell, of which ten are the fewest that are timed."""
 SAME = ("device", "device_type", "threads")
 """What of the surroundings must be the same for a timing to stand in place of a cell's own."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 T = TypeVar("T")
 
 
@@ -119,12 +121,16 @@ def there_and_back(cells: Sequence[T]) -> Iterator[T]:
 
 def by_round(times: Sequence[float]) -> NDArray[np.float64]:
     """Means of the two times of each round, (rounds,): a steady drift adds alike to all cells."""
+    import numpy as np
+
     means: NDArray[np.float64] = np.asarray(times, np.float64).reshape(-1, 2).mean(axis=1)
     return means
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Bounds:
     """How many times longer ``one`` takes, paired by rounds, which the bootstrap draws from."""
+    import numpy as np
+
     from bench.costs.intervals import median_bounds
 
     ratios = by_round(one) / by_round(other)

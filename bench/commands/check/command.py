@@ -34,7 +34,7 @@ def labels_of(options: CheckOptions) -> list[str]:
 
 def check_one(label: str, options: CheckOptions) -> bool:
     """Print what every rule found for a method, a variant or a file; whether all hold."""
-    from bench.check import check, load_file
+    from bench.commands.check.running import check, load_file
 
     started = time.perf_counter()
     shape = {"dataset": options.dataset, "preset": options.preset}

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import bench
 import methods
 from bench.commands.check import rules, sampling_rules  # noqa: F401  # They fill RULES, in this order.
 from bench.commands.check.rule import RULES, BrokenRuleError, InterfaceRule
@@ -105,7 +104,7 @@ def apply(rule: InterfaceRule, subjects: Sequence[Subject], broken: set[str]) ->
 
 def told(error: BaseException) -> str:
     """An exception in one line, with the last line of the method's own code that it came from."""
-    ours = [Path(bench.__file__).parent, Path(methods.__file__).parent, Path(torch.__file__).parent]
+    ours = [Path(__file__).parents[2], Path(methods.__file__).parent, Path(torch.__file__).parent]
     places = [
         f" at {path.name}:{frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,0 +1,125 @@
+"""A cell of a study, and samples drawn anew from what it trained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.config.errors import UserError
+from bench.records.record import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bench.worker import Trained
+
+
+# Cells --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class StudyCell:
+    """One method with one seed."""
+
+    folder: Path
+    record: Record
+    """Status, metrics with provenance, costs, ledger and environment."""
+
+    def samples(
+        self, n: int, *, labels: int | Sequence[int] | NDArray[np.integer] | None = None
+    ) -> NDArray[Any]:
+        """Draw from the averaged networks of the cell's checkpoint, with its own sampler.
+
+        Without ``labels`` the first ``n`` of the cell's own stream: on a CPU, those that it kept
+        and was measured on, to the bit.
+
+        Args:
+            n: images to draw, at least one.
+            labels: the class for all, or one for each, (n,), for methods that take classes; by
+                default classes are drawn as often as they are in the data.
+
+        Returns:
+            uint8 images (n, C, H, W), or float points (n, 2, 1, 1).
+
+        Raises:
+            UserError: the cell is not finished, its checkpoint is gone, its method's source has
+                changed since, its data are not there, or the labels do not fit.
+        """
+        from bench.sampling import draw_images
+
+        if n < 1:
+            raise UserError(f"{n} samples: draw at least one")
+        with generators_kept():
+            built = self._trained.build()
+            source = built.source("samples")
+            if labels is not None:
+                classes = source.frequencies
+                if classes is None:
+                    raise UserError(f"'{self.record.method}' draws without labels; leave them out")
+                given = labels_of(labels, n, len(classes))
+                source.labels = given_labels(given, built)  # type: ignore[method-assign]
+            return draw_images(source, n, built.config.settings.sampling.batch)
+
+    @cached_property
+    def _trained(self) -> Trained:
+        from bench.commands.sample.sweep import refusal
+        from bench.records.study_file import read_study
+        from bench.worker import load_finished
+
+        sha256 = read_study(self.folder.parent).prepared.data_sha256
+        reason = refusal(self.folder, self.record, sha256)
+        if reason is not None:
+            raise UserError(f"{self.folder.name}: {reason}")
+        cache = self.folder.parent.parent.resolve() / "cache"
+        return load_finished(self.folder, cache, sha256)
+
+
+def labels_of(labels: Any, n: int, classes: int) -> NDArray[np.int64]:
+    """Return a class for each of n samples, (n,); UserError where they do not fit."""
+    import numpy as np
+
+    found = np.asarray(labels)
+    if found.dtype.kind not in "iu" or found.shape not in {(), (n,)}:
+        raise UserError(f"labels: give one class, or {n} of them, as whole numbers")
+    if found.size and not 0 <= found.min() <= found.max() < classes:
+        raise UserError(f"labels: classes are 0 to {classes - 1}")
+    return np.broadcast_to(found, (n,)).astype(np.int64)
+
+
+def given_labels(labels: NDArray[np.int64], built: Any) -> Any:
+    """Return what gives a source its batches' labels; the last batch is filled with the last."""
+    import numpy as np
+    import torch
+
+    def batch(size: int, index: int) -> torch.Tensor:
+        part = labels[index * size : (index + 1) * size]
+        filled = np.pad(part, (0, size - len(part)), mode="edge")
+        return torch.from_numpy(filled).to(built.device)
+
+    return batch
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave the caller's global generators, threads and precision as they were."""
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = tf32

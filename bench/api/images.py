@@ -1,0 +1,93 @@
+"""Images that were made elsewhere, measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.api.arguments import Names, as_typed
+from bench.api.cells import generators_kept
+from bench.config.errors import UserError
+from bench.records.record import Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+# Images from elsewhere ----------------------------------------------------------------------------
+
+
+def evaluate(
+    images: str | Path | NDArray[np.uint8],
+    dataset: str,
+    *,
+    labels: NDArray[np.integer] | None = None,
+    samples: int | None = None,
+    metrics: Names | None = None,
+    **options: Any,
+) -> dict[str, Value]:
+    """Measure images made elsewhere, as ``bench evaluate PATH --dataset ...`` does.
+
+    Args:
+        images: a folder, zip or ``.npz`` of images, or uint8 (N, C, H, W) or (N, H, W, C).
+        dataset: the data set that they are compared with.
+        labels: with an array of images, the class that each was asked for, (N,).
+        samples: images to take, a fixed random part; all by default.
+        metrics: what to measure: ``fd``, ``kd``, ``is``, ``precision``, ...; all by default.
+        options: further fields of ``bench.commands.evaluate.EvaluateOptions``: ``extractor``,
+            ``preset``, ``data``, ``weights``, ``device``, ``results``, ``reference``.
+
+    Returns:
+        For each metric's name its ``value``, what stands beside it (``spread``, ``error``,
+        ``corrected``), and its ``provenance``: extractor, reference, protocol, number of images.
+
+    Raises:
+        UserError: no images of the data set's shape, too few, or an unknown name.
+        TypeError: an option is unknown.
+    """
+    from bench.commands.evaluate import EvaluateOptions
+    from bench.commands.evaluate.request import request_of, resolve_measuring
+    from bench.commands.evaluate.stored import evaluate_samples
+
+    if labels is not None and isinstance(images, (str, Path)):
+        raise UserError("labels: images in a file or folder have their own; leave them out")
+    chosen = EvaluateOptions(
+        path=str(images) if isinstance(images, (str, Path)) else "images",
+        dataset=dataset,
+        samples=samples,
+        metrics=as_typed("metrics", metrics),
+        **{name: as_typed(name, value) for name, value in options.items()},
+    )
+    settings = resolve_measuring(chosen, dataset, chosen.reference)
+    request = replace(request_of(settings, chosen, chosen.metrics), passing=silent)
+    with generators_kept(), as_file(images, labels) as path:
+        return dict(evaluate_samples(path, request, wanted=samples).values)
+
+
+def silent(title: str) -> Any:
+    """Show nothing of a long pass."""
+    return nullcontext(lambda fraction: None)
+
+
+@contextmanager
+def as_file(
+    images: str | Path | NDArray[np.uint8], labels: NDArray[np.integer] | None
+) -> Iterator[Path]:
+    """Yield where images lie: as given, or an array in a file that is gone afterwards."""
+    import numpy as np
+
+    if isinstance(images, (str, Path)):
+        yield Path(images)
+        return
+    held: dict[str, Any] = {"images": np.ascontiguousarray(images)}
+    if labels is not None:
+        held["labels"] = np.asarray(labels)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npz"
+        np.savez(path, **held)
+        yield path
