@@ -249,7 +249,7 @@ def test_methods_whose_first_stage_is_the_same_try_it_once(make: Make, few: None
 
 
 @pytest.mark.parametrize(
-    ("each", "sizes"), [(1.0, [2]), (0.01, [2, 15]), (1e-4, [2, 64]), (0.03, [2, 5])]
+    ("each", "sizes"), [(1.0, [2]), (0.1, [2, 10]), (1e-4, [2, 64]), (0.03, [2, 33])]
 )
 def test_trials_grow_until_they_take_a_moment(each: float, sizes: list[int]) -> None:
     tried = []

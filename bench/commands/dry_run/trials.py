@@ -15,7 +15,7 @@ from bench.config.text import one_line
 T = TypeVar("T")
 FEW = 2
 """Images of a first trial on a CPU."""
-ENOUGH = 0.15
+ENOUGH = 1.0
 """What one trial on a CPU should take at least, or be of all the images."""
 
 
