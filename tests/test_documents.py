@@ -284,6 +284,14 @@ def test_paths_in_the_text_are_there(document: Path) -> None:
     assert not [span for span in spans(document) if is_path(span) and not finds(document, span)]
 
 
+def test_every_file_of_tests_stands_in_the_list() -> None:
+    said = {span.removesuffix(".py") for span in spans(ROOT / "tests" / "README.md")}
+    listed = [span for span in said if re.fullmatch(r"test_\w+\*?", span)]
+    found = {span: {path.stem for path in (ROOT / "tests").glob(f"{span}.py")} for span in listed}
+    assert not [span for span in listed if not found[span]]
+    assert set().union(*found.values()) == {p.stem for p in (ROOT / "tests").glob("test_*.py")}
+
+
 @pytest.mark.parametrize("document", ALL)
 def test_modules_in_the_text_are_there(document: Path) -> None:
     for dotted in re.findall(r"`(?:python -m )?((?:bench|methods)(?:\.\w+)+)", prose(document)):
@@ -323,11 +331,12 @@ def test_the_front_page_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) < 4500
 
 
-def test_every_folder_of_the_house_stands_in_the_list() -> None:
+def test_the_list_of_rooms_is_the_rule_of_imports() -> None:
     text = (ROOT / "bench" / "README.md").read_text()
-    listed = set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE))
-    folders = {path.name for path in (ROOT / "bench").iterdir() if (path / "__init__.py").exists()}
-    assert listed == folders
+    listed = re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = next(rule["layers"] for rule in rules["contracts"] if rule["type"] == "layers")
+    assert listed == [layer for layer in layers if (ROOT / "bench" / layer).is_dir()]
 
 
 # -- versions, workflow ---------------------------------------------------------------------------
