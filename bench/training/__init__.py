@@ -5,12 +5,10 @@ order, checkpoints and the count of FLOPs. On a CPU a run resumed from a checkpo
 same bits as one that was never interrupted.
 """
 
-from bench.training.checkpoint import Pace, State, clone
-from bench.training.errors import DivergedError, InterruptedTrainingError
+from bench.training.checkpoint import Pace, State, clone, seed_everything
 from bench.training.feed import Feed
-from bench.training.hooks import Hooks, SharedStage
+from bench.training.hooks import DivergedError, Hooks, InterruptedTrainingError
 from bench.training.optimizing import MovingAverage, StageRun, autocast, learning_rate, move
-from bench.training.randomness import seed_everything
 from bench.training.trainer import Trainer
 
 __all__ = [
@@ -20,7 +18,6 @@ __all__ = [
     "InterruptedTrainingError",
     "MovingAverage",
     "Pace",
-    "SharedStage",
     "StageRun",
     "State",
     "Trainer",

@@ -1,11 +1,15 @@
-"""When a checkpoint is due, and what it holds."""
+"""When a checkpoint is due, and what it holds: states of networks and of global generators."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
+import torch
 
 State = dict[str, Any]
 CHECKPOINT_SHARE = 0.015
@@ -36,3 +40,31 @@ class Pace:
 def clone(weights: State) -> State:
     """Copy a state so that later training does not change it."""
     return {name: value.clone() for name, value in weights.items()}
+
+
+def other_generators() -> State:
+    """States of Python's and numpy's global generators, which a plug-in may draw from."""
+    version, inner, gauss = random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)
+    keys = numpy["state"]["key"].tolist()
+    return {
+        "python": [version, list(inner), gauss],
+        "numpy": numpy | {"state": numpy["state"] | {"key": keys}},
+    }
+
+
+def set_other_generators(state: State) -> None:
+    """Put Python's and numpy's global generators back."""
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
+    numpy = state["numpy"]
+    keys = np.array(numpy["state"]["key"], np.uint32)
+    np.random.set_state(numpy | {"state": numpy["state"] | {"key": keys}})
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global generator: torch's, Python's and numpy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

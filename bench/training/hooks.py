@@ -1,4 +1,4 @@
-"""What the trainer calls back."""
+"""What the trainer calls back, and how training ends before its budget does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from typing import Any, Protocol
 
 from bench.training.checkpoint import State
 from methods.base import Stage
+
+
+class DivergedError(Exception):
+    """A loss or a sample is not finite; the message says which and when."""
+
+
+class InterruptedTrainingError(Exception):
+    """The run was asked to stop; its checkpoint has been written."""
 
 
 class SharedStage(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,8 +67,8 @@ class StageRun:
     """What belongs to the stage being trained."""
 
     stage: Stage
-    optimizers: dict[str, torch.optim.Optimizer]
-    averages: dict[str, MovingAverage]
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    averages: dict[str, MovingAverage] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     """Seconds of training, on the ledger's account."""
@@ -85,6 +86,20 @@ class StageRun:
     def flops_per_step(self) -> float:
         """Mean FLOPs of a step, rarer objectives charged by their frequency."""
         return sum(self.flops[o.label] / o.every for o in self.stage.objectives)
+
+
+def begin_stage(stage: Stage, networks: Mapping[str, nn.Module]) -> StageRun:
+    """Put the networks that a stage trains into training mode, and freeze the others."""
+    objectives = {o.network: o for o in reversed(stage.objectives)}
+    for name, network in networks.items():
+        network.train(name in objectives)
+        network.requires_grad_(name in objectives)
+    run = StageRun(stage)
+    for name, objective in objectives.items():
+        run.optimizers[name] = make_optimizer(objective.optimizer, networks[name])
+        if objective.ema is not None:
+            run.averages[name] = MovingAverage(networks[name], objective.ema)
+    return run
 
 
 def move(method: Method, device: torch.device) -> Method:

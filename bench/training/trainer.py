@@ -13,18 +13,11 @@ from bench.config.schema import Budget, Training
 from bench.config.seeds import derive
 from bench.costs.flops import count_flops
 from bench.costs.ledger import Ledger
-from bench.training.checkpoint import Pace, State, clone
-from bench.training.errors import DivergedError, InterruptedTrainingError
+from bench.training import checkpoint
+from bench.training.checkpoint import State, clone
 from bench.training.feed import Feed
-from bench.training.hooks import Hooks
-from bench.training.optimizing import (
-    MovingAverage,
-    StageRun,
-    autocast,
-    learning_rate,
-    make_optimizer,
-)
-from bench.training.randomness import other_generators, seed_everything, set_other_generators
+from bench.training.hooks import DivergedError, Hooks, InterruptedTrainingError
+from bench.training.optimizing import StageRun, autocast, begin_stage, learning_rate
 from methods.base import Batch, Method, Objective, Stage
 
 
@@ -54,7 +47,7 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.last_loss = float("nan")
-        self.pace = Pace(settings.checkpoint_seconds)
+        self.pace = checkpoint.Pace(settings.checkpoint_seconds)
         self.run_: StageRun | None = None
 
     # -- the loop ---------------------------------------------------------------------------
@@ -120,21 +113,8 @@ class Trainer:
     def _begin(self, stage: Stage) -> StageRun:
         # Dropout draws from a global generator: a stage's masks must not depend on what came
         # before it, so that a shared first stage leaves no trace in the second.
-        seed_everything(derive(self.seed, "dropout", self.stage_index))
-        objectives = {o.network: o for o in reversed(stage.objectives)}
-        networks = self.method.networks
-        for name, network in networks.items():
-            network.train(name in objectives)
-            network.requires_grad_(name in objectives)
-        return StageRun(
-            stage,
-            {name: make_optimizer(o.optimizer, networks[name]) for name, o in objectives.items()},
-            {
-                name: MovingAverage(networks[name], o.ema)
-                for name, o in objectives.items()
-                if o.ema is not None
-            },
-        )
+        checkpoint.seed_everything(derive(self.seed, "dropout", self.stage_index))
+        return begin_stage(stage, self.method.networks)
 
     def _train(self, run: StageRun) -> None:
         base = self.ledger.elapsed("train") - run.seconds
@@ -335,7 +315,7 @@ class Trainer:
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
-            "other_generators": other_generators(),
+            "other_generators": checkpoint.other_generators(),
             "cuda_generator": (
                 torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
             ),
@@ -370,6 +350,6 @@ class Trainer:
                 self._compile(run)
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["torch_generator"].cpu())
-        set_other_generators(state["other_generators"])
+        checkpoint.set_other_generators(state["other_generators"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.device)

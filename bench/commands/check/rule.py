@@ -33,12 +33,13 @@ class InterfaceRule:
 RULES: list[InterfaceRule] = []
 
 
-def rule(
-    name: str, required: str, source: str, *, needs: Sequence[str] = ()
-) -> Callable[..., Look]:
-    """Put a function into the list of rules."""
+def rule(source: str, *, needs: Sequence[str] = ()) -> Callable[[Look], Look]:
+    """Put a function into the list of rules; its docstring is what the interface requires."""
 
     def register(look: Look) -> Look:
+        name = look.__name__.removesuffix("_rule").replace("_", " ")
+        text = str(look.__doc__).partition("\n")[0].removesuffix(".")
+        required = text if text[1].isupper() else text[0].lower() + text[1:]
         RULES.append(InterfaceRule(name, required, source, tuple(needs), look))
         return look
 

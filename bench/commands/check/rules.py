@@ -19,13 +19,9 @@ from methods import registry
 from methods.base import Method
 
 
-@rule(
-    "config",
-    "a pydantic model, frozen, that refuses unknown keys and reads back from config.yaml",
-    "methods.base.Settings",
-)
+@rule("methods.base.Settings")
 def config_rule(subject: Subject) -> None:
-    """Settings that cannot change under way and cannot be misspelt; of every variant too."""
+    """A pydantic model, frozen, that refuses unknown keys and reads back from config.yaml."""
     kind = subject.kind.Config
     is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
     demand(is_model, f"Config is {getattr(kind, '__name__', kind)}")
@@ -43,14 +39,9 @@ def config_rule(subject: Subject) -> None:
         resolve_method(kind, subject.preset, subject.label.partition(":")[0], [variant])
 
 
-@rule(
-    "building",
-    "built from torch's global generator on the CPU, and on the meta device",
-    "methods.base.Method.__init__",
-    needs=["config"],
-)
+@rule("methods.base.Method.__init__", needs=["config"])
 def building_rule(subject: Subject) -> str | None:
-    """The constructor works without memory, and twice alike."""
+    """Built from torch's global generator on the CPU, and on the meta device."""
     if subject.refusal:
         return f"refuses {subject}: {subject.refusal}"
     with torch.device("meta"):
@@ -67,14 +58,9 @@ def building_rule(subject: Subject) -> str | None:
     return None
 
 
-@rule(
-    "stages",
-    "positive shares; objectives with names of their own, each of one of networks",
-    "methods.base.Stage",
-    needs=["building"],
-)
+@rule("methods.base.Stage", needs=["building"])
 def stages_rule(subject: Subject) -> str | None:
-    """What the trainer goes by."""
+    """Positive shares; objectives with names of their own, each of one of networks."""
     method = subject.build()
     stages = list(method.stages())
     demand(stages and all(stage.objectives for stage in stages), "a stage or objective is missing")
@@ -91,14 +77,9 @@ def stages_rule(subject: Subject) -> str | None:
     return None if abs(total - 1) < 1e-6 else f"shares sum to {total:g}: charged in full"
 
 
-@rule(
-    "loss",
-    "a finite scalar that depends on the network's parameters and leaves the batch as it was",
-    "methods.base.Objective.loss",
-    needs=["stages"],
-)
+@rule("methods.base.Objective.loss", needs=["stages"])
 def loss_rule(subject: Subject) -> None:
-    """Every objective's loss, as the trainer sees it."""
+    """A finite scalar that depends on the network's parameters and leaves the batch as it was."""
     run = subject.run
     if run.error is not None and (not run.seen or run.seen[-1].loss is None):
         raise run.error
@@ -112,26 +93,20 @@ def loss_rule(subject: Subject) -> None:
         demand(not seen.batch_changed, f"the loss '{name}' changed batch.x in place")
 
 
-@rule("logs", "detached scalars", "methods.base.Batch.log", needs=["loss"])
+@rule("methods.base.Batch.log", needs=["loss"])
 def logs_rule(subject: Subject) -> None:
-    """What a loss reports beside itself."""
+    """Detached scalars."""
     for seen in subject.run.seen:
         for name, value in seen.logs.items():
-            demand(
-                isinstance(value, Tensor) and value.shape == (),
-                f"'{seen.label}' logs '{name}', {describe(value)}",
-            )
+            scalar = isinstance(value, Tensor) and value.shape == ()
+            demand(scalar, f"'{seen.label}' logs '{name}', {describe(value)}")
             demand(not value.requires_grad, f"'{seen.label}' logs '{name}' with its graph")
 
 
-@rule(
-    "gradients",
-    "finite gradients for the named network and no other",
-    "methods.base.Objective.network",
-    needs=["loss"],
-)
+@rule("methods.base.Objective.network", needs=["loss"])
 def gradients_rule(subject: Subject) -> str | None:
-    """Whom each loss moves, with the other networks frozen as in training."""
+    """Finite gradients for the named network and no other."""
+    # Whom each loss moves, with the other networks frozen as in training.
     moved: dict[str, bool] = {}
     unused: dict[str, set[str]] = {}
     for seen in subject.run.seen:
@@ -166,28 +141,19 @@ def demand_finite(seen: Seen, gradients: Mapping[str, Tensor]) -> None:
     demand(not bad, f"the loss '{seen.label}' gives {some(bad)} gradients that are not finite")
 
 
-@rule(
-    "second order",
-    "a loss made of gradients names its networks in second_order, for torch.compile",
-    "methods.base.Method.second_order",
-    needs=["loss"],
-)
+@rule("methods.base.Method.second_order", needs=["loss"])
 def second_order_rule(subject: Subject) -> None:
-    """torch.compile cannot differentiate twice; it is kept from these networks."""
+    """A loss made of gradients names its networks in second_order, for torch.compile."""
+    # torch.compile cannot differentiate twice; it is kept from these networks.
     declared = bool(subject.run.method.second_order)
     for seen in subject.run.seen:
         twice = seen.second_order and not declared
         demand(not twice, f"the loss '{seen.label}' holds gradients and second_order is empty")
 
 
-@rule(
-    "bf16",
-    "finite losses and gradients under autocast to bfloat16",
-    "bench.config.schema.Training.precision",
-    needs=["gradients"],
-)
+@rule("bench.config.schema.Training.precision", needs=["gradients"])
 def bf16_rule(subject: Subject) -> None:
-    """Mixed precision, as the presets for accelerators train."""
+    """Finite losses and gradients under autocast to bfloat16."""
     run = subject.bf16_run
     for seen in run.seen:
         if seen.loss is not None:
@@ -197,14 +163,10 @@ def bf16_rule(subject: Subject) -> None:
         raise run.error
 
 
-@rule(
-    "noise of losses",
-    "drawn from batch.generator; dropout alone may use a global one",
-    "methods.base.Batch.generator",
-    needs=["loss"],
-)
-def loss_noise_rule(subject: Subject) -> None:
-    """Losses without dropout, under one seed of the batch and two of everything else."""
+@rule("methods.base.Batch.generator", needs=["loss"])
+def noise_of_losses_rule(subject: Subject) -> None:
+    """Drawn from batch.generator; dropout alone may use a global one."""
+    # Without dropout, under one seed of the batch and two of everything else.
     method = subject.trained()
     for network in method.networks.values():
         network.requires_grad_(True)
@@ -218,14 +180,10 @@ def loss_noise_rule(subject: Subject) -> None:
             demand(first == other, f"the loss '{name}' follows a global generator's seed")
 
 
-@rule(
-    "identity",
-    "equal identities for equal losses alone: such a stage is trained once for both methods",
-    "methods.base.Stage.identity",
-    needs=["noise of losses"],
-)
+@rule("methods.base.Stage.identity", needs=["noise of losses"])
 def identity_rule(subject: Subject) -> str | None:
-    """A first stage that calls itself another method's is taken over from there."""
+    """Equal identities for equal losses alone: such a stage is trained once for both methods."""
+    # A first stage that calls itself another method's is taken over from there.
     method = subject.build()
     stage = next(iter(method.stages()))
     if stage.identity is None:
@@ -264,14 +222,9 @@ def twins(subject: Subject, method: Method) -> Iterator[Method]:
                 yield kind(config, subject.data)
 
 
-@rule(
-    "training",
-    "stopped and resumed it ends with the same bits; checkpoints hold no pickled code",
-    "bench.training.Trainer",
-    needs=["gradients"],
-)
+@rule("bench.training.Trainer", needs=["gradients"])
 def training_rule(subject: Subject) -> None:
-    """A few steps, in one go and in pieces."""
+    """Stopped and resumed it ends with the same bits; checkpoints hold no pickled code."""
     run = subject.run
     if run.error is not None:
         raise run.error
@@ -287,14 +240,10 @@ def training_rule(subject: Subject) -> None:
     demand(curves[0] == curves[1], "after interruptions the loss curve differs")
 
 
-@rule(
-    "cost of training",
-    "FLOPs counted for every objective",
-    "bench.costs.flops.count_flops",
-    needs=["training"],
-)
-def training_cost_rule(subject: Subject) -> None:
-    """Budgets in FLOPs and the comparison at equal compute rest on the count."""
-    counted = subject.run.trainer.train_flops
+@rule("bench.costs.flops.count_flops", needs=["training"])
+def cost_of_training_rule(subject: Subject) -> None:
+    """FLOPs counted for every objective."""
+    # Budgets in FLOPs and the comparison at equal compute rest on the count.
+    counted = subject.run.train_flops
     for seen in subject.run.seen:
         demand(counted.get(seen.label), f"no FLOPs were counted for '{seen.label}'")

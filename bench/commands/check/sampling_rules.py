@@ -14,29 +14,22 @@ from bench.commands.check.subject import (
     SAMPLES,
     Subject,
     differing,
-    global_state,
     loaded,
     saved,
-    seed_globally,
     watch_calls,
     weights,
 )
-from bench.sampling import Source, count_sampling
-from bench.training import clone
+from bench.sampling.source import Source, count_sampling
+from bench.training.checkpoint import clone, other_generators, seed_everything
 from methods.base import Method
 
 RANGE, OUTSIDE = 1.5, 0.005
 """Samples are nominally in [-1, 1]: a larger share than this beyond +-1.5 is worth a note."""
 
 
-@rule(
-    "samples",
-    "float32 (n, C, H, W) for any n, finite, without a graph",
-    "methods.base.Method.sample",
-    needs=["stages"],
-)
+@rule("methods.base.Method.sample", needs=["stages"])
 def samples_rule(subject: Subject) -> str | None:
-    """What is drawn after a few steps of training, several at once and one alone."""
+    """float32 (n, C, H, W) for any n, finite, without a graph."""
     for drawn, n in ((subject.drawn, SAMPLES), (subject.draw(n=1), 1)):
         good = isinstance(drawn, Tensor) and drawn.shape == (n, *subject.data.shape)
         demand(good and drawn.dtype == torch.float32, f"sample({n}) gave {describe(drawn)}")
@@ -47,39 +40,31 @@ def samples_rule(subject: Subject) -> str | None:
     return f"{outside:.0%} of values outside [-{RANGE}, {RANGE}]" if outside > OUTSIDE else None
 
 
-@rule("seed", "the seed decides the samples", "methods.base.Method.sample", needs=["samples"])
+@rule("methods.base.Method.sample", needs=["samples"])
 def seed_rule(subject: Subject) -> None:
-    """Same seeds, same samples; other seeds, others."""
+    """The seed decides the samples."""
     demand(torch.equal(subject.drawn, subject.draw()), "the same seed gave other samples")
     other = subject.draw(seed=1, elsewhere=1)
     demand(not torch.equal(subject.drawn, other), "another seed gave the same samples")
 
 
-@rule(
-    "global generators",
-    "all noise from the generator that is given, none from a global one",
-    "methods.base.Method.sample",
-    needs=["seed"],
-)
-def global_rule(subject: Subject) -> None:
-    """Sampling neither follows nor moves the generators of torch, numpy and Python."""
+@rule("methods.base.Method.sample", needs=["seed"])
+def global_generators_rule(subject: Subject) -> None:
+    """All noise from the generator that is given, none from a global one."""
     method = subject.trained()
-    seed_globally(1)
-    before = global_state()
+    seed_everything(1)
+    before = torch.get_rng_state(), other_generators()
     other = subject.draw(method, elsewhere=1)
-    after = global_state()
+    after = torch.get_rng_state(), other_generators()
     demand(torch.equal(subject.drawn, other), "samples follow a global generator's seed")
-    demand(after == before, "sampling moved a global generator")
+    unmoved = torch.equal(before[0], after[0]) and before[1] == after[1]
+    demand(unmoved, "sampling moved a global generator")
 
 
-@rule(
-    "side effects",
-    "sampling leaves weights, modes, gradients and requires_grad alone",
-    "methods.base.Method.sample",
-    needs=["samples"],
-)
-def effects_rule(subject: Subject) -> None:
-    """Snapshots are sampled in the middle of training."""
+@rule("methods.base.Method.sample", needs=["samples"])
+def side_effects_rule(subject: Subject) -> None:
+    """Sampling leaves weights, modes, gradients and requires_grad alone."""
+    # Snapshots are sampled in the middle of training.
     method = subject.trained()
     for network in method.networks.values():
         network.requires_grad_(True)
@@ -94,14 +79,10 @@ def effects_rule(subject: Subject) -> None:
             demand(parameter.grad is None, f"sample left gradients in '{name}'")
 
 
-@rule(
-    "networks",
-    "all that is trained or called is in networks, each parameter once",
-    "methods.base.Method.networks",
-    needs=["loss", "samples"],
-)
+@rule("methods.base.Method.networks", needs=["loss", "samples"])
 def networks_rule(subject: Subject) -> None:
-    """What is not there is neither moved to the device, averaged, stored nor counted."""
+    """All that is trained or called is in networks, each parameter once."""
+    # What is not there is neither moved to the device, averaged, stored nor counted.
     owner: dict[int, str] = {}
     for name, network in subject.run.method.networks.items():
         for parameter in network.parameters():
@@ -124,14 +105,10 @@ def demand_known(strays: Sequence[nn.Module], method: Method, who: str) -> None:
     demand(not unknown, f"{who} calls {some(unknown)}, not in networks")
 
 
-@rule(
-    "save and load",
-    "the networks' state decides the samples",
-    "methods.base.Method.networks",
-    needs=["seed", "networks"],
-)
-def saving_rule(subject: Subject) -> None:
-    """All that was learned goes through a file into an instance that began otherwise."""
+@rule("methods.base.Method.networks", needs=["seed", "networks"])
+def save_and_load_rule(subject: Subject) -> None:
+    """The networks' state decides the samples."""
+    # Into an instance that began otherwise.
     first, second = subject.trained(), subject.trained(seed=1)
     for name, network in second.networks.items():
         network.load_state_dict(loaded(saved(first.networks[name].state_dict())))
@@ -139,20 +116,13 @@ def saving_rule(subject: Subject) -> None:
     demand(same, "an instance with the same weights gives other samples")
 
 
-@rule(
-    "cost of sampling",
-    "every network is called as network(x, ...), where hooks count it; FLOPs are counted",
-    "bench.sampling.count_sampling",
-    needs=["samples"],
-)
-def sampling_cost_rule(subject: Subject) -> str:
-    """NFE and FLOPs are measured; a network called around its hooks goes uncounted."""
+@rule("bench.sampling.count_sampling", needs=["samples"])
+def cost_of_sampling_rule(subject: Subject) -> str:
+    """Every network is called as network(x, ...), where hooks count it; FLOPs are counted."""
     method = subject.trained()
     classes = subject.data.classes
-    frequencies = np.full(classes, 1 / classes) if classes else None
-    source = Source(
-        method, device=CPU, precision="fp32", seed=0, stream="check", frequencies=frequencies
-    )
+    even = np.full(classes, 1 / classes) if classes else None
+    source = Source(method, device=CPU, precision="fp32", seed=0, stream="check", frequencies=even)
     try:
         with watch_calls(method.networks) as strays:
             calls, flops = count_sampling(source, SAMPLES)
@@ -169,14 +139,9 @@ def sampling_cost_rule(subject: Subject) -> str:
     return f"NFE {nfe:g}, {flops / 1e6:.3g} MFLOP an image"
 
 
-@rule(
-    "labels",
-    "classes are taken where needed, and their lack is a ValueError",
-    "methods.base.Method.needs_labels",
-    needs=["samples"],
-)
+@rule("methods.base.Method.needs_labels", needs=["samples"])
 def labels_rule(subject: Subject) -> str | None:
-    """A method that is told the classes."""
+    """Classes are taken where needed, and their lack is a ValueError."""
     method = subject.trained()
     if not method.needs_labels:
         return None
@@ -194,14 +159,10 @@ def labels_rule(subject: Subject) -> str | None:
     return "other classes gave the same samples" if same else None
 
 
-@rule(
-    "denoiser",
-    "denoiser_for gives None, or D(x, sigma) shaped as x for sigma a scalar or (B,)",
-    "methods.base.Method.denoiser_for",
-    needs=["stages"],
-)
+@rule("methods.base.Method.denoiser_for", needs=["stages"])
 def denoiser_rule(subject: Subject) -> str | None:
-    """What diagnostics call, without classes and with them."""
+    """denoiser_for gives None, or D(x, sigma) shaped as x for sigma a scalar or (B,)."""
+    # What diagnostics call, without classes and with them.
     method = subject.trained()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((SAMPLES, *subject.data.shape), generator=generator)

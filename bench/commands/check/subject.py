@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
+from torch.nn.modules import module as calls
 
 from bench.config.overrides import resolve_method
 from bench.config.schema import Budget, Preset, Training
@@ -24,6 +20,7 @@ from bench.config.seeds import derive
 from bench.config.text import one_line
 from bench.costs.ledger import Ledger
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
+from bench.training.checkpoint import seed_everything
 from methods.base import Batch, DataSpec, Method, Objective
 
 CPU = torch.device("cpu")
@@ -32,9 +29,6 @@ BATCH, IMAGES = 8, 40
 STEPS, STOP_EVERY = 8, 3
 """Steps of training, and steps between interruptions."""
 SAMPLES = 4
-
-
-# -- training, watched ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -56,12 +50,33 @@ class Seen:
     """Of each network, by the parameter's name; empty where there was no backward pass."""
 
 
-class WatchedTrainer(Trainer):
-    """The trainer, which keeps what it sees of every loss."""
+class Run(Trainer):
+    """A short training, whole or up to a stop; it keeps what it sees of every loss."""
 
-    def __init__(self, method: Method, feed: Feed, **settings: Any) -> None:
-        super().__init__(method, feed, **settings)
+    def __init__(self, method: Method, feed: Feed, precision: str, stop_at: int | None) -> None:
+        self.points: list[Any] = []
+        """The loss curve."""
+        self.checkpoints: list[bytes] = []
         self.seen: list[Seen] = []
+        """Every evaluation of an objective, in order."""
+        self.error: Exception | None = None
+        asked = count(1)
+        hooks = Hooks(
+            log=self.points.append,
+            snapshot=lambda place: None,
+            checkpoint=lambda state: self.checkpoints.append(saved(state)),
+            progress=lambda place: None,
+            stopping=lambda: next(asked) == stop_at,
+        )
+        super().__init__(
+            method,
+            feed,
+            settings=Training(batch=BATCH, log_kimg=BATCH / 1000, precision=precision),
+            budget=Budget(amount=STEPS * BATCH / 1000, unit="kimg"),
+            seed=0,
+            ledger=Ledger(CPU),
+            hooks=hooks,
+        )
 
     def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
         seen = Seen(objective.network, objective.label)
@@ -150,39 +165,11 @@ def watch_calls(networks: Mapping[str, nn.Module]) -> Iterator[list[nn.Module]]:
     def after(module: nn.Module, inputs: object, output: object) -> None:
         depth[0] -= module in named
 
-    handles = [
-        register_module_forward_pre_hook(before),
-        register_module_forward_hook(after, always_call=True),
-    ]
-    try:
+    with (
+        calls.register_module_forward_pre_hook(before),
+        calls.register_module_forward_hook(after, always_call=True),
+    ):
         yield strays
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@dataclass
-class Run:
-    """A short training, whole or interrupted and resumed."""
-
-    trainer: WatchedTrainer
-    points: list[Any]
-    """The loss curve."""
-    checkpoints: list[bytes]
-    error: Exception | None = None
-
-    @property
-    def seen(self) -> Sequence[Seen]:
-        """Every evaluation of an objective, in order."""
-        return self.trainer.seen
-
-    @property
-    def method(self) -> Method:
-        """What was trained."""
-        return self.trainer.method
-
-
-# -- the method -----------------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -234,38 +221,15 @@ class Subject:
         labels = torch.arange(IMAGES) % self.data.classes if self.data.classes else None
         return Feed(images, labels, batch=BATCH, flip=False, seed=0)
 
-    def begin(self, *, precision: str = "fp32", stop_every: int | None = None) -> Run:
+    def begin(self, precision: str = "fp32", stop_at: int | None = None) -> Run:
         """Make a trainer of a few steps for a new instance."""
-        points: list[Any] = []
-        checkpoints: list[bytes] = []
-        asked = [0]
+        return Run(self.build(), self.feed(), precision, stop_at)
 
-        def stopping() -> bool:
-            asked[0] += 1
-            return stop_every is not None and asked[0] >= stop_every
-
-        trainer = WatchedTrainer(
-            self.build(),
-            self.feed(),
-            settings=Training(batch=BATCH, log_kimg=BATCH / 1000, precision=precision),
-            budget=Budget(amount=STEPS * BATCH / 1000, unit="kimg"),
-            seed=0,
-            ledger=Ledger(CPU),
-            hooks=Hooks(
-                log=points.append,
-                snapshot=lambda place: None,
-                checkpoint=lambda state: checkpoints.append(saved(state)),
-                progress=lambda place: None,
-                stopping=stopping,
-            ),
-        )
-        return Run(trainer, points, checkpoints)
-
-    def train(self, precision: str = "fp32") -> Run:
+    def train(self, precision: str) -> Run:
         """Train for a few steps; what goes wrong is kept, not raised."""
-        run = self.begin(precision=precision)
+        run = self.begin(precision)
         try:
-            run.trainer.run()
+            run.run()
         except Exception as error:
             run.error = error
         return run
@@ -275,10 +239,10 @@ class Subject:
         points: list[Any] = []
         state: State | None = None
         while True:
-            run = self.begin(stop_every=STOP_EVERY)
+            run = self.begin(stop_at=STOP_EVERY)
             torch.manual_seed(99)  # What another process would have.
             try:
-                run.trainer.run(state)
+                run.run(state)
             except InterruptedTrainingError:
                 state = loaded(run.checkpoints[-1])
                 points += run.points
@@ -289,7 +253,7 @@ class Subject:
     @cached_property
     def run(self) -> Run:
         """The whole training in single precision."""
-        return self.train()
+        return self.train("fp32")
 
     @cached_property
     def bf16_run(self) -> Run:
@@ -307,10 +271,6 @@ class Subject:
             network.eval().requires_grad_(False)
         return method
 
-    def labels(self, method: Method, n: int, shift: int = 0) -> Tensor | None:
-        """Classes to ask for, (n,), where the method needs them."""
-        return (torch.arange(n) + shift) % self.data.classes if method.needs_labels else None
-
     def draw(
         self,
         method: Method | None = None,
@@ -322,8 +282,8 @@ class Subject:
     ) -> Tensor:
         """Draw samples; ``elsewhere`` seeds the global generators, ``shift`` moves the labels."""
         method = method or self.trained()
-        labels = self.labels(method, n, shift)
-        seed_globally(elsewhere)
+        labels = (torch.arange(n) + shift) % self.data.classes if method.needs_labels else None
+        seed_everything(elsewhere)
         with torch.no_grad():
             generator = torch.Generator().manual_seed(seed)
             return method.sample(n, labels=labels, generator=generator)
@@ -338,24 +298,8 @@ class Subject:
         for network in method.networks.values():
             network.eval()
         batch = self.feed().next(torch.Generator().manual_seed(0))
-        seed_globally(elsewhere)
+        seed_everything(elsewhere)
         return float(objective.loss(batch).detach())
-
-
-# -- small things ---------------------------------------------------------------------------------
-
-
-def seed_globally(seed: int) -> None:
-    """Seed the global generators of torch, numpy and Python."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def global_state() -> tuple[Any, ...]:
-    """The state of the global generators, as values that compare."""
-    _, keys, *rest = np.random.get_state(legacy=True)
-    return torch.get_rng_state().tolist(), np.asarray(keys).tolist(), rest, random.getstate()
 
 
 def saved(state: Any) -> bytes:
