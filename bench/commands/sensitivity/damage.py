@@ -24,6 +24,7 @@ from bench.metrics.references import selected_rows
 from bench.metrics.statistics import permutation
 
 Images = NDArray[np.uint8]
+Pixels = NDArray[np.float64]
 
 NOISE = (4, 16, 64)
 """Standard deviations, of 255."""
@@ -45,36 +46,43 @@ class LeftOut(Exception):
     """A damage that cannot be done to these data, with the reason."""
 
 
-# Single images ------------------------------------------------------------------------------------
-
-
-def noised(images: Images, sigma: float, seed: int = _SEED) -> Images:
+def noised(images: Images, sigma: float) -> Images:
     """Add Gaussian noise of ``sigma``, of 255, to uint8 images (N, C, H, W); rounded, clipped."""
-    random = np.random.RandomState(seed)
-    made = np.empty_like(images)
-    for block in _blocks(images):
-        # The stream of numbers does not depend on the blocks.
-        made[block] = _rounded(images[block] + sigma * random.standard_normal(images[block].shape))
-    return made
+    random = np.random.RandomState(_SEED)
+    # The stream of numbers does not depend on the blocks.
+    return _in_blocks(images, lambda block: block + sigma * random.standard_normal(block.shape))
 
 
 def blurred(images: Images, width: float) -> Images:
     """Smooth each channel with a Gaussian of ``width`` pixels, mirrored at the borders."""
     from scipy.ndimage import gaussian_filter
 
+    widths = (0, 0, width, width)
+    return _in_blocks(images, lambda block: gaussian_filter(block, widths, mode="reflect"))
+
+
+def washed_out(images: Images, rest: float) -> Images:
+    """Leave ``rest`` of each pixel's distance from the mean of its image."""
+
+    def change(block: Pixels) -> Pixels:
+        means = block.mean(axis=(1, 2, 3), keepdims=True)
+        return means + rest * (block - means)
+
+    return _in_blocks(images, change)
+
+
+def _in_blocks(images: Images, change: Callable[[Pixels], Pixels]) -> Images:
+    """Change images as floats, a block at a time; rounded and clipped."""
     made = np.empty_like(images)
-    for block in _blocks(images):
-        pixels = images[block].astype(np.float64)
-        made[block] = _rounded(gaussian_filter(pixels, (0, 0, width, width), mode="reflect"))
+    for start in range(0, len(images), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        made[block] = np.rint(change(images[block].astype(np.float64))).clip(0, 255)
     return made
 
 
 def compressed(images: Images, quality: int) -> Images:
     """Send each image through JPEG at Pillow's ``quality``, its colours at half the resolution."""
-    made = np.empty_like(images)
-    for place, image in enumerate(images):
-        made[place] = _through_jpeg(image, quality)
-    return made
+    return np.stack([_through_jpeg(image, quality) for image in images])
 
 
 def _through_jpeg(image: Images, quality: int) -> Images:
@@ -82,25 +90,13 @@ def _through_jpeg(image: Images, quality: int) -> Images:
 
     grey = len(image) == 1
     file = io.BytesIO()
-    pixels = image[0] if grey else image.transpose(1, 2, 0)
+    pixels = np.ascontiguousarray(image[0] if grey else image.transpose(1, 2, 0))
     # 4:2:0 by name: the default is the library's own affair.
     subsampling = {} if grey else {"subsampling": "4:2:0"}
-    Image.fromarray(np.ascontiguousarray(pixels)).save(
-        file, format="JPEG", quality=quality, **subsampling
-    )
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality, **subsampling)
     with Image.open(file) as opened:
         found = np.asarray(opened)
     return found[None] if grey else found.transpose(2, 0, 1)
-
-
-def washed_out(images: Images, rest: float) -> Images:
-    """Leave ``rest`` of each pixel's distance from the mean of its image."""
-    made = np.empty_like(images)
-    for block in _blocks(images):
-        pixels = images[block].astype(np.float64)
-        means = pixels.mean(axis=(1, 2, 3), keepdims=True)
-        made[block] = _rounded(means + rest * (pixels - means))
-    return made
 
 
 def mirrored(images: Images) -> Images:
@@ -108,32 +104,19 @@ def mirrored(images: Images) -> Images:
     return np.ascontiguousarray(images[..., ::-1])
 
 
-def _rounded(pixels: NDArray[np.float64]) -> Images:
-    return np.rint(pixels).clip(0, 255).astype(np.uint8)
-
-
-def _blocks(images: Images) -> Iterator[slice]:
-    for start in range(0, len(images), _BLOCK):
-        yield slice(start, start + _BLOCK)
-
-
-# Whole sets ---------------------------------------------------------------------------------------
-
-
 def duplicated(split: Split, copies: int) -> Split:
     """Put each of the first images there ``copies`` times, as many images in all as before."""
-    rows = np.repeat(np.arange(-(-len(split) // copies)), copies)[: len(split)]
-    return _rows_of(split, rows)
+    return _rows_of(split, np.repeat(np.arange(len(split)), copies)[: len(split)])
 
 
-def mislabelled(split: Split, seed: int = _SEED) -> Split:
+def mislabelled(split: Split) -> Split:
     """Deal the labels out anew among the images: each class as often, and mostly wrong.
 
     Raises LeftOut where there are no labels.
     """
     if split.labels is None:
         raise LeftOut("the images have no labels")
-    return Split(split.images, split.labels[permutation(len(split), seed)])
+    return Split(split.images, split.labels[permutation(len(split), _SEED)])
 
 
 @dataclass(frozen=True)
@@ -165,9 +148,8 @@ class Real:
     def others(self) -> Split:
         """Return n further held-out images; LeftOut where there are not so many."""
         rest = self._order[self.n : 2 * self.n]
-        if len(rest) < self.n:
-            raise LeftOut(f"only {len(rest)} held-out images are not among the {self.n}")
-        return _rows_of(self._test, rest)
+        lack = f"only {len(rest)} held-out images are not among the {self.n}"
+        return self._take(self._test, rest, lack)
 
     def pool(self, times: int) -> Split:
         """Return so many times n held-out images, the clean ones first, or as many as there are."""
@@ -182,9 +164,8 @@ class Real:
         if labels is None:
             raise LeftOut("the images have no labels")
         left = self._order[~np.isin(labels[self._order], missing)]
-        if len(left) < self.n:
-            raise LeftOut(f"only {len(left)} held-out images are of the other classes")
-        return _rows_of(self._test, left[: self.n])
+        lack = f"only {len(left)} held-out images are of the other classes"
+        return self._take(self._test, left, lack)
 
     def memorised(self) -> Split:
         """Return n training images: those that precision and recall are taken to.
@@ -192,16 +173,18 @@ class Real:
         Raises LeftOut where the reference has not so many.
         """
         rows = selected_rows(len(self.dataset.train), self.limit)
+        lack = f"the reference has only {len(rows)} images"
+        return self._take(self.dataset.train, rows[permutation(len(rows))], lack)
+
+    def _take(self, split: Split, rows: NDArray[np.int64], lack: str) -> Split:
+        """Return the first n of the rows; LeftOut where there are not so many."""
         if len(rows) < self.n:
-            raise LeftOut(f"the reference has only {len(rows)} images")
-        return _rows_of(self.dataset.train, rows[permutation(len(rows))[: self.n]])
+            raise LeftOut(lack)
+        return _rows_of(split, rows[: self.n])
 
 
 def _rows_of(split: Split, rows: NDArray[np.integer]) -> Split:
     return Split(split.images[rows], None if split.labels is None else split.labels[rows])
-
-
-# What is done -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -217,16 +200,25 @@ class Damage:
 
 def damages(dataset: Dataset) -> list[Damage]:
     """Return all that is done to a data set's images, in the order of the page."""
+    of_pixels = (
+        ("noise", "noise {:g}/255", NOISE, noised),
+        ("blur", "blur {:g} px", BLUR, blurred),
+        ("JPEG", "JPEG quality {:g}", JPEG, compressed),
+        ("contrast", "contrast {:.0%}", CONTRAST, washed_out),
+    )
     return [
         Damage("other held-out images", "control", None, Real.others),
-        *_to_pixels("noise", "noise {:g}/255", NOISE, noised),
-        *_to_pixels("blur", "blur {:g} px", BLUR, blurred),
-        *_to_pixels("JPEG", "JPEG quality {:g}", JPEG, compressed),
-        *_to_pixels("contrast", "contrast {:.0%}", CONTRAST, washed_out),
-        Damage("mirrored", "mirrored", None, _on_images(mirrored)),
+        *(
+            Damage(name.format(strength), kind, strength, _to_pixels(change, strength))
+            for kind, name, strengths, change in of_pixels
+            for strength in strengths
+        ),
+        Damage("mirrored", "mirrored", None, _to_pixels(mirrored)),
         *_of_classes(dataset),
         *(
-            Damage(f"every image {n} times", "copies", n, partial(_copied, copies=n))
+            Damage(
+                f"every image {n} times", "copies", n, lambda real, n=n: duplicated(real.clean, n)
+            )
             for n in COPIES
         ),
         Damage("labels shuffled", "labels", None, lambda real: mislabelled(real.clean)),
@@ -234,33 +226,18 @@ def damages(dataset: Dataset) -> list[Damage]:
     ]
 
 
-def _copied(real: Real, copies: int) -> Split:
-    return duplicated(real.clean, copies)
+def _to_pixels(change: Callable[..., Images], *strength: float) -> Callable[[Real], Split]:
+    def make(real: Real) -> Split:
+        return Split(change(np.asarray(real.clean.images, np.uint8), *strength), real.clean.labels)
 
-
-def _on_images(change: Callable[[Images], Images]) -> Callable[[Real], Split]:
-    return lambda real: Split(change(np.asarray(real.clean.images, np.uint8)), real.clean.labels)
-
-
-def _to_pixels(
-    kind: str, name: str, strengths: Sequence[float], change: Callable[..., Images]
-) -> Iterator[Damage]:
-    for strength in strengths:
-
-        def apply(images: Images, strength: float = strength) -> Images:
-            return change(images, strength)
-
-        yield Damage(name.format(strength), kind, strength, _on_images(apply))
+    return make
 
 
 def _of_classes(dataset: Dataset) -> Iterator[Damage]:
     """Yield the last class missing and, of four or more, the last half of them."""
     count = len(dataset.classes)
+    last = f"class {dataset.classes[-1]}" if count else "a class"
     for missing in [1] + [count // 2] * (count > 3):
-
-        def apply(real: Real, missing: int = missing) -> Split:
-            return real.without(range(count - missing, count))
-
-        what = f"class {dataset.classes[-1]}" if count else "a class"
-        what = what if missing == 1 else f"{missing} of {count} classes"
-        yield Damage(f"{what} missing", "classes", missing, apply)
+        what = last if missing == 1 else f"{missing} of {count} classes"
+        make = partial(Real.without, missing=range(count - missing, count))
+        yield Damage(f"{what} missing", "classes", missing, make)

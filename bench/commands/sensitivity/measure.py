@@ -49,6 +49,7 @@ POOL = 5
 CLEAN = "clean (held-out)"
 EXAMPLES = 10
 
+Labels = NDArray[np.int64] | None
 _SEED = 515_377_520
 
 
@@ -107,12 +108,6 @@ def check(dataset: Dataset, samples: int | None = None) -> None:
         )
 
 
-def number(dataset: Dataset) -> int:
-    """Return how many images each set has by default: half the held-out ones, ``MOST`` at most."""
-    assert dataset.test is not None
-    return min(MOST, len(dataset.test) // 2)
-
-
 def page(
     evaluator: Evaluator,
     samples: int | None = None,
@@ -125,7 +120,7 @@ def page(
 
     Args:
         evaluator: the extractors with their references.
-        samples: images of each set; ``None``: see ``number``.
+        samples: images of each set; ``None``: half the held-out ones, ``MOST`` at most.
         limit: as the references were made with.
         cache: folder in which features are kept, so that an interrupted command goes on.
         progress: is told the fraction done.
@@ -135,7 +130,8 @@ def page(
     """
     dataset = evaluator.dataset
     check(dataset, samples)
-    real = Real(dataset, number(dataset) if samples is None else samples, limit)
+    assert dataset.test is not None
+    real = Real(dataset, samples or min(MOST, len(dataset.test) // 2), limit)
     record = _Told({}, {})
     panels = []
     for place, (extractor, reference) in enumerate(evaluator.pairs):
@@ -195,17 +191,11 @@ class _Measure:
         return DamageRow(damage.name, damage.kind, damage.strength, values)
 
     def _features(self, split: Split, progress: Progress = unheard) -> Features:
-        folder = None
-        if self.cache is not None:
-            folder = self.cache / "features" / hash_of(split.images)[:24]
+        folder = self.cache and self.cache / "features" / hash_of(split.images)[:24]
         return self.evaluator.features(self.extractor, split.images, folder, progress)
 
     def _values(
-        self,
-        found: Features,
-        labels: NDArray[np.int64] | None,
-        facts: dict[str, str],
-        say: Say,
+        self, found: Features, labels: Labels, facts: dict[str, str], say: Say
     ) -> dict[str, Value]:
         values = evaluate(
             found,
@@ -235,17 +225,12 @@ class _Measure:
             spread[name] = 2**0.5 * max(own, least)
         return spread
 
-    def _part(
-        self, found: Features, labels: NDArray[np.int64] | None, rows: NDArray[np.int64]
-    ) -> dict[str, float]:
+    def _part(self, found: Features, labels: Labels, rows: NDArray[np.int64]) -> dict[str, float]:
         part = Features(found.features[rows], found.probabilities[rows])
         own = None if labels is None else labels[rows]
-        values = self._values(part, own, {}, _unsaid)
+        # Nothing is said of one set among many: what is missing there has no yardstick.
+        values = self._values(part, own, {}, lambda line: None)
         return {family: value.value for family, value in values.items()}
-
-
-def _unsaid(line: str) -> None:
-    """Say nothing of one clean set among many: what is missing there has no yardstick."""
 
 
 def subsets(count: int, n: int) -> Iterator[NDArray[np.int64]]:

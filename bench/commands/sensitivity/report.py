@@ -18,6 +18,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bench.records.files import write_atomically, write_text
 from bench.records.grid import grid_image, scale_for
 from bench.records.metric_names import direction
@@ -103,8 +105,6 @@ def write_page(page: Page, folder: Path, environment: Mapping[str, Any]) -> list
     return [*(folder / name for name in texts), *charts, strip]
 
 
-# Tables -------------------------------------------------------------------------------------------
-
 COLUMNS = (
     "dataset", "data", "data_sha256", "extractor", "extractor_sha256", "protocol", "n",
     "reference_n", "images", "kind", "strength", "metric", "family", "value", "clean", "spread",
@@ -119,23 +119,23 @@ def table(page: Page) -> str:
     writer.writeheader()
     for panel in page.panels:
         for row in (panel.clean, *panel.rows):
-            writer.writerows(_lines(page, panel, row))
+            strength = "" if row.strength is None else f"{row.strength:g}"
+            own = {"dataset": page.dataset.name, "images": row.name, "kind": row.kind}
+            own["strength"] = strength
+            writer.writerows(own | line for line in _lines(panel, row))
     return text.getvalue()
 
 
-def _lines(page: Page, panel: Panel, row: DamageRow) -> Iterator[dict[str, object]]:
-    own = {"dataset": page.dataset.name, "images": row.name, "kind": row.kind}
-    own["strength"] = "" if row.strength is None else f"{row.strength:g}"
+def _lines(panel: Panel, row: DamageRow) -> Iterator[dict[str, object]]:
     for family, value in row.values.items():
-        facts = {key: value.provenance[key] for key in COLUMNS if key in value.provenance}
-        named = {"metric": panel.names[family], "family": family, "value": value.value}
+        line = {key: value.provenance[key] for key in COLUMNS if key in value.provenance}
+        line |= {"metric": panel.names[family], "family": family, "value": value.value}
         judged = judge(panel, row, family)
-        told: dict[str, object] = {}
         if judged is not None:
-            told = {"clean": judged.clean, "spread": judged.spread}
+            line |= {"clean": judged.clean, "spread": judged.spread}
             if row is not panel.clean:
-                told |= {"worse": judged.worse, "verdict": str(judged.verdict)}
-        yield {**facts, **own, **named, **told}
+                line |= {"worse": judged.worse, "verdict": str(judged.verdict)}
+        yield line
 
 
 def markdown(page: Page, environment: Mapping[str, Any]) -> str:
@@ -143,7 +143,8 @@ def markdown(page: Page, environment: Mapping[str, Any]) -> str:
     parts = [f"# What each metric sees: {page.dataset.name}\n", _introduction(page)]
     for panel in page.panels:
         parts += [f"## {panel.extractor}\n", _table_of(panel)]
-        parts.append("\n".join(f"- {line}" for line in words(panel)) + "\n")
+        sentences = [*(_sentence(panel, family) for family in panel.spread), _control(panel)]
+        parts.append("\n".join(f"- {line}" for line in sentences) + "\n")
     parts += ["## How it was made\n", "\n".join(f"- {line}" for line in _made(page, environment))]
     return "\n".join(parts) + "\n"
 
@@ -186,12 +187,8 @@ def _shown(panel: Panel, row: DamageRow, family: str, digits: int) -> str:
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def words(panel: Panel) -> list[str]:
-    """Say in a sentence for each metric what it sees, misses and finds better than clean."""
-    return [*(_sentence(panel, family) for family in panel.spread), _control(panel)]
-
-
 def _sentence(panel: Panel, family: str) -> str:
+    """Say what a metric sees, misses and finds better than clean."""
     said = {verdict: ", ".join(_named(panel, family, verdict)) or "nothing" for verdict in Verdict}
     text = f"**{panel.names[family]}** sees {said[Verdict.SEEN]}. Misses {said[Verdict.MISSED]}."
     if said[Verdict.REVERSED] != "nothing":
@@ -215,17 +212,17 @@ def _named(panel: Panel, family: str, verdict: Verdict) -> Iterator[str]:
 
 
 def _control(panel: Panel) -> str:
-    control = next((row for row in panel.rows if row.kind == CONTROL), None)
-    assert control is not None, "half of the held-out images are left for it"
+    # Half of the held-out images are left for it.
+    control = next(row for row in panel.rows if row.kind == CONTROL)
     judged = [judge(panel, control, family) for family in panel.spread]
     beyond = [
         f"{panel.names[one.family]} ({abs(one.worse):.1f})"
         for one in judged
         if one is not None and one.verdict != Verdict.MISSED
     ]
-    told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}" if beyond else (
-        "within the yardstick in every metric"
-    )  # fmt: skip
+    told = "within the yardstick in every metric"
+    if beyond:
+        told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}"
     return f"Control: {control.name} are {told}."
 
 
@@ -244,9 +241,10 @@ def _made(page: Page, environment: Mapping[str, Any]) -> Iterator[str]:
         )
     yield from map(_extractor, page.panels)
     yield from (f"{line[0].upper()}{line[1:]}." for line in page.left_out)
-    yield f"Command: `{_command(environment)}`, commit {environment['commit']}" + (
-        " with changes." if environment["dirty"] else "."
-    )
+    # As it was typed, whatever file it was started from.
+    command = shlex.join(["bench", *str(environment["command"]).split(" ")[1:]])
+    changes = " with changes" if environment["dirty"] else ""
+    yield f"Command: `{command}`, commit {environment['commit']}{changes}."
     yield f"Device: {environment['device']}, {environment['threads']} thread(s)."
 
 
@@ -258,15 +256,6 @@ def _extractor(panel: Panel) -> str:
         f"reference of {facts['reference_n']} training images, protocol {facts['protocol']}; "
         f"{libraries}."
     )
-
-
-def _command(environment: Mapping[str, Any]) -> str:
-    """Return the command as it was typed, whatever file it was started from."""
-    _, *arguments = str(environment["command"]).split(" ")
-    return shlex.join(["bench", *arguments])
-
-
-# Pictures -----------------------------------------------------------------------------------------
 
 
 def heat_map(page: Page) -> Figure:
@@ -287,6 +276,8 @@ def heat_map(page: Page) -> Figure:
 
 
 def _fields(axes: Axes, panel: Panel, widest: int) -> None:
+    from matplotlib.patches import Rectangle
+
     families = list(panel.clean.values)
     colours, norm = _colours()
     for column, family in enumerate(families):
@@ -299,17 +290,11 @@ def _fields(axes: Axes, panel: Panel, widest: int) -> None:
                 _write(axes, column, place, NOTHING, color="#777777")
                 continue
             colour = colours(norm(judged.worse))
-            _paint(axes, column, place, colour)
+            field = Rectangle((column - 0.5, place - 0.5), 1, 1, facecolor=colour)
+            field.set(edgecolor="#d0d0d0", linewidth=0.5)
+            axes.add_patch(field)
             _write(axes, column, place, _shown(panel, row, family, 3), color=_ink(colour))
     _labels(axes, panel, families, widest)
-
-
-def _paint(axes: Axes, column: int, row: int, colour: Any) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.add_patch(
-        Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="#d0d0d0", lw=0.5)
-    )
 
 
 def _write(axes: Axes, column: int, row: int, text: str, **look: Any) -> None:
@@ -346,10 +331,9 @@ def _colours() -> tuple[Any, Any]:
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     edges = [*(-step for step in reversed(STEPS)), *STEPS]
-    count = len(edges) + 1
-    picked = [colormaps["PuOr_r"](place / (count - 1)) for place in range(count)]
-    picked[count // 2] = (1.0, 1.0, 1.0, 1.0)
-    return ListedColormap(picked), BoundaryNorm(edges, count, extend="both")
+    picked = colormaps["PuOr_r"](np.linspace(0, 1, len(edges) + 1))
+    picked[len(edges) // 2] = 1.0
+    return ListedColormap(picked), BoundaryNorm(edges, len(picked), extend="both")
 
 
 def _scale(figure: Figure, axes: Axes) -> None:
@@ -376,12 +360,11 @@ def examples(page: Page) -> Figure:
         for name, images in page.examples.items()
         if images is clean or not (images == clean).all()
     }
-    columns = 2
-    rows = -(-len(shown) // columns)
-    figure, axes = new_figure(9.0, 0.57 * rows, columns, rows)
+    rows = -(-len(shown) // 2)
+    figure, axes = new_figure(9.0, 0.57 * rows, 2, rows)
     for place, (name, images) in enumerate(shown.items()):
         # Down the first column, then the second.
-        own = axes[place % rows * columns + place // rows]
+        own = axes[place % rows * 2 + place // rows]
         strip = grid_image(images, len(images), scale=scale_for(min(images.shape[2:])), gap=3)
         own.imshow(strip, interpolation="none")
         own.set_title(name, fontsize=8, loc="left", pad=2)
