@@ -13,8 +13,7 @@ from bench.commands.dry_run.costs import known_sum
 from bench.commands.dry_run.trials import Attempts, grown
 from bench.config.schema import Budget, Training
 from bench.costs.ledger import Ledger, synchronize
-from bench.training.errors import InterruptedTrainingError
-from bench.training.hooks import Hooks
+from bench.training.hooks import Hooks, InterruptedTrainingError
 from bench.training.optimizing import StageRun
 from bench.training.trainer import Trainer
 from bench.worker.build import Built
