@@ -24,7 +24,7 @@ from bench.costs.ledger import PARTS, Ledger
 from bench.progress.display import Display
 from bench.records import record
 from bench.records.record import Attempt, Record, Status
-from bench.sampling import draw_batch, draw_batches
+from bench.sampling.source import draw_batch, draw_batches
 from bench.tracking import NullTracker
 from bench.training import Pace
 from bench.worker import read_checkpoint

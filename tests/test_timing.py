@@ -46,8 +46,8 @@ from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 from bench.report.study_report import StudyReport
 from bench.report.table import write_tables
 from bench.report.table.numbers import MARK
-from bench.sampling import WarmUp, is_stable, latency, settle, timed, warm_up
-from bench.sampling.timing import WARM_UP_SECONDS
+from bench.sampling.source import timed
+from bench.sampling.timing import WARM_UP_SECONDS, WarmUp, is_stable, latency, settle, warm_up
 
 from . import fake_study
 from .fake_study import table

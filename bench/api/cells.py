@@ -51,7 +51,7 @@ class StudyCell:
             UserError: the cell is not finished, its checkpoint is gone, its method's source has
                 changed since, its data are not there, or the labels do not fit.
         """
-        from bench.sampling import draw_images
+        from bench.sampling.source import draw_images
 
         if n < 1:
             raise UserError(f"{n} samples: draw at least one")

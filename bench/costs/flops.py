@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -35,23 +36,14 @@ def count_calls(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, int]]:
     """
     calls = dict.fromkeys(networks, 0)
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            calls[name] += first_tensor(inputs).shape[0]
+    def count(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # The first tensor among positional arguments: the images by convention.
+        calls[name] += next(value for value in inputs if isinstance(value, Tensor)).shape[0]
 
-        return hook
-
-    handles = [network.register_forward_hook(hook_for(name)) for name, network in networks.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, network in networks.items():
+            hooks.enter_context(network.register_forward_hook(partial(count, name)))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def first_tensor(inputs: tuple[Any, ...]) -> Tensor:
-    """Return the first tensor among positional arguments: the images by convention."""
-    return next(value for value in inputs if isinstance(value, Tensor))
 
 
 def parameters(network: nn.Module) -> int:

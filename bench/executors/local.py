@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.costs.machine import oom_kills
+from bench.costs.machine.readings import oom_kills
 from bench.executors.executor import End, Told
 from bench.executors.job import Job
 from bench.records.record import Status

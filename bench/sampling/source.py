@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,27 +20,26 @@ from bench.training import DivergedError, autocast
 from methods.base import Method
 
 
+@dataclass(eq=False)
 class Source:
     """Draws batches of one trained method.
 
     Batch ``k`` depends on the seed, the stream's name and ``k`` alone.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        *,
-        device: torch.device,
-        precision: str,
-        seed: int,
-        stream: str,
-        frequencies: NDArray[np.float64] | None,
-        quantise: bool = True,
-    ) -> None:
-        self.quantise = quantise
-        self.method, self.device, self.precision = method, device, precision
-        self.seed, self.stream = seed, stream
-        self.frequencies = frequencies if method.needs_labels else None
+    method: Method
+    _: KW_ONLY
+    device: torch.device
+    precision: str
+    seed: int
+    stream: str
+    frequencies: NDArray[np.float64] | None
+    """Of the data's classes; ``None`` where there are none, or the method takes no labels."""
+    quantise: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.method.needs_labels:
+            self.frequencies = None
 
     def labels(self, n: int, index: int) -> Tensor | None:
         """Classes for batch ``index``, drawn from the data's class frequencies, (n,)."""

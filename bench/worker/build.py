@@ -15,7 +15,7 @@ from bench.config.schema import CellConfig, Settings
 from bench.config.seeds import derive
 from bench.config.text import one_line
 from bench.data import Dataset, load
-from bench.sampling import Source
+from bench.sampling.source import Source
 from bench.training import move, seed_everything
 from methods import registry
 from methods.base import DataSpec, Method

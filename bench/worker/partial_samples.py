@@ -16,7 +16,7 @@ import torch
 
 from bench.costs.ledger import Ledger
 from bench.records.files import write_atomically
-from bench.sampling import Timed
+from bench.sampling.source import Timed
 from bench.training import Pace, State
 
 FOLDER = "drawing"

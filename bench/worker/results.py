@@ -10,11 +10,12 @@ import torch
 from bench import metrics
 from bench.config.seeds import derive
 from bench.costs.flops import parameters
-from bench.costs.machine import Watch
+from bench.costs.machine.fitness import Watch
 from bench.records.files import write_atomically
 from bench.records.grid import write_grid
 from bench.records.record import GRID, SAMPLES, Value
-from bench.sampling import Drawn, draw_and_time, timed, warm_up_facts, warm_up_reasons
+from bench.sampling.source import timed
+from bench.sampling.timing import Drawn, draw_and_time, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
 from bench.worker.build import data_spec
 from bench.worker.cell import Cell

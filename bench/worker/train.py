@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.sampling import draw_images
+from bench.sampling.source import draw_images
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from bench.worker.build import Built
 from bench.worker.cell import Cell

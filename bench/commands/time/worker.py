@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from bench.costs.intervals import interval
-from bench.costs.machine import Watch
+from bench.costs.machine.fitness import Watch
 from bench.executors import DONE, INTERRUPTED, Job, serve
 from bench.records.environment import describe
 from bench.records.files import write_text
 from bench.records.interleaved import AT, TimedCell, Timing, ratios, there_and_back
 from bench.records.record import now
-from bench.sampling import Source, WarmUp, timed, warm_up, warm_up_facts, warm_up_reasons
+from bench.sampling.source import Source, timed
+from bench.sampling.timing import WarmUp, warm_up, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
 from bench.worker import Progress, Stop, device_for, explain, load_finished
 

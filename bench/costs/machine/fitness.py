@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.costs.machine.gpu import SLOWDOWNS, Gpu, Work
 from bench.costs.machine.readings import Reading, take
@@ -13,6 +13,7 @@ from bench.costs.machine.readings import Reading, take
 if TYPE_CHECKING:
     import torch
 
+N = TypeVar("N", int, float)
 SHORTEST = 0.5
 """Seconds below which no load is told: the kernel counts in ticks of 0.01 s on every core."""
 OTHER_LOAD = 0.1
@@ -51,20 +52,18 @@ def between(before: Reading, after: Reading) -> Between:
     stolen, cores = _grown(before.stolen, after.stolen), after.machine_cores
     long = seconds >= SHORTEST
     known = busy is not None and own is not None and long
-    throttled = _grown(before.throttled, after.throttled)
-    swapped_in = _grown(before.swapped_in, after.swapped_in)
     return Between(
         seconds=seconds,
         other_cores=max(0.0, (busy or 0.0) - (own or 0.0)) / seconds if known else None,
         stolen=stolen / seconds / cores if stolen is not None and cores and long else None,
-        throttled=None if throttled is None else int(throttled),
+        throttled=_grown(before.throttled, after.throttled),
         held_back=_grown(before.held_back, after.held_back),
-        swapped_in=None if swapped_in is None else int(swapped_in),
+        swapped_in=_grown(before.swapped_in, after.swapped_in),
         gpu_slowed=_slowed(before.gpu, after.gpu),
     )
 
 
-def _grown(before: float | None, after: float | None) -> float | None:
+def _grown(before: N | None, after: N | None) -> N | None:
     """How much a counter has grown; nothing is told by one that went back."""
     if before is None or after is None or after < before:
         return None
@@ -159,23 +158,17 @@ class Watch:
 
     def facts(self) -> dict[str, Any]:
         """Return what was told, as JSON-like values; ``None`` is what was not."""
-        change = between(self.before, self.after)
-        return _rounded(
-            asdict(change) | {"before": asdict(self.before), "after": asdict(self.after)}
-        )
+        change = asdict(between(self.before, self.after))
+        ends = {"before": asdict(self.before), "after": asdict(self.after)}
+        return dict(_rounded(change | ends))
 
     def unfit(self) -> list[str]:
         """Say why the machine was not fit to time on."""
         return unfit(self.before, self.after)
 
 
-def _rounded(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(value: Any) -> Any:
     """Round numbers to what the sources tell."""
-    return {
-        key: _rounded(value)
-        if isinstance(value, Mapping)
-        else round(value, 4)
-        if isinstance(value, float)
-        else value
-        for key, value in tree.items()
-    }
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return round(value, 4) if isinstance(value, float) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,19 +106,12 @@ def _ask(uuid: str, own: Collection[int]) -> dict[str, Any]:
     except ImportError:
         return {"unread": NOT_INSTALLED}
     try:
-        with _opened(nvml):
+        with contextlib.ExitStack() as opened:
+            nvml.nvmlInit()
+            opened.callback(nvml.nvmlShutdown)
             return _facts(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), own)
     except nvml.NVMLError as error:
         return {"unread": f"NVML: {error}"}
-
-
-@contextlib.contextmanager
-def _opened(nvml: Any) -> Iterator[None]:
-    nvml.nvmlInit()
-    try:
-        yield
-    finally:
-        nvml.nvmlShutdown()
 
 
 def _facts(nvml: Any, gpu: Any, own: Collection[int]) -> dict[str, Any]:
