@@ -26,7 +26,7 @@ from bench.records import record
 from bench.records.record import Attempt, Record, Status
 from bench.sampling.source import draw_batch, draw_batches
 from bench.tracking import NullTracker
-from bench.training import Pace
+from bench.training.checkpoint import Pace
 from bench.worker import read_checkpoint
 from bench.worker.partial_samples import Parts
 from methods import registry

@@ -13,7 +13,8 @@ from torch import nn
 
 from bench.costs.intervals import interval
 from bench.costs.ledger import PARTS, Ledger
-from bench.training import DivergedError, InterruptedTrainingError, MovingAverage, learning_rate
+from bench.training import DivergedError, InterruptedTrainingError
+from bench.training.optimizing import MovingAverage, learning_rate
 from methods import registry
 from methods.base import EMA, Adam
 

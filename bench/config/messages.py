@@ -29,10 +29,8 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
         given = str(first["loc"][-1])
         text = f"unknown key '{path}'{nearest(given, allowed)}; choose from: {', '.join(allowed)}"
     elif first["type"] == "union_tag_invalid":
-        tag, allowed = (
-            first["ctx"]["tag"],
-            first["ctx"]["expected_tags"].replace("'", "").split(", "),
-        )
+        tag = first["ctx"]["tag"]
+        allowed = first["ctx"]["expected_tags"].replace("'", "").split(", ")
         text = f"{path}.kind = '{tag}'{nearest(tag, allowed)}; choose from: {', '.join(allowed)}"
     else:
         given = first["input"]

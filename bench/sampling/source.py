@@ -16,7 +16,8 @@ from bench.config.seeds import derive
 from bench.costs.flops import count_calls, count_flops
 from bench.costs.ledger import synchronize
 from bench.data.dataset import to_uint8
-from bench.training import DivergedError, autocast
+from bench.training import DivergedError
+from bench.training.optimizing import autocast
 from methods.base import Method
 
 

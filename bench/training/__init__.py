@@ -5,25 +5,9 @@ order, checkpoints and the count of FLOPs. On a CPU a run resumed from a checkpo
 same bits as one that was never interrupted.
 """
 
-from bench.training.checkpoint import Pace, State, clone, seed_everything
+from bench.training.checkpoint import State
 from bench.training.feed import Feed
 from bench.training.hooks import DivergedError, Hooks, InterruptedTrainingError
-from bench.training.optimizing import MovingAverage, StageRun, autocast, learning_rate, move
 from bench.training.trainer import Trainer
 
-__all__ = [
-    "DivergedError",
-    "Feed",
-    "Hooks",
-    "InterruptedTrainingError",
-    "MovingAverage",
-    "Pace",
-    "StageRun",
-    "State",
-    "Trainer",
-    "autocast",
-    "clone",
-    "learning_rate",
-    "move",
-    "seed_everything",
-]
+__all__ = ["DivergedError", "Feed", "Hooks", "InterruptedTrainingError", "State", "Trainer"]

@@ -20,6 +20,9 @@ from bench.training.hooks import DivergedError, Hooks, InterruptedTrainingError
 from bench.training.optimizing import StageRun, autocast, begin_stage, learning_rate
 from methods.base import Batch, Method, Objective, Stage
 
+PLAIN = ("stage_index", "steps", "images", "snapshots", "last_loss", "train_flops", "counts")
+"""What of a trainer goes into its state as it is."""
+
 
 class Trainer:
     """Runs a method's stages within a budget."""
@@ -50,8 +53,6 @@ class Trainer:
         self.pace = checkpoint.Pace(settings.checkpoint_seconds)
         self.run_: StageRun | None = None
 
-    # -- the loop ---------------------------------------------------------------------------
-
     def run(self, state: State | None = None) -> None:
         """Train all stages, from ``state`` if given; then every network is its average."""
         if state is not None:
@@ -70,11 +71,10 @@ class Trainer:
         # Only a first stage is the same for two methods: nothing came before it.
         sharing = stage.identity is not None and self.stage_index == 0
         with self.hooks.shared(stage) if sharing else nullcontext() as place:
-            if place is not None and self.run_ is None:
-                found = place.load()
-                if found is not None:
-                    self._take_over(stage, found)
-                    return
+            found = place.load() if place is not None and self.run_ is None else None
+            if found is not None:
+                self._take_over(stage, found)
+                return
             self.run_ = run = self.run_ or self._begin(stage)
             with self.ledger.part("train"):
                 self._train(run)
@@ -144,7 +144,9 @@ class Trainer:
     def _update(self, run: StageRun, objective: Objective, batch: Batch, images: int) -> None:
         name, label = objective.network, objective.label
         network, optimizer = self.method.networks[name], run.optimizers[name]
-        self._reach_only(run, name)
+        if len(run.optimizers) > 1:  # Gradients reach the named network's parameters alone.
+            for other in run.optimizers:
+                self.method.networks[other].requires_grad_(other == name)
         rate = learning_rate(objective.optimizer, images + self.feed.batch, self.progress(run))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -159,12 +161,6 @@ class Trainer:
         self.train_flops[label] = self.train_flops.get(label, 0.0) + run.flops[label]
         self._accumulate({f"loss/{label}": loss, **batch.logs})
         batch.logs.clear()
-
-    def _reach_only(self, run: StageRun, name: str) -> None:
-        """Let gradients reach only the named network's parameters."""
-        if len(run.optimizers) > 1:
-            for other in run.optimizers:
-                self.method.networks[other].requires_grad_(other == name)
 
     def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
         with autocast(self.device, self.settings.precision):
@@ -196,8 +192,6 @@ class Trainer:
             # Sampling runs uncompiled, where hooks can count; compiled calls pass them by.
             network._compiled_call_impl = None
 
-    # -- budget -----------------------------------------------------------------------------
-
     def progress(self, run: StageRun) -> float:
         """Fraction of the stage's budget that is used; at least one step is always made."""
         allowed = self.budget.amount * run.stage.share
@@ -223,15 +217,14 @@ class Trainer:
         done = sum(stage.share for stage in self.stages[: self.stage_index])
         return min(1.0, (done + run.stage.share * self.progress(run)) / self.total_share)
 
-    # -- events -----------------------------------------------------------------------------
-
     def _events(self, run: StageRun) -> None:
         log_every = max(1, round(self.settings.log_kimg * 1000 / self.feed.batch))
         if self.steps % log_every == 0:
             self._emit(run)
         done = self.overall(run)
-        if self.snapshots < math.floor(done * self.settings.snapshots + 1e-9):
-            self.snapshots = math.floor(done * self.settings.snapshots + 1e-9)
+        due = math.floor(done * self.settings.snapshots + 1e-9)
+        if self.snapshots < due:
+            self.snapshots = due
             if done < 1:  # The end of training is evaluated in full.
                 # A loss that is not finite says more than the samples that it spoils.
                 self._emit(run)
@@ -292,33 +285,23 @@ class Trainer:
             for name, mode in modes.items():
                 networks[name].train(mode)
 
-    # -- checkpoints ------------------------------------------------------------------------
-
     def _checkpoint(self) -> None:
         with self.pace.saving(), self.ledger.part("checkpoint"):
             self.hooks.checkpoint(self.state())
 
     def state(self) -> State:
         """Everything that decides how training goes on: tensors, numbers and strings only."""
-        run = self.run_
-        networks = self.method.networks
+        run, networks = self.run_, self.method.networks
+        on_cuda = self.device.type == "cuda"
         return {
-            "stage_index": self.stage_index,
-            "steps": self.steps,
-            "images": self.images,
-            "snapshots": self.snapshots,
+            **{name: getattr(self, name) for name in PLAIN},
             "drawn": self.feed.drawn,
-            "train_flops": self.train_flops,
             "sums": self.sums,
-            "counts": self.counts,
-            "last_loss": self.last_loss,
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
             "other_generators": checkpoint.other_generators(),
-            "cuda_generator": (
-                torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-            ),
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if on_cuda else None,
             "run": run
             and {
                 "step": run.step,
@@ -331,9 +314,8 @@ class Trainer:
 
     def load_state(self, state: State) -> None:
         """Go on where ``state`` was taken."""
-        for name in ("stage_index", "steps", "images", "snapshots", "last_loss"):
+        for name in PLAIN:
             setattr(self, name, state[name])
-        self.train_flops, self.counts = state["train_flops"], state["counts"]
         self.feed.drawn = state["drawn"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         for name, weights in state["networks"].items():

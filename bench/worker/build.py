@@ -16,7 +16,8 @@ from bench.config.seeds import derive
 from bench.config.text import one_line
 from bench.data import Dataset, load
 from bench.sampling.source import Source
-from bench.training import move, seed_everything
+from bench.training.checkpoint import seed_everything
+from bench.training.optimizing import move
 from methods import registry
 from methods.base import DataSpec, Method
 

@@ -17,7 +17,8 @@ import torch
 from bench.costs.ledger import Ledger
 from bench.records.files import write_atomically
 from bench.sampling.source import Timed
-from bench.training import Pace, State
+from bench.training import State
+from bench.training.checkpoint import Pace
 
 FOLDER = "drawing"
 

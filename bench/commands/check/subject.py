@@ -6,13 +6,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as calls
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench.config.overrides import resolve_method
 from bench.config.schema import Budget, Preset, Training
@@ -84,23 +84,17 @@ class Run(Trainer):
         networks = self.method.networks
         for network in networks.values():
             network.zero_grad(set_to_none=True)
-
-        def loss(batch: Batch) -> Tensor:
-            return look_at_loss(seen, objective, batch, networks)
-
+        loss = partial(look_at_loss, seen, objective, networks)
         result = super()._loss_and_gradient(replace(objective, loss=loss), batch)
         seen.gradients = {
-            name: {
-                key: None if parameter.grad is None else parameter.grad.clone()
-                for key, parameter in network.named_parameters()
-            }
+            name: {key: parameter.grad for key, parameter in network.named_parameters()}
             for name, network in networks.items()
         }
         return result
 
 
 def look_at_loss(
-    seen: Seen, objective: Objective, batch: Batch, networks: Mapping[str, nn.Module]
+    seen: Seen, objective: Objective, networks: Mapping[str, nn.Module], batch: Batch
 ) -> Tensor:
     """Evaluate a loss and note what it is made of."""
     before = batch.x.clone()
@@ -166,8 +160,8 @@ def watch_calls(networks: Mapping[str, nn.Module]) -> Iterator[list[nn.Module]]:
         depth[0] -= module in named
 
     with (
-        calls.register_module_forward_pre_hook(before),
-        calls.register_module_forward_hook(after, always_call=True),
+        register_module_forward_pre_hook(before),
+        register_module_forward_hook(after, always_call=True),
     ):
         yield strays
 

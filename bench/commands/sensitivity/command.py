@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.commands.evaluate.request import request_of, resolve_measuring
-from bench.commands.sensitivity.options import SensitivityOptions
+from bench.commands.sensitivity import SensitivityOptions
 from bench.commands.shared import check_writable, heed_signals
 
 

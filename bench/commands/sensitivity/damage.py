@@ -65,7 +65,7 @@ def washed_out(images: Images, rest: float) -> Images:
     """Leave ``rest`` of each pixel's distance from the mean of its image."""
 
     def change(block: Pixels) -> Pixels:
-        means = block.mean(axis=(1, 2, 3), keepdims=True)
+        means: Pixels = block.mean(axis=(1, 2, 3), keepdims=True)
         return means + rest * (block - means)
 
     return _in_blocks(images, change)
@@ -167,6 +167,10 @@ class Real:
         lack = f"only {len(left)} held-out images are of the other classes"
         return self._take(self._test, left, lack)
 
+    def copied(self, times: int) -> Split:
+        """Return the first of the n images, each there so many times."""
+        return duplicated(self.clean, times)
+
     def memorised(self) -> Split:
         """Return n training images: those that precision and recall are taken to.
 
@@ -216,9 +220,7 @@ def damages(dataset: Dataset) -> list[Damage]:
         Damage("mirrored", "mirrored", None, _to_pixels(mirrored)),
         *_of_classes(dataset),
         *(
-            Damage(
-                f"every image {n} times", "copies", n, lambda real, n=n: duplicated(real.clean, n)
-            )
+            Damage(f"every image {n} times", "copies", n, partial(Real.copied, times=n))
             for n in COPIES
         ),
         Damage("labels shuffled", "labels", None, lambda real: mislabelled(real.clean)),

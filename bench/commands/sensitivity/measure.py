@@ -215,7 +215,11 @@ class _Measure:
         found = self._features(pool)
         sets = []
         for rows in subsets(len(pool), n):
-            sets.append(self._part(found, pool.labels, rows))
+            part = Features(found.features[rows], found.probabilities[rows])
+            labels = None if pool.labels is None else pool.labels[rows]
+            # Nothing is said of one set among many: what is missing there has no yardstick.
+            values = self._values(part, labels, {}, lambda line: None)
+            sets.append({family: value.value for family, value in values.items()})
             progress(len(sets) / SETS)
         families = [name for name in row.values if all(name in one for one in sets)]
         spread = {}
@@ -224,13 +228,6 @@ class _Measure:
             least = of_share(row.values[name].value, n) if name in SHARES else 0.0
             spread[name] = 2**0.5 * max(own, least)
         return spread
-
-    def _part(self, found: Features, labels: Labels, rows: NDArray[np.int64]) -> dict[str, float]:
-        part = Features(found.features[rows], found.probabilities[rows])
-        own = None if labels is None else labels[rows]
-        # Nothing is said of one set among many: what is missing there has no yardstick.
-        values = self._values(part, own, {}, lambda line: None)
-        return {family: value.value for family, value in values.items()}
 
 
 def subsets(count: int, n: int) -> Iterator[NDArray[np.int64]]:

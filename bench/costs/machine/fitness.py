@@ -77,9 +77,6 @@ def _slowed(before: Gpu | None, after: Gpu | None) -> dict[str, float]:
     return {reason: seconds for reason, seconds in grown.items() if seconds is not None}
 
 
-# Whether it is fit ------------------------------------------------------------------------------
-
-
 def unfit(before: Reading, after: Reading) -> list[str]:
     """Say why a machine was not fit to time on between two readings; empty if nothing told so.
 
