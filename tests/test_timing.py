@@ -30,11 +30,12 @@ from bench.commands.time import interleave
 from bench.commands.time.report import render_timing
 from bench.commands.time.worker import Taken, Turns
 from bench.config.errors import UserError
-from bench.costs import machine
 from bench.costs.intervals import interval, median_bounds
-from bench.costs.machine import Gpu, Reading, readings
 from bench.costs.machine import gpu as gpu_module
-from bench.costs.machine.gpu import other_holders, read_gpu
+from bench.costs.machine import readings
+from bench.costs.machine.fitness import SHORTEST, Watch, between, unfit
+from bench.costs.machine.gpu import Gpu, other_holders, read_gpu
+from bench.costs.machine.readings import Reading
 from bench.executors import End, explain_end
 from bench.progress.display import Display
 from bench.records import interleaved, record
@@ -335,12 +336,12 @@ def gpu(**changes: Any) -> Gpu:
     ],
 )  # fmt: skip
 def test_facts_become_reasons(changes: dict[str, Any], reasons: list[str]) -> None:
-    assert machine.unfit(BEFORE, replace(AFTER, **changes)) == reasons
+    assert unfit(BEFORE, replace(AFTER, **changes)) == reasons
 
 
 def test_what_is_not_told_is_no_reason() -> None:
-    assert machine.unfit(Reading(at=0.0), Reading(at=10.0)) == []
-    change = machine.between(Reading(at=0.0), Reading(at=10.0))
+    assert unfit(Reading(at=0.0), Reading(at=10.0)) == []
+    change = between(Reading(at=0.0), Reading(at=10.0))
     assert (change.seconds, change.other_cores, change.stolen, change.throttled) == (
         10, None, None, None,
     )  # fmt: skip
@@ -420,7 +421,7 @@ def test_a_machine_that_does_not_tell_is_no_trouble(
 
     for name in ("cpu_times", "cpu_freq", "swap_memory", "sensors_temperatures", "cpu_count"):
         monkeypatch.setattr(psutil, name, refuse, raising=False)
-    found = machine.take(CPU)
+    found = readings.take(CPU)
     assert (found.busy, found.mhz, found.swapped_in, found.machine_cores) == (None,) * 4
     assert found.threads == 1
 
@@ -433,7 +434,7 @@ def test_a_warning_that_a_number_is_made_up_is_heeded(monkeypatch: pytest.Monkey
         return SimpleNamespace(used=1, sin=0)
 
     monkeypatch.setattr(psutil, "swap_memory", made_up)
-    assert machine.take(CPU).swapped_in is None
+    assert readings.take(CPU).swapped_in is None
 
 
 @pytest.mark.usefixtures("processes")
@@ -446,10 +447,10 @@ def test_work_of_our_own_is_not_other_load() -> None:
 
 
 def test_a_watch_lasts_long_enough_to_tell_the_load() -> None:
-    with machine.Watch(CPU) as watch:
+    with Watch(CPU) as watch:
         pass
     facts = watch.facts()
-    assert facts["seconds"] >= machine.SHORTEST
+    assert facts["seconds"] >= SHORTEST
     assert json.loads(json.dumps(facts)) == facts
     if sys.platform == "linux":
         assert facts["other_cores"] is not None
@@ -601,7 +602,7 @@ def test_the_record_says_that_a_gpu_was_not_read(
 ) -> None:
     nvml(FACTS, COUNTED)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with machine.Watch(CUDA, least=0.0) as watch:
+    with Watch(CUDA, least=0.0) as watch:
         pass
     assert "scorebench[gpu]" in watch.facts()["before"]["gpu"]["unread"]
     assert "scorebench[gpu]" in watch.facts()["after"]["gpu"]["unread"]
@@ -844,7 +845,7 @@ def test_a_cell_s_record_says_what_the_machine_was_like(real: Path) -> None:
         row = record.load(real / cell)
         assert row is not None
         facts = row.cost.timing
-        assert facts["seconds"] >= machine.SHORTEST
+        assert facts["seconds"] >= SHORTEST
         assert facts["before"]["threads"] == facts["after"]["threads"] == 1
         assert facts["warm_up"]["batch"]["size"] == 20
         assert facts["warm_up"]["latency"]["batches"] >= 2

@@ -154,7 +154,7 @@ def second_order_rule(subject: Subject) -> None:
 @rule("bench.config.schema.Training.precision", needs=["gradients"])
 def bf16_rule(subject: Subject) -> None:
     """Finite losses and gradients under autocast to bfloat16."""
-    run = subject.bf16_run
+    run = subject.train("bf16")
     for seen in run.seen:
         if seen.loss is not None:
             demand(torch.isfinite(seen.loss), f"the loss '{seen.label}' is not finite")

@@ -53,7 +53,9 @@ class Seen:
 class Run(Trainer):
     """A short training, whole or up to a stop; it keeps what it sees of every loss."""
 
-    def __init__(self, method: Method, feed: Feed, precision: str, stop_at: int | None) -> None:
+    def __init__(
+        self, method: Method, feed: Feed, precision: str = "fp32", stop_at: int | None = None
+    ) -> None:
         self.points: list[Any] = []
         """The loss curve."""
         self.checkpoints: list[bytes] = []
@@ -191,13 +193,13 @@ class Subject:
     @cached_property
     def refusal(self) -> str:
         """Why the method does not take these data, if it may say so and does."""
-        if self.may_refuse:
-            try:
+        try:
+            if self.may_refuse:
                 self.build()
-            except ValueError as error:
-                return one_line(error)
-            except Exception:
-                return ""  # Told by the rule on building.
+        except ValueError as error:
+            return one_line(error)
+        except Exception:
+            return ""  # Told by the rule on building.
         return ""
 
     def build(self, seed: int = 0) -> Method:
@@ -215,13 +217,9 @@ class Subject:
         labels = torch.arange(IMAGES) % self.data.classes if self.data.classes else None
         return Feed(images, labels, batch=BATCH, flip=False, seed=0)
 
-    def begin(self, precision: str = "fp32", stop_at: int | None = None) -> Run:
-        """Make a trainer of a few steps for a new instance."""
-        return Run(self.build(), self.feed(), precision, stop_at)
-
     def train(self, precision: str) -> Run:
         """Train for a few steps; what goes wrong is kept, not raised."""
-        run = self.begin(precision)
+        run = Run(self.build(), self.feed(), precision)
         try:
             run.run()
         except Exception as error:
@@ -233,7 +231,7 @@ class Subject:
         points: list[Any] = []
         state: State | None = None
         while True:
-            run = self.begin(stop_at=STOP_EVERY)
+            run = Run(self.build(), self.feed(), stop_at=STOP_EVERY)
             torch.manual_seed(99)  # What another process would have.
             try:
                 run.run(state)
@@ -248,11 +246,6 @@ class Subject:
     def run(self) -> Run:
         """The whole training in single precision."""
         return self.train("fp32")
-
-    @cached_property
-    def bf16_run(self) -> Run:
-        """The whole training in mixed precision."""
-        return self.train("bf16")
 
     def trained(self, seed: int = 0) -> Method:
         """An instance with the weights of :attr:`run`, as the end of training leaves it.

@@ -17,7 +17,7 @@ without error; for shares the binomial deviation, two hits and two misses added 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +82,10 @@ class Page:
 
     dataset: Dataset
     n: int
-    panels: tuple[Panel, ...]
-    left_out: tuple[str, ...]
-    """What could not be done to these images, and why."""
-    examples: Mapping[str, NDArray[np.uint8]]
+    panels: list[Panel] = field(default_factory=list)
+    left_out: dict[str, None] = field(default_factory=dict)
+    """What could not be done to these images, and why; each line once for all extractors."""
+    examples: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """The first images of each set, (``EXAMPLES``, C, H, W)."""
 
 
@@ -132,38 +132,29 @@ def page(
     check(dataset, samples)
     assert dataset.test is not None
     real = Real(dataset, samples or min(MOST, len(dataset.test) // 2), limit)
-    record = _Told({}, {})
-    panels = []
+    made = Page(dataset, real.n)
     for place, (extractor, reference) in enumerate(evaluator.pairs):
         measure = _Measure(evaluator, extractor, reference, cache)
         share = share_of(progress, place, len(evaluator.pairs))
-        panels.append(_panel(measure, real, record, share))
-    return Page(dataset, real.n, tuple(panels), tuple(record.left_out), record.examples)
+        made.panels.append(_panel(measure, real, made, share))
+    return made
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What is said once of all extractors: lines of what was left out, and examples."""
-
-    left_out: dict[str, None]
-    examples: dict[str, NDArray[np.uint8]]
-
-
-def _panel(measure: _Measure, real: Real, told: _Told, progress: Progress) -> Panel:
+def _panel(measure: _Measure, real: Real, made: Page, progress: Progress) -> Panel:
     sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(real.dataset)]
     parts = len(sets) + SETS
     rows = []
     for place, damage in enumerate(sets):
 
         def say(line: str, name: str = damage.name) -> None:
-            told.left_out[f"{name}: {line}"] = None
+            made.left_out[f"{name}: {line}"] = None
 
         try:
             split = damage.make(real)
         except LeftOut as reason:
             say(f"left out, {reason}")
             continue
-        told.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
+        made.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
         rows.append(measure.row(damage, split, say, share_of(progress, place, parts)))
         progress((place + 1) / parts)
     names = metric_names(measure.extractor.name, real.n)

@@ -119,9 +119,8 @@ def table(page: Page) -> str:
     writer.writeheader()
     for panel in page.panels:
         for row in (panel.clean, *panel.rows):
-            strength = "" if row.strength is None else f"{row.strength:g}"
             own = {"dataset": page.dataset.name, "images": row.name, "kind": row.kind}
-            own["strength"] = strength
+            own["strength"] = "" if row.strength is None else f"{row.strength:g}"
             writer.writerows(own | line for line in _lines(panel, row))
     return text.getvalue()
 
@@ -155,8 +154,8 @@ def _introduction(page: Page) -> str:
         "they are and damaged, against the training split. `±` is the standard deviation of the "
         f"difference between two sets of {page.n} clean images. A value without a mark is seen: "
         f"worse than clean by more than {SPREADS:g} standard deviations. `≈` is missed: within "
-        f"{SPREADS:g} of the clean value. `!` is the wrong way round: better "
-        "than clean images by more than that.\n\n"
+        f"{SPREADS:g} of the clean value. `!` is the wrong way round: better than clean images by "
+        "more than that.\n\n"
         "![metrics by damages](sensitivity.png)\n\n![examples of each set](damages.png)\n"
     )
 
@@ -172,9 +171,7 @@ def _table_of(panel: Panel) -> str:
 
 def _cell(panel: Panel, row: DamageRow, family: str) -> str:
     judged = judge(panel, row, family)
-    if judged is None:
-        return NOTHING
-    return _shown(panel, row, family, 4) + MARKS.get(str(judged.verdict), "")
+    return _shown(panel, row, family, 4) + MARKS.get(judged.verdict, "") if judged else NOTHING
 
 
 def _shown(panel: Panel, row: DamageRow, family: str, digits: int) -> str:
