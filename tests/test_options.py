@@ -34,11 +34,14 @@ GROUPS = {
 
 
 def option_classes() -> list[type[Any]]:
-    """Every dataclass in a command's ``options.py``."""
+    """Every dataclass of options: of a command's package, its ``command.py`` or ``options.py``."""
     found = []
-    for path in sorted(Path(bench.commands.__file__).parent.rglob("options.py")):
+    root = Path(bench.commands.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        if path.stem not in {"__init__", "command", "options"} or "template" in path.parts:
+            continue
         parts = path.relative_to(Path(bench.__file__).parent.parent).with_suffix("").parts
-        module = importlib.import_module(".".join(parts))
+        module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
         found += [
             kind
             for kind in vars(module).values()

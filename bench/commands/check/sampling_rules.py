@@ -116,7 +116,7 @@ def save_and_load_rule(subject: Subject) -> None:
     demand(same, "an instance with the same weights gives other samples")
 
 
-@rule("bench.sampling.count_sampling", needs=["samples"])
+@rule("bench.sampling.source.count_sampling", needs=["samples"])
 def cost_of_sampling_rule(subject: Subject) -> str:
     """Every network is called as network(x, ...), where hooks count it; FLOPs are counted."""
     method = subject.trained()
