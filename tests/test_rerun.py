@@ -365,7 +365,7 @@ def requests(before: Path, monkeypatch: pytest.MonkeyPatch) -> list[study.Reques
     def execute(request: study.Request, tracker: Any, display: Any) -> list[Any]:
         asked.append(request)
         (method,) = request.methods
-        folder = study.cell_folder(request, method, request.seeds[0])
+        folder = request.folder / record.cell_name(method, request.seeds[0])
         shutil.copytree(before, folder)
         config = CellConfig(
             settings=request.settings, method=method, method_config=request.methods[method],

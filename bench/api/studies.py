@@ -134,7 +134,7 @@ def open_study(path: str | Path) -> Study:
     Raises:
         UserError: there is none, a record cannot be read, or values were not measured alike.
     """
-    from bench.records.studies import study_at
+    from bench.records.study_file import study_at
 
     study = Study(study_at(Path("results"), str(path)))
     assert study.report.cells

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter, Token
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from bench.config.errors import UserError
-from bench.records.studies import find_study
+from bench.records.study_file import find_study
 
 SMALLEST_MEMORY = 2**26
 """Bytes below which a limit of memory must be a slip of the pen."""

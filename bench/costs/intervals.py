@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 
-class Interval(BaseModel):
+class Interval(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="constants"):
     """A timing in milliseconds over repeated batches: median, quartiles and 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     median: float
     q25: float

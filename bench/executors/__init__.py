@@ -4,26 +4,12 @@ An executor writes the job's file, has ``python -m TASK JOB.json`` run somewhere
 for it. The task's module calls :func:`serve`. Progress goes through a file of the job's folder.
 """
 
-from bench.executors.codes import BAD_INPUT, DONE, FAILED, INTERRUPTED, NO_DATA
 from bench.executors.executor import End, Executor, Handle, Told, follow
-from bench.executors.job import Job, Limits
+from bench.executors.job import BAD_INPUT, DONE, FAILED, INTERRUPTED, NO_DATA, Job, Limits
 from bench.executors.local import LocalExecutor, explain_end
 from bench.executors.serve import serve
 
 __all__ = [
-    "BAD_INPUT",
-    "DONE",
-    "FAILED",
-    "INTERRUPTED",
-    "NO_DATA",
-    "End",
-    "Executor",
-    "Handle",
-    "Job",
-    "Limits",
-    "LocalExecutor",
-    "Told",
-    "explain_end",
-    "follow",
-    "serve",
-]
+    "BAD_INPUT", "DONE", "FAILED", "INTERRUPTED", "NO_DATA", "End", "Executor", "Handle", "Job",
+    "Limits", "LocalExecutor", "Told", "explain_end", "follow", "serve",
+]  # fmt: skip

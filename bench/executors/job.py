@@ -5,24 +5,30 @@ Nothing else is handed over: no open file, no variable and no clock of another p
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from bench.records.locks import given_command
 from bench.records.record import LOG, SIGN, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"
+DONE = 0
+FAILED = 1
+"""Exit code: what it was to do failed; the files in its folder say why."""
+BAD_INPUT = 2
+"""Exit code: one line on standard error, the last, says what is wrong."""
+NO_DATA = 3
+"""Exit code: as ``BAD_INPUT``, for want of data."""
+INTERRUPTED = 75
+"""Exit code: it was asked to stop; started again it goes on."""
 
 
-class Limits(BaseModel):
+class Limits(BaseModel, frozen=True, extra="forbid"):
     """What a job's processes may take; ``None``: as much as there is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     timeout: float | None = None
     """Seconds that they may work; waiting for another cell's stage does not count."""
@@ -30,15 +36,8 @@ class Limits(BaseModel):
     """Bytes of the host's memory, all in all."""
 
 
-def given_command() -> str:
-    """The command line that the present process was given."""
-    return shlex.join(["bench", *sys.argv[1:]])
-
-
-class Job(BaseModel):
+class Job(BaseModel, frozen=True, extra="forbid"):
     """What a process is to do, and with what."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
     """The module that does it: ``python -m TASK JOB.json``."""

@@ -32,15 +32,6 @@ HINTS = {
 """What a signal may mean, of those that say little by their names."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """Why we end a process, and when our patience with it is over (``monotonic``)."""
-
-    status: Status
-    reason: str
-    deadline: float
-
-
 @dataclass
 class LocalHandle:
     """A process of this machine, in a group of its own; see :class:`bench.executors.Handle`."""
@@ -56,7 +47,10 @@ class LocalHandle:
     waited: float = 0.0
     """Seconds in which it waited for a stage that another cell trains."""
     last: Told = field(default_factory=dict)
-    ending: Ending | None = None
+    asked: tuple[Status, str] | None = None
+    """Why we end it, if we do."""
+    deadline: float = math.inf
+    """The ``monotonic`` moment when our patience with it is over."""
     end: End | None = None
 
     @property
@@ -69,19 +63,17 @@ class LocalHandle:
         version = version_of(self.job.sign)
         if version in {self.seen, None}:
             return None
-        self.seen = version
-        told = read_told(self.job.sign)
-        if told is not None:
-            self.last = told
+        self.seen, told = version, read_told(self.job.sign)
+        self.last = told or self.last
         return told
 
     def poll(self) -> End | None:
         """How it ended; ends it where it goes past a limit, or does not stop when asked to."""
         if self.end is None:
             over = self.process.poll() is not None
-            if not over and self.ending is None:
+            if not over and self.asked is None:
                 self._check_limits()
-            if over or (self.ending is not None and time.monotonic() > self.ending.deadline):
+            if over or time.monotonic() > self.deadline:
                 self.kill()
         return self.end
 
@@ -96,11 +88,11 @@ class LocalHandle:
             taken = f"{used / 2**20:.0f} MiB of memory"
             reason = f"took {taken}, past the limit of {limits.memory >> 20} MiB"
             # At once: what asks for so much may have the rest of the machine's soon.
-            self.ending = Ending(Status.MEMORY, reason, 0.0)
+            self.asked, self.deadline = (Status.MEMORY, reason), 0.0
 
     def ask_to_stop(self, status: Status, reason: str) -> None:
         """Send a SIGTERM, and have patience for ``GRACE_SECONDS``."""
-        self.ending = Ending(status, reason, time.monotonic() + GRACE_SECONDS)
+        self.asked, self.deadline = (status, reason), time.monotonic() + GRACE_SECONDS
         self.process.terminate()
 
     def kill(self) -> None:
@@ -110,12 +102,10 @@ class LocalHandle:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
-        was_short = oom_kills() > self.oom_kills
-        status, reason = explain_end(code, self.job.log.name, was_short=was_short)
-        if self.ending is not None:
-            status, reason = self.ending.status, self.ending.reason
-        seconds = time.monotonic() - self.started
-        was_asked = self.ending is not None
+        seconds, was_short = time.monotonic() - self.started, oom_kills() > self.oom_kills
+        found = explain_end(code, self.job.log.name, was_short=was_short)
+        status, reason = self.asked or found
+        was_asked = self.asked is not None
         self.end = End(code, status, reason, self.process.pid, seconds, was_asked)
 
 
@@ -131,14 +121,9 @@ class LocalExecutor:
         kills, seen = oom_kills(), version_of(job.sign)
         with job.log_path.open("ab") as log:
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment_of(job),
-                pass_fds=held,
-                start_new_session=True,
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment_of(job), pass_fds=held, start_new_session=True,
+            )  # fmt: skip
         return LocalHandle(job, process, seen, kills)
 
 
@@ -158,11 +143,10 @@ def environment_of(job: Job) -> dict[str, str]:
 
 def version_of(path: Path) -> tuple[int, int] | None:
     """What tells one content of a file from the next; ``None`` where there is none."""
-    try:
+    with contextlib.suppress(OSError):
         found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def read_told(path: Path) -> Told | None:

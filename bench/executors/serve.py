@@ -11,8 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from bench.executors.codes import INTERRUPTED
-from bench.executors.job import Job
+from bench.executors.job import INTERRUPTED, Job
 
 OOM_SCORE = 500
 """Of 1000: how readily the kernel ends this process when memory runs short."""

@@ -47,6 +47,19 @@ def time_left(fraction: float, start: float, elapsed: float) -> str:
     return f"{clock(elapsed * (1 - fraction) / (fraction - start))} left"
 
 
+def _bars(title: str, console: Console) -> Progress:
+    """Bars with a title, the time and what is told, gone at the end."""
+    return Progress(
+        TextColumn(title),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[told]}"),
+        console=console,
+        transient=True,
+    )
+
+
 @contextmanager
 def passing(title: str, console: Console | None = None) -> Iterator[Callable[[float], None]]:
     """Show how a long pass goes on; yields what takes the fraction done, 0 to 1.
@@ -55,20 +68,22 @@ def passing(title: str, console: Console | None = None) -> Iterator[Callable[[fl
     error, at most one every ``PLAIN_SECONDS``. A pass that reports nothing shows nothing.
     """
     console = console or Console(file=sys.stderr, highlight=False)
-    if not console.is_terminal:
-        yield _plain(title, console)
-        return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[told]}"),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task(escape(title), total=1.0, told="")
     began = time.monotonic()
+    if not console.is_terminal:
+        printed = began
+
+        def say(fraction: float) -> None:
+            nonlocal printed
+            moment = time.monotonic()
+            if moment - printed >= PLAIN_SECONDS:
+                printed = moment
+                line = f"{title}: {fraction:4.0%}  {_pace(fraction, moment - began)}".rstrip()
+                console.print(line, soft_wrap=True, markup=False)
+
+        yield say
+        return
+    bar = _bars("{task.description}", console)
+    task = bar.add_task(escape(title), total=1.0, told="")
 
     def show(fraction: float) -> None:
         bar.start()
@@ -78,20 +93,6 @@ def passing(title: str, console: Console | None = None) -> Iterator[Callable[[fl
         yield show
     finally:
         bar.stop()
-
-
-def _plain(title: str, console: Console) -> Callable[[float], None]:
-    began = last = time.monotonic()
-
-    def say(fraction: float) -> None:
-        nonlocal last
-        moment = time.monotonic()
-        if moment - last >= PLAIN_SECONDS:
-            last = moment
-            line = f"{title}: {fraction:4.0%}  {_pace(fraction, moment - began)}".rstrip()
-            console.print(line, soft_wrap=True, markup=False)
-
-    return say
 
 
 def _pace(fraction: float, elapsed: float) -> str:
@@ -110,15 +111,7 @@ class Display:
         self.phases: dict[str, tuple[str, float, float]] = {}
         """Each cell's phase, when it began, and at which fraction."""
         self.printed: dict[str, float] = {}
-        self.progress = Progress(
-            TextColumn("{task.fields[cell]:<14}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[told]}"),
-            console=self.console,
-            transient=True,
-        )
+        self.progress = _bars("{task.fields[cell]:<14}", self.console)
 
     def __enter__(self) -> Display:
         if self.live:

@@ -56,9 +56,9 @@ def uncommitted(root: Path = ROOT) -> str | None:
     if built.exists():
         return built.read_bytes().decode(errors="surrogateescape")
     head, dirty = commit(root)
-    if head is None or not dirty:
-        return None if head is None else ""
-    if not (root / ".git").exists():
+    if head is not None and not dirty:
+        return ""
+    if head is None or not (root / ".git").exists():
         return None
     try:
         changed = _git(root, *PLAIN, "HEAD", "--", *CODE)

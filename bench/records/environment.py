@@ -45,10 +45,8 @@ def device_name(device: torch.device) -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
+        named = re.search(r"^model name.*?:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+        model = named[1].strip() if named else model
     return f"{model}, {os.cpu_count()} cores"
 
 
@@ -154,6 +152,7 @@ def diff_path(study: Path, digest: str) -> Path:
 def keep_diff(study: Path) -> None:
     """Write what is not committed into a study's folder, once."""
     _, _, diff = checkout.here()
-    digest = checkout.digest(diff)
-    if diff and digest and not diff_path(study, digest).exists():
-        write_text(diff_path(study, digest), diff)
+    if diff and (digest := checkout.digest(diff)):
+        path = diff_path(study, digest)
+        if not path.exists():
+            write_text(path, diff)

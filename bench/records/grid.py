@@ -65,14 +65,11 @@ def grid_image(
 
 def _check(images: NDArray[Any], columns: int, scale: int) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"a grid takes uint8 images (N, 1 or 3, H, W), not {images.dtype} {images.shape}"
-        )
+        found = f"{images.dtype} {images.shape}"
+        raise ValueError(f"a grid takes uint8 images (N, 1 or 3, H, W), not {found}")
     if len(images) == 0 or columns < 1 or scale < 1:
-        raise ValueError(
-            "a grid takes images, columns and a scale from 1 up, "
-            f"not {len(images)}, {columns}, {scale}"
-        )
+        found = f"{len(images)}, {columns}, {scale}"
+        raise ValueError(f"a grid takes images, columns and a scale from 1 up, not {found}")
 
 
 def scale_for(side: int, tile: int = TILE) -> int:
@@ -88,10 +85,7 @@ def is_points(images: NDArray[Any]) -> bool:
 def scatter_image(
     points: NDArray[Any], labels: NDArray[np.integer] | None = None
 ) -> NDArray[np.uint8]:
-    """Draw points of the plane, coloured by class where the classes are known.
-
-    The window is fixed, so that pictures compare; how many points lie outside is written in a
-    corner.
+    """Draw points of the plane in a fixed window; a corner says how many lie outside.
 
     Args:
         points: floats (N, 2, 1, 1) with N from 1; the first ``MOST_POINTS`` are drawn.
@@ -145,11 +139,7 @@ def _write_marks(pen: ImageDraw, outside: int, drawn: int) -> None:
 
 
 def write_grid(
-    path: Path,
-    images: NDArray[Any],
-    *,
-    columns: int = 8,
-    labels: NDArray[np.integer] | None = None,
+    path: Path, images: NDArray[Any], *, columns: int = 8, labels: NDArray[np.integer] | None = None
 ) -> None:
     """Write images (uint8, (N, C, H, W)) as one PNG, whole or not at all; small ones enlarged.
 

@@ -11,9 +11,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from bench.costs.intervals import Interval
+from bench.costs.intervals import Interval, median_bounds
 from bench.records.files import read_json, write_text
 from bench.records.record import Record
 
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class TimedCell(BaseModel):
+class TimedCell(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """One cell's times, in the order in which they were taken: two of each round."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     cell: str
     key: str
@@ -54,20 +52,16 @@ class TimedCell(BaseModel):
     """What is in doubt about this cell's times beside the machine."""
 
 
-class Bounds(BaseModel):
+class Bounds(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="constants"):
     """A ratio: its median over the rounds and the 95 % interval of that."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     median: float
     low: float
     high: float
 
 
-class Ratio(BaseModel):
+class Ratio(BaseModel, frozen=True, extra="forbid"):
     """How many times longer one cell takes than another, paired within each round."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     one: str
     other: str
@@ -75,10 +69,8 @@ class Ratio(BaseModel):
     latency_ms: Bounds
 
 
-class Timing(BaseModel):
+class Timing(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """The file ``timing.json``: cells that were timed together, on one device."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: int = 1
     study: str
@@ -106,11 +98,11 @@ class Timing(BaseModel):
         """
         own, here = record.environment, self.environment
         alike = all(own.get(name) == here.get(name) for name in SAME)
-        same_batch = record.cost.ms_per_image and record.cost.ms_per_image.batch == self.batch
-        if not alike or not same_batch:
+        if not alike or not record.cost.ms_per_image:
             return None
-        named = [cell for cell in self.cells if cell.cell == record.cell]
-        return next((cell for cell in named if cell.key == record.key), None)
+        wanted = (record.cell, record.key, record.cost.ms_per_image.batch)
+        found = (cell for cell in self.cells if (cell.cell, cell.key, self.batch) == wanted)
+        return next(found, None)
 
 
 def there_and_back(cells: Sequence[T]) -> Iterator[T]:
@@ -130,8 +122,6 @@ def by_round(times: Sequence[float]) -> NDArray[np.float64]:
 def ratio(one: Sequence[float], other: Sequence[float]) -> Bounds:
     """How many times longer ``one`` takes, paired by rounds, which the bootstrap draws from."""
     import numpy as np
-
-    from bench.costs.intervals import median_bounds
 
     ratios = by_round(one) / by_round(other)
     low, high = median_bounds(ratios.tolist())

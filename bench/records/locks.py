@@ -24,6 +24,11 @@ from bench.config.errors import UserError
 FOLDER = ".locks"
 
 
+def given_command() -> str:
+    """The command line that the present process was given."""
+    return shlex.join(["bench", *sys.argv[1:]])
+
+
 class CellLock:
     """The lock of one cell.
 
@@ -45,18 +50,13 @@ class CellLock:
             os.close(descriptor)
             return False
         self.descriptor = descriptor
-        self._sign()
-        return True
-
-    def _sign(self) -> None:
-        """Write who has the lock, for the message of whoever finds it taken."""
-        assert self.descriptor is not None
-        command = shlex.join(["bench", *sys.argv[1:]])
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "command": command}
+        # Who has it, for the message of whoever finds it taken.
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "command": given_command()}
         # A full disk must not keep a cell from being marked as what it is.
         with suppress(OSError):
-            os.ftruncate(self.descriptor, 0)
-            os.pwrite(self.descriptor, json.dumps(who).encode(), 0)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(who).encode(), 0)
+        return True
 
     def close(self) -> None:
         """Let go; the lock is free once no process that inherited it lives either."""

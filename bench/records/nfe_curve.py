@@ -7,11 +7,12 @@ holds one point for each. The cell's record and checkpoint stay as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.costs.intervals import Interval
 from bench.records.files import write_text
@@ -23,24 +24,17 @@ if TYPE_CHECKING:
 FILE = "nfe-curve.json"
 LOG = "nfe-curve.log"
 SAMPLERS = (
-    "euler_maruyama",
-    "ancestral",
-    "edm_stochastic",
-    "heun",
-    "dpmpp_3m",
-    "ipndm",
+    "euler_maruyama", "ancestral", "edm_stochastic", "heun", "dpmpp_3m", "ipndm",
     "predictor_corrector",
-)
+)  # fmt: skip
 """Drawn where no others are asked for: each kind once."""
 NFE = (5, 10, 20, 35, 50, 100, 250)
 """Network evaluations an image where no others are asked for."""
 ENVIRONMENT = ("device", "device_type", "threads", "cells_at_once")
 
 
-class Point(BaseModel):
+class Point(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """One sampler with one number of steps: quality and cost, or the reason why there are none."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     sampler: dict[str, Any]
     """The sampler's settings, resolved."""
@@ -65,10 +59,8 @@ class Point(BaseModel):
         return (self.sampler, self.samples) == (other.sampler, other.samples)
 
 
-class Curve(BaseModel):
+class Curve(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """The file ``nfe-curve.json`` in a cell's folder."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: int = 1
     key: str
@@ -93,11 +85,8 @@ def read(folder: Path, record: Record) -> Curve:
         ValueError: the file cannot be read.
     """
     path = folder / FILE
-    empty = Curve(key=record.key)
-    if not path.exists():
-        return empty
-    stored = Curve.model_validate_json(path.read_bytes())
-    return stored if stored.key == record.key else empty
+    stored = Curve.model_validate_json(path.read_bytes()) if path.exists() else None
+    return stored if stored and stored.key == record.key else Curve(key=record.key)
 
 
 def save(curve: Curve, folder: Path) -> None:
@@ -148,20 +137,12 @@ def choose(
     calls: float,
 ) -> list[Point]:
     """The points that are asked for, each setting once, cheap ones of a sampler first."""
-    return [
-        Point(sampler=sampler, asked=asked, samples=samples, seed=seed)
-        for name in names
-        for sampler, asked in _settings(name, nfe, own, calls)
-    ]
-
-
-def _settings(
-    name: str, nfe: Sequence[int], own: SamplerSettings, calls: float
-) -> Iterator[tuple[dict[str, Any], list[int]]]:
     found: dict[SamplerSettings, list[int]] = {}
-    for asked in sorted(nfe):
+    for name, asked in product(dict.fromkeys(names), sorted(nfe)):
         settings = settings_for(name, asked, own, calls)
         if settings is not None:
             found.setdefault(settings, []).append(asked)
-    for settings, answers in found.items():
-        yield settings.model_dump(mode="json"), answers
+    return [
+        Point(sampler=each.model_dump(mode="json"), asked=asked, samples=samples, seed=seed)
+        for each, asked in found.items()
+    ]

@@ -9,36 +9,26 @@ import time
 from pathlib import Path
 
 from bench.records.locks import CellLock
-from bench.records.record import RECORD, SIGN, Attempt, Record, Status, load, save_anyhow, stamp
+from bench.records.record import RECORD, SIGN, Attempt, Record, Status, readable, save_anyhow, stamp
 
 
 def settle_study(folder: Path) -> None:
-    """Mark as interrupted the cells that no process works on any more."""
+    """Mark as interrupted the running cells whose lock is free; the next run goes on with them."""
     for path in folder.glob(f"*-seed*/{RECORD}"):
-        record = readable(path.parent)
-        if record is not None and record.status == Status.RUNNING:
-            settle_orphan(path.parent)
+        lock = CellLock(path.parent)
+        if is_running(path.parent) and lock.acquire():
+            with contextlib.closing(lock):
+                record = readable(path.parent)
+                if record is not None and record.status == Status.RUNNING:
+                    note_death(record, path.parent)
+                    record.status, record.reason = Status.INTERRUPTED, "its command was ended"
+                    save_anyhow(record, path.parent)
 
 
-def readable(folder: Path) -> Record | None:
-    """Read a cell's record; ``None`` where there is none that can be read."""
-    try:
-        return load(folder)
-    except ValueError:
-        return None
-
-
-def settle_orphan(folder: Path) -> None:
-    """Mark a running cell as interrupted if its lock is free; the next run goes on with it."""
-    lock = CellLock(folder)
-    if not lock.acquire():
-        return
-    with contextlib.closing(lock):
-        record = load(folder)
-        if record is not None and record.status == Status.RUNNING:
-            note_death(record, folder)
-            record.status, record.reason = Status.INTERRUPTED, "its command was ended"
-            save_anyhow(record, folder)
+def is_running(folder: Path) -> bool:
+    """Whether a cell's record says that a process works on it."""
+    record = readable(folder)
+    return record is not None and record.status == Status.RUNNING
 
 
 def note_death(record: Record, folder: Path) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bench.costs.intervals import Interval
 from bench.records.files import write_atomically, write_text
@@ -72,19 +72,11 @@ class Status(StrEnum):
     @property
     def is_failure(self) -> bool:
         """Whether the cell ended without a result, other than by the user's wish."""
-        return self in {
-            Status.FAILED,
-            Status.DIVERGED,
-            Status.TIMEOUT,
-            Status.KILLED,
-            Status.MEMORY,
-        }
+        return self not in {Status.PENDING, Status.RUNNING, Status.FINISHED, Status.INTERRUPTED}
 
 
-class Value(BaseModel):
+class Value(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="constants"):
     """One metric's value with what makes it comparable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     value: float
     """The number itself."""
@@ -98,10 +90,8 @@ class Value(BaseModel):
     """n, reference split and hash, extractor and hash, resizer, quantisation, protocol, ..."""
 
 
-class Cost(BaseModel):
+class Cost(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """What a cell cost; every field is measured, none is claimed by the method."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     steps: int = 0
     images_seen: int = 0
@@ -122,20 +112,16 @@ class Cost(BaseModel):
     peak_memory_kind: str | None = None
 
 
-class SharedBy(BaseModel):
+class SharedBy(BaseModel, extra="forbid"):
     """Who trained a stage, and the cost that is charged here too."""
-
-    model_config = ConfigDict(extra="forbid")
 
     cell: str
     train_flops: float
     seconds: float
 
 
-class Attempt(BaseModel):
+class Attempt(BaseModel, extra="forbid"):
     """One process that worked on a cell."""
-
-    model_config = ConfigDict(extra="forbid")
 
     started: str
     """UTC, ISO 8601."""
@@ -148,10 +134,8 @@ class Attempt(BaseModel):
     ended: Status | None = None
 
 
-class Record(BaseModel):
+class Record(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """A cell's record; see the module's docstring for the files beside it."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: int = 1
     study: str
@@ -209,10 +193,8 @@ class Record(BaseModel):
         return self.imbalance <= BALANCE
 
 
-class Anchors(BaseModel):
+class Anchors(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """Metrics of noise and of the held-out real split, computed as the methods' are."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     rows: dict[str, dict[str, Value]] = Field(default_factory=dict)
 
@@ -266,16 +248,21 @@ def keep_reserve(study: Path) -> None:
 def load(folder: Path) -> Record | None:
     """Read a cell's record, or ``None`` where there is none; ValueError if it is not readable."""
     path = folder / RECORD
-    if not path.exists():
+    return Record.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def readable(folder: Path) -> Record | None:
+    """Read a cell's record; ``None`` where there is none that can be read."""
+    try:
+        return load(folder)
+    except ValueError:
         return None
-    return Record.model_validate_json(path.read_bytes())
 
 
 def cells(study: Path) -> Iterator[tuple[Path, Record]]:
     """Iterate over a study's cells in order of their folders' names."""
     for path in sorted(study.glob(f"*/{RECORD}")):
-        record = load(path.parent)
-        if record is not None:
+        if (record := load(path.parent)) is not None:
             yield path.parent, record
 
 
@@ -291,7 +278,5 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     A last line that is still being written is left out.
     """
     path = folder / CURVES
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")[:-1]
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]

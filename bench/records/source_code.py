@@ -12,20 +12,17 @@ from pathlib import Path
 from bench.config.text import digest
 
 
-def source_files(module: str, *, seen: set[str] | None = None) -> dict[str, Path]:
+def source_files(module: str) -> dict[str, Path]:
     """Return the files of a module and of all that it imports from ``methods``, by name."""
-    seen = set() if seen is None else seen
-    if module in seen:
-        return {}
-    seen.add(module)
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        return {}
-    path = Path(spec.origin)
-    files = {module: path}
-    for name in _imported(path):
-        if name.split(".")[0] == "methods":
-            files |= source_files(name, seen=seen)
+    files: dict[str, Path] = {}
+    left = [module]
+    while left:
+        name, *left = left
+        spec = None if name in files else find_spec(name)
+        if spec is not None and spec.origin is not None:
+            files[name] = Path(spec.origin)
+            new = [each for each in _imported(files[name]) if each.split(".")[0] == "methods"]
+            left = new + left
     return files
 
 

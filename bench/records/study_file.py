@@ -1,14 +1,13 @@
-"""``study.yaml``, typed: what a study was asked for, and what its preparation found."""
+"""``study.yaml``, typed: what a study was asked for, what its preparation found; and finding it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from bench.config.errors import UserError
+from bench.config.errors import UserError, unknown
 from bench.config.messages import build
 from bench.config.schema import Settings
 from bench.config.text import one_line
@@ -17,10 +16,8 @@ from bench.records.files import write_text
 STUDY = "study.yaml"
 
 
-class Prepared(BaseModel):
+class Prepared(BaseModel, frozen=True, extra="ignore"):
     """What preparing a study has found; older versions have told less of it, and other things."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     data_variant: str = ""
     data_sha256: str
@@ -36,10 +33,8 @@ class Prepared(BaseModel):
     """What identifies each method's first stage, its seed apart; ``None``: it shares none."""
 
 
-class StudyFile(BaseModel):
+class StudyFile(BaseModel, frozen=True, extra="ignore"):
     """The file ``study.yaml`` in a study's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     settings: Settings
@@ -56,7 +51,7 @@ def read_study(folder: Path) -> StudyFile:
     """Read a study's file; UserError if it is not readable or of a version with other settings."""
     path = folder / STUDY
     try:
-        body: Any = yaml.safe_load(path.read_text())
+        body = yaml.safe_load(path.read_text())
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise UserError(f"'{path}' cannot be read: {one_line(error)}") from error
     found: StudyFile = build(StudyFile, body, str(path))
@@ -66,3 +61,26 @@ def read_study(folder: Path) -> StudyFile:
 def write_study(study: StudyFile, folder: Path) -> None:
     """Write a study's file, whole or not at all."""
     write_text(folder / STUDY, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+
+
+def studies(results: Path) -> list[Path]:
+    """Return the studies under a results folder, the latest last."""
+    found = [path.parent for path in results.glob(f"*/{STUDY}")]
+    if not found:
+        raise UserError(f"no study under '{results}'; run one first: bench run --help")
+    return sorted(found, key=lambda folder: (folder / STUDY).stat().st_mtime)
+
+
+def find_study(results: Path, name: str | None) -> Path:
+    """Return the folder of a study by name, or of the latest; UserError if there is none."""
+    found = {folder.name: folder for folder in studies(results)}
+    name = [*found][-1] if name is None else name
+    if name not in found:
+        raise unknown("study", name, list(found))
+    return found[name]
+
+
+def study_at(results: Path, given: str) -> Path:
+    """Return a study's folder, given as such or by name; UserError if there is none."""
+    folder = Path(given)
+    return folder if is_study(folder) else find_study(results, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bench.config.text import to_yaml
@@ -11,13 +12,13 @@ from bench.progress.display import Display
 from bench.records.files import write_text
 from bench.records.orphans import note_end
 from bench.records.record import CONFIG, LOG, RECORD, Record, Status, load, now, save_anyhow
-from bench.study.folders import replace
 from bench.study.plan import Planned, decide, record_bytes
 from bench.study.request import Request
+from bench.study.runner import Work
 
 
-class CellWork:
-    """Runs the cells of a study; see :class:`bench.study.runner.Work`."""
+class CellWork(Work[Planned]):
+    """Runs the cells of a study."""
 
     def __init__(
         self, request: Request, prepared: Mapping[str, Any], tracker: Any, display: Display
@@ -55,7 +56,9 @@ class CellWork:
             self.display.say(f"{cell.folder.name}: {record.status}: {record.reason}")
             self.sync(cell)
         if cell.action == "run":
-            self.set_aside(cell)
+            if (cell.folder / RECORD).exists() and cell.why != "to do":
+                # A stale or failed cell's folder gets out of the way; nothing is deleted.
+                replace(cell.folder)
             write_text(cell.folder / CONFIG, to_yaml(cell.config))
             save_anyhow(self.pending(cell), cell.folder)
             cell.why, cell.seen = "to do", record_bytes(cell.folder)
@@ -74,11 +77,6 @@ class CellWork:
             identity=dict(cell.identity),
         )
 
-    def set_aside(self, cell: Planned) -> None:
-        """Move a stale or failed cell's folder out of the way; nothing is deleted."""
-        if (cell.folder / RECORD).exists() and cell.why != "to do":
-            replace(cell.folder)
-
     def stage(self, cell: Planned) -> tuple[str, int] | None:
         """What identifies a cell's first stage, if others may have it too."""
         key = self.prepared["stages"].get(cell.config.method)
@@ -93,6 +91,14 @@ class CellWork:
         record = settle(cell, end)
         self.display.end(cell.folder.name, record)
         self.sync(cell)
+
+
+def replace(path: Path) -> None:
+    """Move a study's folder or file to ``replaced/``, under a name with the present moment."""
+    moment = now().replace(":", "").replace("+0000", "Z")
+    place = path.parent / "replaced" / f"{path.stem}-{moment}{path.suffix}"
+    place.parent.mkdir(exist_ok=True)
+    path.rename(place)
 
 
 def settle(cell: Planned, end: End) -> Record:

@@ -7,10 +7,9 @@ from typing import Any
 
 from bench.progress.display import Display
 from bench.records.locks import only_command
-from bench.records.orphans import readable, settle_study
-from bench.records.record import keep_reserve
+from bench.records.orphans import is_running, settle_study
+from bench.records.record import RECORD, RESERVE, keep_reserve, readable
 from bench.study.cells import CellWork
-from bench.study.folders import drop_reserve
 from bench.study.plan import Planned, plan
 from bench.study.preparation import make_ready
 from bench.study.request import Request
@@ -34,7 +33,9 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     say_plan(planned, prepared, display)
     with display:
         Runner(CellWork(request, prepared, tracker, display), request.jobs, display).run(planned)
-    drop_reserve(request.folder)
+    if not any(is_running(path.parent) for path in request.folder.glob(f"*-seed*/{RECORD}")):
+        # No other command has cells running that may need the room.
+        (request.folder / RESERVE).unlink(missing_ok=True)
     say_tracking(tracker, planned, display)
     return planned
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench.config.schema import WHEREABOUTS, CellConfig, read_cell
 from bench.config.text import digest
-from bench.records.orphans import readable
-from bench.records.record import CONFIG, RECORD, Record, Status, cell_name, load
+from bench.records.record import CONFIG, RECORD, Record, Status, cell_name, load, readable
 from bench.records.source_code import source_hashes
 from bench.report.frame import flatten
-from bench.study.request import Request
+from bench.study.request import Request, differing
 from methods import registry
 
-IDENTITY = ("data_sha256", "extractors", "reference_sha256", "protocol")
-"""What of a preparation identifies results, beside the configuration."""
 NAMES = {
     "data_sha256": "the data",
     "extractors": "an extractor",
     "reference_sha256": "the reference",
     "protocol": "the protocol",
 }
-"""What these parts of an identity are called."""
+"""What of a preparation identifies results, beside the configuration, and what it is called."""
 BROKEN = "broken"
 """Key of a cell whose method cannot be loaded."""
 AFRESH = {Status.DIVERGED}
@@ -63,41 +61,26 @@ def portable(config: CellConfig) -> dict[str, Any]:
 
 def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> str:
     """Identify a result: configuration, data, extractor and protocol; and the method's source."""
-    body = portable(config)
-    identity = [prepared[name] for name in IDENTITY]
-    return f"{digest([body, identity])[:20]}-{source[:20]}"
+    identity = [prepared[name] for name in NAMES]
+    return f"{digest([portable(config), identity])[:20]}-{source[:20]}"
 
 
 def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
     """Decide for each cell whether its result is reused, resumed or made, and say why."""
     planned = []
-    for seed in request.seeds:
-        for method, method_config in request.methods.items():
-            config = CellConfig(
-                settings=request.settings, method=method, method_config=method_config, seed=seed
-            )
-            folder = cell_folder(request, method, seed)
-            source = source_hashes(registry.load(method).__module__)
+    for seed, label in product(request.seeds, [*request.methods, *request.broken]):
+        body, broken = request.methods.get(label, {}), request.broken.get(label, "")
+        config = CellConfig(settings=request.settings, method=label, method_config=body, seed=seed)
+        folder = request.folder / cell_name(label, seed)
+        key, identity = BROKEN, dict[str, Any]()
+        if not broken:
+            source = source_hashes(registry.load(label).__module__)
             key = cell_key(config, prepared, digest(source))
-            identity = {name: prepared[name] for name in IDENTITY} | {"source": source}
-            cell = Planned(config, folder, key, identity, action="run", why="to do")
-            cell.seen = record_bytes(cell.folder)
-            cell.action, cell.why = decide(cell, request.rerun)
-            planned.append(cell)
-        planned += [plan_broken(request, label, seed) for label in request.broken]
+            identity = {name: prepared[name] for name in NAMES} | {"source": source}
+        cell = Planned(config, folder, key, identity, "run", "to do", broken, record_bytes(folder))
+        cell.action, cell.why = decide_broken(cell) if broken else decide(cell, request.rerun)
+        planned.append(cell)
     return planned
-
-
-def plan_broken(request: Request, label: str, seed: int) -> Planned:
-    """Plan a cell whose method cannot be loaded: it fails, and what there is of it is kept."""
-    config = CellConfig(settings=request.settings, method=label, method_config={}, seed=seed)
-    why = request.broken[label]
-    cell = Planned(config, cell_folder(request, label, seed), BROKEN, {}, "fail", why, why)
-    cell.seen = record_bytes(cell.folder)
-    record = readable(cell.folder)
-    if record is not None and record.status != Status.PENDING and record.key != BROKEN:
-        cell.action, cell.why = "keep", f"{record.status} before, and now {why}"
-    return cell
 
 
 def record_bytes(folder: Path) -> bytes:
@@ -106,11 +89,6 @@ def record_bytes(folder: Path) -> bytes:
         return (folder / RECORD).read_bytes()
     except OSError:
         return b""
-
-
-def cell_folder(request: Request, label: str, seed: int) -> Path:
-    """The folder of a method's cell."""
-    return request.folder / cell_name(label, seed)
 
 
 def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
@@ -132,6 +110,14 @@ def decide(cell: Planned, rerun: Collection[str]) -> tuple[str, str]:
     return "resume" if resumed else "run", why
 
 
+def decide_broken(cell: Planned) -> tuple[str, str]:
+    """A cell whose method cannot be loaded fails; what there is of it is kept."""
+    record = readable(cell.folder)
+    if record is None or record.status == Status.PENDING or record.key == BROKEN:
+        return "fail", cell.broken
+    return "keep", f"{record.status} before, and now {cell.broken}"
+
+
 def judge(cell: Planned, record: Record) -> tuple[str, str]:
     """Say how a cell stands, ``done``, ``stale``, ``interrupted`` or ``failed``, and in words."""
     if record.key != cell.key:
@@ -145,23 +131,19 @@ def judge(cell: Planned, record: Record) -> tuple[str, str]:
 
 def changes(cell: Planned, record: Record) -> list[str]:
     """Name what a result was made with that is not so any more, files of source by their path."""
-    named = [name for part, name in NAMES.items() if part_differs(cell, record, part)]
-    before, now = record.identity.get("source", {}), cell.identity["source"]
-    modules = sorted(name for name in before | now if before.get(name) != now.get(name))
-    files = [f"{name.replace('.', '/')}.py" for name in modules] if before else []
+    before, now = record.identity, cell.identity
+    # An older record does not tell all parts.
+    named = [name for part, name in NAMES.items() if before.get(part, now[part]) != now[part]]
+    source = before.get("source", {})
+    modules = differing(source, now["source"]) if source else []
+    files = [f"{name.replace('.', '/')}.py" for name in modules]
     return [*changed_settings(cell), *named, *files] or ["its settings, data, protocol or source"]
-
-
-def part_differs(cell: Planned, record: Record, part: str) -> bool:
-    """Whether a part of the identity differs; one that an older record does not tell does not."""
-    return part in record.identity and record.identity[part] != cell.identity[part]
 
 
 def changed_settings(cell: Planned) -> list[str]:
     """Name the settings that differ from those that a cell's folder was made with."""
     try:
-        before = flatten("", portable(read_cell(cell.folder / CONFIG)))
+        before = portable(read_cell(cell.folder / CONFIG))
     except (OSError, ValueError):
         return []
-    now = flatten("", portable(cell.config))
-    return sorted(key for key in before | now if before.get(key) != now.get(key))
+    return differing(flatten("", before), flatten("", portable(cell.config)))

@@ -78,12 +78,17 @@ def check_study(request: Request) -> None:
         raise UserError(f"{error}; {other}") from error
     stored = flatten("", settings.model_dump(mode="json"))
     asked = flatten("", request.settings.model_dump(mode="json"))
-    for key in sorted(stored.keys() | asked.keys()):
-        if stored.get(key) != asked.get(key):
-            raise UserError(
-                f"study '{request.name}' was run with {key} = {stored.get(key)}, not "
-                f"{asked.get(key)}; {other}"
-            )
+    for key in differing(stored, asked):
+        raise UserError(
+            f"study '{request.name}' was run with {key} = {stored.get(key)}, not "
+            f"{asked.get(key)}; {other}"
+        )
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys that have another value now, or only one of the two has, in order."""
+    keys = before.keys() | now.keys()
+    return sorted(key for key in keys if before.get(key) != now.get(key))
 
 
 def request_of(folder: Path, jobs: int | None, timeout: float | None) -> Request:

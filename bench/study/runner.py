@@ -7,10 +7,10 @@ import signal
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from bench.executors import End, Executor, Handle, Job, LocalExecutor, Told
+from bench.executors import End, Executor, Handle, Job, LocalExecutor
 from bench.progress.display import Display
 from bench.records.locks import CellLock
 from bench.records.record import Status
@@ -29,9 +29,11 @@ class Work(Protocol[Item_contra]):
 
     def is_new(self, cell: Item_contra) -> bool:
         """Whether a cell is to be announced before any is run."""
+        return False
 
     def announce(self, cell: Item_contra) -> None:
         """Say what is to become of a new cell."""
+        return
 
     def renew(self, cell: Item_contra, *, elsewhere: bool) -> None:
         """Decide anew what is to be done; ``elsewhere``: another command has worked on it."""
@@ -44,38 +46,21 @@ class Work(Protocol[Item_contra]):
 
     def sync(self, cell: Item_contra) -> None:
         """Show how far a cell is, elsewhere than here."""
+        return
 
     def stage(self, cell: Item_contra) -> Hashable | None:
         """What identifies a stage that others wait for while a cell trains it."""
+        return None
 
 
 @dataclass
 class Running(Generic[Item]):
-    """A cell's process, and the last that it told of its progress."""
+    """A cell's process."""
 
     planned: Item
     handle: Handle
-    last: Told = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The cell's name."""
-        return self.planned.folder.name
-
-    @property
-    def is_past_training(self) -> bool:
-        """Whether the cell has trained all its stages."""
-        return self.last.get("phase") in {"sampling", "evaluating"}
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let no signal in between the start of a process and our knowing it."""
-    deaf.set()
-    try:
-        yield
-    finally:
-        deaf.clear()
+    phase: str = ""
+    """What it told last."""
 
 
 class Runner(Generic[Item]):
@@ -149,37 +134,40 @@ class Runner(Generic[Item]):
         """Start a cell's process, which inherits the cell's lock."""
         assert lock.descriptor is not None
         job = self.work.lay_out(cell)
-        with uninterrupted():
+        # No signal is let in between the start of a process and our knowing it.
+        deaf.set()
+        try:
             handle = self.executor.start(job, held=[lock.descriptor])
             self.display.start(cell.folder.name, cell.why)
             self.running.append(Running(cell, handle))
+        finally:
+            deaf.clear()
 
     def in_order(self, waiting: Sequence[Item]) -> list[Item]:
         """Put cells that need not wait for a running one's shared stage before the others."""
-        busy = {
-            self.work.stage(cell.planned) for cell in self.running if not cell.is_past_training
-        } - {None}
+        training = [cell for cell in self.running if cell.phase not in {"sampling", "evaluating"}]
+        busy = {self.work.stage(cell.planned) for cell in training} - {None}
         return sorted(waiting, key=lambda cell: self.work.stage(cell) in busy)
 
     def poll(self) -> None:
         """Look at every running cell once."""
-        for cell in list(self.running):
+        for cell in self.running:
             told = cell.handle.progress()
             if told is not None:
-                cell.last = told
-                self.display.update(cell.name, told)
-            end = cell.handle.poll()
-            if end is not None:
-                self.close(cell, end)
+                cell.phase = told["phase"]
+                self.display.update(cell.planned.folder.name, told)
+        self.close_ended()
         if time.monotonic() - self.synced > SYNC_SECONDS:
             for cell in self.running:
                 self.work.sync(cell.planned)
             self.synced = time.monotonic()
 
-    def close(self, cell: Running[Item], end: End) -> None:
-        """A cell's process has ended."""
-        self.running.remove(cell)
-        self.work.close(cell.planned, end)
+    def close_ended(self) -> None:
+        """Close the cells whose process has ended."""
+        for cell in list(self.running):
+            if (end := cell.handle.poll()) is not None:
+                self.running.remove(cell)
+                self.work.close(cell.planned, end)
 
     def stop_all(self) -> None:
         """Ask every running cell to stop, give it time for a checkpoint, then end it."""
@@ -189,8 +177,5 @@ class Runner(Generic[Item]):
         for cell in self.running:
             cell.handle.ask_to_stop(Status.INTERRUPTED, "stopped by the user")
         while self.running:
-            for cell in list(self.running):
-                end = cell.handle.poll()
-                if end is not None:
-                    self.close(cell, end)
+            self.close_ended()
             time.sleep(POLL_SECONDS / 10)

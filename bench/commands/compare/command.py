@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.commands.compare.options import CompareOptions
-from bench.records.studies import study_at
+from bench.records.study_file import study_at
 
 
 def compare(options: CompareOptions) -> int:

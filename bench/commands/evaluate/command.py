@@ -16,8 +16,7 @@ from bench.config.presets import datasets
 from bench.metrics import HELD_OUT, NOISE
 from bench.records.locks import hold, only_command
 from bench.records.record import RECORD, Status, cells
-from bench.records.studies import find_study
-from bench.records.study_file import is_study
+from bench.records.study_file import find_study, is_study
 from methods import registry
 
 

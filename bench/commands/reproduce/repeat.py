@@ -217,9 +217,8 @@ def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterato
 def settings_that_differ(before: Path, now: Path) -> Iterator[tuple[str, Any, Any]]:
     """Yield each setting whose value differs, other than the places of files."""
     old, new = (flatten("", study.portable(read_cell(folder / CONFIG))) for folder in (before, now))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            yield name, old.get(name), new.get(name)
+    for name in study.differing(old, new):
+        yield name, old.get(name), new.get(name)
 
 
 def files(row: Record) -> dict[str, str]:

@@ -18,8 +18,7 @@ from bench.commands.shared import check_writable, finish, heed_signals, report_l
 from bench.config.errors import UserError
 from bench.progress.display import Display
 from bench.records.nfe_curve import sampler_of
-from bench.records.orphans import readable
-from bench.records.record import Status
+from bench.records.record import Status, readable
 from bench.tracking import Background, NullTracker, Tracker
 
 SHORT_PATIENCE = 0.5

@@ -25,7 +25,7 @@ from bench.records.record import CHECKPOINT, CONFIG, Record, Status
 from bench.records.source_code import source_digest
 from bench.records.study_file import read_study
 from bench.report.frame import read_records
-from bench.study import Planned, Request, Runner, cell_key
+from bench.study import Planned, Request, Runner, Work, cell_key
 from methods import registry
 from methods.samplers import SamplerSettings
 
@@ -157,20 +157,13 @@ def note(folder: Path, record: Record, wanted: Sequence[Point], sweep: Sweep) ->
 # -- drawing it ---------------------------------------------------------------------------------
 
 
-class SamplingWork:
-    """Samples cells again; see :class:`bench.study.runner.Work`. Names every point that failed."""
+class SamplingWork(Work[CurveCell]):
+    """Samples cells again. Names every point that failed."""
 
     def __init__(self, request: Request, data_sha256: str, scratch: Path, display: Display) -> None:
         self.request, self.display = request, display
         self.data_sha256, self.scratch = data_sha256, scratch
         self.failures: list[str] = []
-
-    def is_new(self, cell: CurveCell) -> bool:
-        """No cell is: all of them are finished."""
-        return False
-
-    def announce(self, cell: CurveCell) -> None:
-        """Nothing is to be said before a cell's turn."""
 
     def renew(self, cell: CurveCell, *, elsewhere: bool) -> None:
         """Leave out the points that another command has drawn meanwhile."""
@@ -204,12 +197,6 @@ class SamplingWork:
         lost = f", {len(failed)} failed" if failed else ""
         drawn = f"{len(cell.missing) - len(failed)} points drawn{lost}"
         self.display.close(cell.folder.name, drawn)
-
-    def sync(self, cell: CurveCell) -> None:
-        """A curve is shown once it is whole."""
-
-    def stage(self, cell: CurveCell) -> None:
-        """Nothing is trained."""
 
 
 def is_drawn(point: Point | None) -> bool:

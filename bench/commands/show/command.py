@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.commands.show.options import PlotOptions, SyncOptions, TableOptions, UiOptions
-from bench.records.studies import find_study, studies
+from bench.records.study_file import find_study, studies
 
 
 def table(options: TableOptions) -> int:
