@@ -293,7 +293,7 @@ def test_time_spent_waiting_for_another_cell_does_not_count(start: Start, phase:
     end = handle.poll()
     if phase == "waiting":
         assert end is None
-        assert handle.ending is None
+        assert handle.asked is None
         assert handle.waited > 900
     else:
         end = end_of(handle)

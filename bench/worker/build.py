@@ -11,7 +11,7 @@ import torch
 
 from bench.config.errors import UserError
 from bench.config.messages import build
-from bench.config.schema import CellConfig, Settings
+from bench.config.schema import CellConfig, Settings, Training
 from bench.config.seeds import derive
 from bench.config.text import one_line
 from bench.data import Dataset, load
@@ -34,12 +34,8 @@ def open_device(name: str, threads: int | None, precision: str) -> torch.device:
         ) from error
     if threads is not None:
         torch.set_num_threads(threads)
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-    else:
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return device
 
 
@@ -60,14 +56,6 @@ def data_spec(dataset: Dataset) -> DataSpec:
     channels, size, _ = dataset.shape
     labelled = dataset.train.labels is not None
     return DataSpec(channels=channels, size=size, classes=len(dataset.classes) if labelled else 0)
-
-
-def class_frequencies(dataset: Dataset) -> Any:
-    """Fraction of each class in the training split, (classes,); ``None`` without labels."""
-    labels = dataset.train.labels
-    if labels is None:
-        return None
-    return np.bincount(labels, minlength=len(dataset.classes)) / len(labels)
 
 
 def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:
@@ -97,15 +85,22 @@ class Built:
     device: torch.device
     method: Method
 
+    @property
+    def training(self) -> Training:
+        """How the method is trained."""
+        return self.config.settings.training.of(self.config.method)
+
     def source(self, stream: str) -> Source:
         """What draws from the method; equal streams give equal samples."""
+        labels, classes = self.dataset.train.labels, len(self.dataset.classes)
+        counts = None if labels is None else np.bincount(labels, minlength=classes)
         return Source(
             self.method,
             device=self.device,
-            precision=self.config.settings.training.of(self.config.method).precision,
+            precision=self.training.precision,
             seed=self.config.seed,
             stream=stream,
-            frequencies=class_frequencies(self.dataset),
+            frequencies=None if counts is None else counts / counts.sum(),
             quantise=not self.dataset.is_points,
         )
 
@@ -121,7 +116,7 @@ class Built:
             "nfe": nfe,
             "sampler": self.config.method_config.get("sampler"),
             "ema": averages,
-            "precision": self.config.settings.training.of(self.config.method).precision,
+            "precision": self.training.precision,
         }
 
 

@@ -20,21 +20,11 @@ from bench.config.text import one_line
 from bench.costs.flops import peak_memory
 from bench.costs.ledger import Ledger
 from bench.executors import Job
+from bench.records import record as records
 from bench.records.environment import note
 from bench.records.files import remove_unfinished, write_atomically
 from bench.records.orphans import note_death
-from bench.records.record import (
-    CHECKPOINT,
-    CONFIG,
-    CURVES,
-    Attempt,
-    Status,
-    is_sampled,
-    load,
-    now,
-    save_anyhow,
-    stamp,
-)
+from bench.records.record import Attempt, Status
 from bench.training import State
 from bench.worker.build import build_cell, device_for, load_data
 from bench.worker.partial_samples import Parts
@@ -68,19 +58,18 @@ class Cell:
     ledger: Ledger
 
     def __init__(self, job: Job) -> None:
-        record = load(job.folder)
+        record = records.load(job.folder)
         assert record is not None, f"{job.folder} has no record"
         self.job, self.folder, self.record = job, job.folder, record
-        self.config = read_cell(job.folder / CONFIG)
+        self.config = read_cell(job.folder / records.CONFIG)
         self.settings = self.config.settings
         self.training = self.settings.training.of(self.config.method)
         self.evaluation = self.settings.evaluation
         self.begun = job.begun()
         self.stop, self.progress = Stop(self.give_up), Progress(job)
-        self.curves = Curves(job.folder / CURVES)
-        self.parts = Parts(
-            job.folder, record.key, lambda: self.ledger, self.training.checkpoint_seconds
-        )
+        self.curves = Curves(job.folder / records.CURVES)
+        seconds = self.training.checkpoint_seconds
+        self.parts = Parts(job.folder, record.key, lambda: self.ledger, seconds)
 
     def open(self) -> State | None:
         """Note that this process works on the cell now, and load all that it is made of.
@@ -111,7 +100,7 @@ class Cell:
         note_death(self.record, self.folder)
         host, pid = socket.gethostname(), os.getpid()
         self.record.status, self.record.reason = Status.RUNNING, ""
-        began = stamp(time.time() - (time.perf_counter() - self.begun))
+        began = records.stamp(time.time() - (time.perf_counter() - self.begun))
         self.record.started = self.record.started or began
         self.record.environment |= {"host": host, "pid": pid}
         self.record.attempts.append(Attempt(started=began, pid=pid, host=host))
@@ -119,30 +108,24 @@ class Cell:
 
     def _open_ledger(self, state: State | None) -> None:
         """Go on with the ledger where the latest of the cell's files leaves it."""
-        known = [self.record.ledger if self.has_samples else None, self.parts.seconds()]
-        known += [state["ledger"] if state else None]
+        done = self.record.ledger if records.is_sampled(self.record, self.folder) else None
+        known = [done, self.parts.seconds(), state["ledger"] if state else None]
         carried = max(filter(None, known), key=lambda totals: totals["wall"], default=None)
         before = self.record.attempts[:-1]
         kept = carried["wall"] - carried.get("charged", 0.0) if carried else 0.0
         if before and kept > self.record.spent:
             # Its last sign of life was before its last checkpoint.
             before[-1].seconds = (before[-1].seconds or 0.0) + kept - self.record.spent
-        self.ledger = Ledger(
-            self.device, started=self.begun, carried=carried, spent=self.record.spent
-        )
+        spent = self.record.spent
+        self.ledger = Ledger(self.device, started=self.begun, carried=carried, spent=spent)
         if before:
             told = sum(attempt.lost or 0.0 for attempt in before[:-1])
             lost = self.ledger.totals()["lost"] - told
             before[-1].lost = round(max(0.0, lost), 3)
 
-    @property
-    def has_samples(self) -> bool:
-        """Whether an earlier process has drawn all samples."""
-        return is_sampled(self.record, self.folder)
-
     def save(self) -> None:
         """Write the record."""
-        save_anyhow(self.record, self.folder)
+        records.save_anyhow(self.record, self.folder)
 
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""
@@ -152,7 +135,7 @@ class Cell:
             "curve_bytes": self.curves.size(),
             "ledger": self.ledger.totals(),
         }
-        write_atomically(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
+        write_atomically(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 
     def note_peak_memory(self) -> int:
         """Keep and return the peak of training and sampling; the extractor's must not count."""
@@ -163,7 +146,7 @@ class Cell:
 
     def close(self, status: Status, reason: str) -> None:
         """Write the record's end."""
-        self.record.status, self.record.reason, self.record.ended = status, reason, now()
+        self.record.status, self.record.reason, self.record.ended = status, reason, records.now()
         if hasattr(self, "ledger"):
             self.record.ledger = self.ledger.totals()
         if self.record.attempts:
@@ -184,7 +167,7 @@ def read_checkpoint(folder: Path, key: str, device: torch.device) -> State | Non
     Raises:
         UserError: it cannot be read.
     """
-    path = folder / CHECKPOINT
+    path = folder / records.CHECKPOINT
     if not path.exists():
         return None
     try:

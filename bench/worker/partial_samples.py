@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from bench.costs.ledger import Ledger
 from bench.records.files import write_atomically
@@ -38,9 +40,10 @@ class Parts:
     def load(self) -> list[Timed]:
         """Return the batches that are there, from the first on."""
         found: list[Timed] = []
-        for part in self._parts():
-            if part["first"] == len(found):
-                found += [Timed(**_arrays(batch)) for batch in part["batches"]]
+        for path in sorted(self.folder.glob("part-*.pt")):
+            part = torch.load(path, map_location="cpu", weights_only=True)
+            if part["key"] == self.key and part["first"] == len(found):
+                found += [Timed(**_each(batch, Tensor, Tensor.numpy)) for batch in part["batches"]]
         self.found = self.written = len(found)
         self.batches = found
         return found
@@ -49,11 +52,6 @@ class Parts:
         """Return the ledger's totals when the last part was written; ``None`` without parts."""
         part = last_part(self.folder.parent, self.key)
         return part["ledger"] if part else None
-
-    def _parts(self) -> list[State]:
-        paths = sorted(self.folder.glob("part-*.pt"))
-        parts = [torch.load(path, map_location="cpu", weights_only=True) for path in paths]
-        return [part for part in parts if part["key"] == self.key]
 
     def note(self, batches: Sequence[Timed], *, is_last: bool) -> None:
         """Take note of all batches so far; write the new ones when it is time to."""
@@ -70,7 +68,7 @@ class Parts:
             content = {
                 "key": self.key,
                 "first": self.written,
-                "batches": [_tensors(asdict(batch)) for batch in new],
+                "batches": [_each(asdict(batch), np.ndarray, torch.from_numpy) for batch in new],
                 "ledger": self.ledger().totals(),
             }
             path = self.folder / f"part-{self.written:08}.pt"
@@ -92,16 +90,6 @@ def last_part(cell: Path, key: str) -> State | None:
     return part if part["key"] == key else None
 
 
-def _tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    """Turn arrays into tensors, which load with ``weights_only``."""
-    return {
-        name: torch.from_numpy(value) if hasattr(value, "dtype") else value
-        for name, value in batch.items()
-    }
-
-
-def _arrays(batch: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.numpy() if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+def _each(batch: dict[str, Any], kind: type, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Change arrays into tensors, which load with ``weights_only``, or back."""
+    return {key: change(v) if isinstance(v, kind) else v for key, v in batch.items()}

@@ -1,4 +1,4 @@
-"""What is made once for a study: checks, reference statistics and anchors.
+"""What a study needs: loaded and checked; and what is made once: reference statistics and anchors.
 
 ``python -m bench.worker.preparation JOB.json`` writes what it found into the job's answer.
 """
@@ -6,33 +6,100 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench import metrics
+from bench.config.errors import MissingDataError, UserError
 from bench.config.schema import Settings
-from bench.executors import Job, serve
+from bench.config.text import one_line
+from bench.data import Dataset, load
+from bench.executors import BAD_INPUT, DONE, NO_DATA, Job, serve
 from bench.records.files import write_text
 from bench.records.record import ANCHORS, Anchors
-from bench.worker.examine import Examined, answering, examine
+from bench.worker.build import build_method, open_device
 from bench.worker.process import Progress
+from bench.worker.shared_stages import stage_key
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a study needs."""
+
+    dataset: Dataset
+    device: torch.device
+    answer: dict[str, Any]
+    """What identifies data, extractors and first stages, and notes on them."""
+
+
+def examine(
+    settings: Settings,
+    methods: Mapping[str, dict[str, Any]],
+    cache: Path,
+    *,
+    download: bool = True,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Examined:
+    """Load and check data, extractors and methods; nothing is stored but the decoded data.
+
+    ``progress`` is told the fraction of the data that is read.
+    """
+    samples, limit = settings.evaluation.samples, settings.evaluation.reference_images
+    device = open_device(settings.device, settings.threads, settings.training.precision)
+    identity = metrics.identity(settings)
+    dataset = load(
+        settings.dataset, path=settings.data, cache=cache, size=settings.size,
+        download=download, progress=progress,
+    )  # fmt: skip
+    answer = {
+        "data_variant": dataset.variant,
+        "data_sha256": dataset.sha256,
+        "data_source": dataset.source,
+        "notes": [*dataset.notes, *metrics.anchor_notes(dataset, samples, limit=limit)],
+        **identity,
+        "stages": first_stages(methods, settings, dataset),
+    }
+    return Examined(dataset, device, answer)
+
+
+def first_stages(
+    methods: Mapping[str, dict[str, Any]], settings: Settings, dataset: Dataset
+) -> dict[str, str | None]:
+    """What identifies the first stage of each method, its seed apart; builds every method."""
+    keys = {}
+    for label, config in methods.items():
+        with torch.device("meta"):
+            first = build_method(label, config, dataset).stages()[0]
+        keys[label] = stage_key(first, label, settings, dataset.sha256, None)
+    return keys
+
+
+def answering(task: Callable[[Job], object]) -> Callable[[Job], int]:
+    """Make a task return its exit code; bad input is told in one line, the last that is printed."""
+
+    def run(job: Job) -> int:
+        try:
+            task(job)
+        except UserError as error:
+            # What a plug-in has printed goes before it.
+            sys.stdout.flush()
+            print(one_line(error), file=sys.stderr)
+            return NO_DATA if isinstance(error, MissingDataError) else BAD_INPUT
+        return DONE
+
+    return run
 
 
 def prepare(job: Job) -> None:
-    """Load and check what a study needs; make reference statistics and anchors."""
+    """Load and check data, methods and metrics; make reference statistics and anchors."""
     settings, progress = Settings.model_validate(job.request["settings"]), Progress(job)
-    found = examine(
-        settings,
-        job.request["methods"],
-        job.cache,
-        progress=progress.of("reading the data"),
-    )
-    make_yardsticks(job, settings, found, progress)
-    write_text(job.answer, json.dumps(found.answer))
-
-
-def make_yardsticks(job: Job, settings: Settings, found: Examined, progress: Progress) -> None:
-    """Check the metrics, and make reference statistics and anchors unless they are there."""
+    methods, reading = job.request["methods"], progress.of("reading the data")
+    found = examine(settings, methods, job.cache, progress=reading)
     metrics.self_test()
     evaluator = metrics.Evaluator.open(
         settings,
@@ -45,6 +112,7 @@ def make_yardsticks(job: Job, settings: Settings, found: Examined, progress: Pro
     if not are_current(path, found.answer, evaluator):
         rows = evaluator.anchors(settings.evaluation.samples, progress=progress.of("anchors"))
         write_text(path, Anchors(rows=rows).model_dump_json())
+    write_text(job.answer, json.dumps(found.answer))
 
 
 def are_current(path: Path, answer: dict[str, Any], evaluator: metrics.Evaluator) -> bool:

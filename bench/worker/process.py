@@ -69,8 +69,7 @@ class Progress:
     def __call__(self, phase: str, **values: Any) -> None:
         """Write the job's sign of life; that this cannot be done is no reason to stop."""
         moment = time.monotonic()
-        too_soon = phase == self.phase and moment - self.last < PROGRESS_SECONDS
-        if too_soon:
+        if phase == self.phase and moment - self.last < PROGRESS_SECONDS:
             return
         self.last, self.phase = moment, phase
         seconds = time.perf_counter() - self.begun
@@ -88,12 +87,8 @@ class Progress:
 def is_for_memory(error: Exception) -> bool:
     """Whether an error says that there is not enough memory, on the device or off it."""
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "DefaultCPUAllocator" in str(error) or is_errno(error, errno.ENOMEM)
-
-
-def is_errno(error: BaseException, number: int) -> bool:
-    """Whether the system gave this number as an error's reason."""
-    return isinstance(error, OSError) and error.errno == number
+    by_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return known or by_system or "DefaultCPUAllocator" in str(error)
 
 
 def explain(error: Exception, length: int = 500) -> str:

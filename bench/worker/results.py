@@ -13,7 +13,7 @@ from bench.costs.flops import parameters
 from bench.costs.machine.fitness import Watch
 from bench.records.files import write_atomically
 from bench.records.grid import write_grid
-from bench.records.record import GRID, SAMPLES, Value
+from bench.records.record import GRID, SAMPLES, Value, is_sampled
 from bench.sampling.source import timed
 from bench.sampling.timing import Drawn, draw_and_time, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
@@ -25,7 +25,7 @@ GRID_IMAGES = 64
 
 def kept_samples(cell: Cell) -> tuple[Any, Any] | None:
     """Return the samples and classes that an earlier process has drawn, if it has."""
-    if not cell.has_samples:
+    if not is_sampled(cell.record, cell.folder):
         return None
     cell.parts.clear()
     with np.load(cell.folder / SAMPLES) as content:
@@ -54,16 +54,11 @@ def sample(cell: Cell) -> tuple[Any, Any]:
 def draw(cell: Cell) -> Drawn:
     """Draw and time the samples that are not drawn yet, with an eye on the machine."""
     source, size = cell.built.source("samples"), cell.settings.sampling.batch
+    wanted, tell = cell.evaluation.samples, cell.progress.of("sampling")
     watch = Watch(cell.device, work=lambda: timed(source, size, 0))
     try:
         with watch:
-            drawn = draw_and_time(
-                source,
-                cell.evaluation.samples,
-                cell.settings.sampling,
-                cell.progress.of("sampling"),
-                cell.parts,
-            )
+            drawn = draw_and_time(source, wanted, cell.settings.sampling, tell, cell.parts)
     except InterruptedTrainingError:
         cell.parts.save()
         raise
@@ -122,14 +117,10 @@ def measure_for_curve(cell: Cell, images: Any) -> dict[str, Value]:
 
 def diagnose(cell: Cell) -> dict[str, Value]:
     """Measure the denoiser itself, where there is one."""
-    n = cell.evaluation.diagnostic_samples
-    source = cell.built.source("diagnostics")
+    n, source = cell.evaluation.diagnostic_samples, cell.built.source("diagnostics")
     generator = torch.Generator(cell.device)
+    generator.manual_seed(derive(cell.config.seed, "diagnostics"))
     return metrics.diagnose(
-        cell.built.method,
-        cell.dataset,
-        data_spec(cell.dataset),
-        n=n,
-        labels=lambda: source.labels(n, 0),
-        generator=generator.manual_seed(derive(cell.config.seed, "diagnostics")),
-    )
+        cell.built.method, cell.dataset, data_spec(cell.dataset),
+        n=n, labels=lambda: source.labels(n, 0), generator=generator,
+    )  # fmt: skip

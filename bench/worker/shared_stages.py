@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from contextlib import suppress
 
 import torch
 from filelock import FileLock, Timeout
@@ -19,9 +17,10 @@ from filelock import FileLock, Timeout
 from bench.config.schema import Settings
 from bench.config.text import digest
 from bench.records.files import write_atomically
-from bench.records.record import CURVES, Record, SharedBy, save_anyhow
+from bench.records.record import SharedBy, read_curves
 from bench.records.source_code import source_digest
-from bench.training import State
+from bench.training import InterruptedTrainingError, State
+from bench.worker.cell import Cell
 from methods.base import Stage
 
 WAIT_SECONDS = 0.5
@@ -45,30 +44,23 @@ def stage_key(
 class StagePlace:
     """One stage's file, held by one cell at a time: a second waits while the first trains."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        stage: str,
-        record: Record,
-        folder: Path,
-        wait: Callable[[], None],
-        peak: Callable[[], int],
-    ) -> None:
-        self.path, self.stage, self.record, self.folder = path, stage, record, folder
-        self.wait, self.peak = wait, peak
-        path.parent.mkdir(exist_ok=True)
-        self.lock = FileLock(f"{path}.lock")
+    def __init__(self, cell: Cell, stage: Stage) -> None:
+        self.cell, self.stage = cell, stage.name
+        label, sha256, seed = cell.config.method, cell.dataset.sha256, cell.config.seed
+        key = stage_key(stage, label, cell.settings, sha256, seed)
+        self.path = cell.folder.parent / "stages" / f"{key}.pt"
+        self.path.parent.mkdir(exist_ok=True)
+        self.lock = FileLock(f"{self.path}.lock")
 
     def __enter__(self) -> StagePlace:
         while True:
-            try:
+            with suppress(Timeout):
                 self.lock.acquire(timeout=0)
-            except Timeout:
-                self.wait()
-                time.sleep(WAIT_SECONDS)
-            else:
                 return self
+            self.cell.progress("waiting", fraction=0.0)
+            if self.cell.stop.requested:
+                raise InterruptedTrainingError("stopped while another cell trained its first stage")
+            time.sleep(WAIT_SECONDS)
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()
@@ -79,31 +71,25 @@ class StagePlace:
             return None
         kept: State = torch.load(self.path, map_location="cpu", weights_only=True)
         result: State = kept["result"]
-        self.record.shared_stages[self.stage] = SharedBy(
-            cell=kept["cell"],
-            train_flops=sum(result["train_flops"].values()),
-            seconds=result["seconds"],
-        )
-        cost = self.record.cost
+        flops, cost = sum(result["train_flops"].values()), self.cell.record.cost
+        shared = SharedBy(cell=kept["cell"], train_flops=flops, seconds=result["seconds"])
+        self.cell.record.shared_stages[self.stage] = shared
         cost.peak_memory_bytes = max(kept["peak_memory_bytes"], cost.peak_memory_bytes or 0)
         # At once: after a kill the checkpoint knows the cost, the record alone whose work it was.
-        save_anyhow(self.record, self.folder)
-        with (self.folder / CURVES).open("a") as file:
-            file.writelines(f"{json.dumps(point)}\n" for point in json.loads(kept["curves"]))
+        self.cell.save()
+        for point in json.loads(kept["curves"]):
+            self.cell.curves.append(point)
         return result
 
     def save(self, result: State) -> None:
         """Keep a result, with the loss curves and the peak of memory that belong to it."""
+        # Of the loss curves alone: snapshots are of the whole method, not of its stage.
+        points = read_curves(self.cell.folder)
+        losses = [p for p in points if any(name.startswith("loss/") for name in p["values"])]
         content = {
-            "cell": self.record.cell,
+            "cell": self.cell.record.cell,
             "result": result,
-            "curves": json.dumps(list(self._losses())),
-            "peak_memory_bytes": self.peak(),
+            "curves": json.dumps(losses),
+            "peak_memory_bytes": self.cell.note_peak_memory(),
         }
         write_atomically(self.path, lambda file: torch.save(content, file))
-
-    def _losses(self) -> list[dict[str, Any]]:
-        """The points of the loss curves; snapshots are of the whole method, not of its stage."""
-        lines = (self.folder / CURVES).read_text().splitlines()
-        points = [json.loads(line) for line in lines]
-        return [p for p in points if any(name.startswith("loss/") for name in p["values"])]

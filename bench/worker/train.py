@@ -13,8 +13,7 @@ from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from bench.worker.build import Built
 from bench.worker.cell import Cell
 from bench.worker.results import measure_for_curve
-from bench.worker.shared_stages import StagePlace, stage_key
-from methods.base import Stage
+from bench.worker.shared_stages import StagePlace
 
 
 def train(cell: Cell, state: State | None) -> None:
@@ -23,6 +22,7 @@ def train(cell: Cell, state: State | None) -> None:
     Raises:
         InterruptedTrainingError: it was asked to stop; a checkpoint has been written.
     """
+    shares = cell.training.share_stages
     trainer = Trainer(
         cell.built.method,
         feed_of(cell.built),
@@ -36,7 +36,7 @@ def train(cell: Cell, state: State | None) -> None:
             checkpoint=cell.write_checkpoint,
             progress=TrainingProgress(cell),
             stopping=lambda: cell.stop.requested,
-            shared=lambda stage: shared_stage(cell, stage),
+            shared=lambda stage: StagePlace(cell, stage) if shares else nullcontext(),
         ),
     )
     cell.curves.cut(state["curve_bytes"] if state else 0)
@@ -53,38 +53,10 @@ def train(cell: Cell, state: State | None) -> None:
 
 def feed_of(built: Built) -> Feed:
     """The batches that a cell is trained on."""
-    train, config = built.dataset.train, built.config
-    settings = config.settings.training.of(config.method)
+    data, how, seed = built.dataset.train, built.training, built.config.seed
     return Feed(
-        train.images,
-        train.labels,
-        device=built.device,
-        batch=settings.batch,
-        flip=settings.flip,
-        seed=config.seed,
+        data.images, data.labels, device=built.device, batch=how.batch, flip=how.flip, seed=seed
     )
-
-
-def shared_stage(cell: Cell, stage: Stage) -> Any:
-    """Where the result of a stage lies that other cells of the study have too."""
-    if not cell.training.share_stages:
-        return nullcontext()
-    key = stage_key(stage, cell.config.method, cell.settings, cell.dataset.sha256, cell.config.seed)
-    return StagePlace(
-        cell.folder.parent / "stages" / f"{key}.pt",
-        stage=stage.name,
-        record=cell.record,
-        folder=cell.folder,
-        wait=lambda: wait_for_stage(cell),
-        peak=cell.note_peak_memory,
-    )
-
-
-def wait_for_stage(cell: Cell) -> None:
-    """Tell that another cell trains this one's stage."""
-    cell.progress("waiting", fraction=0.0)
-    if cell.stop.requested:
-        raise InterruptedTrainingError("stopped while another cell trained its first stage")
 
 
 class TrainingProgress:
@@ -92,16 +64,17 @@ class TrainingProgress:
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
-        self.first_images: int | None = None
-        self.first_seconds = 0.0
+        self.first: tuple[int, float] | None = None
+        """Images and ``perf_counter`` where this process began."""
 
     def __call__(self, place: dict[str, Any]) -> None:
         """Tell the place that training has come to."""
-        if self.first_images is None:
-            self.first_images, self.first_seconds = place["images"], time.perf_counter()
+        moment = time.perf_counter()
+        if self.first is None:
+            self.first = place["images"], moment
             note_first_step(self.cell)
-        elapsed = time.perf_counter() - self.first_seconds
-        rate = (place["images"] - self.first_images) / elapsed if elapsed > 0 else 0.0
+        images, began = self.first
+        rate = (place["images"] - images) / (moment - began) if moment > began else 0.0
         self.cell.progress("training", rate=rate, **place)
 
 

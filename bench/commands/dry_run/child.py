@@ -17,7 +17,7 @@ from bench.config.schema import CellConfig, Settings
 from bench.executors.job import Job
 from bench.executors.serve import serve
 from bench.records.files import write_text
-from bench.worker.examine import answering, examine
+from bench.worker.preparation import answering, examine
 
 
 def estimate(job: Job) -> None:
