@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import socket
 import sys
@@ -14,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import yaml
 
 from bench.records import record
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 LONGEST_NAME = 250
 LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
+TABLES = (
+    "table.md", "table.csv", "table.tex", "table.json", "nfe-curve.md", "nfe-curve.csv",
+    "timing.md", "timing.json", STUDY,
+)  # fmt: skip
+COSTS = (
+    "nfe", "train_flops", "sample_flops_per_image", "parameters", "peak_memory_bytes",
+    "images_seen", "steps",
+)  # fmt: skip
 LARGEST_LOG = 1_000_000
 """Bytes of ``log.txt`` up to which a failed cell's run carries it."""
 STATUS = {
@@ -46,13 +54,7 @@ def final_metrics(row: Record) -> dict[str, float]:
     cost = row.cost
     numbers: dict[str, float | None] = {name: found.value for name, found in row.metrics.items()}
     numbers |= {f"{name}_spread": found.spread for name, found in row.metrics.items()}
-    numbers |= {
-        name: getattr(cost, name)
-        for name in (
-            "nfe", "train_flops", "sample_flops_per_image", "parameters", "peak_memory_bytes",
-            "images_seen", "steps",
-        )
-    }  # fmt: skip
+    numbers |= {name: getattr(cost, name) for name in COSTS}
     for name in ("ms_per_image", "latency_ms"):
         if (timing := getattr(cost, name)) is not None:
             numbers |= {name: timing.median, f"{name}_low": timing.low, f"{name}_high": timing.high}
@@ -77,20 +79,16 @@ def run_params(path: Path) -> dict[str, str]:
     """Return the parameters that a cell's configuration gives its run."""
     tree = yaml.safe_load(path.read_text()) if path.exists() else None
     flat = _flatten("", tree if isinstance(tree, dict) else {})
-    return {_name(key): _text(value)[:LONGEST_PARAM] for key, value in flat}
+    return {_name(key): value[:LONGEST_PARAM] for key, value in flat}
 
 
-def _flatten(prefix: str, tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(prefix: str, tree: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping) and value:
             yield from _flatten(name, value)
         else:
-            yield name, value
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+            yield name, value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _name(text: str) -> str:
@@ -105,19 +103,10 @@ def cell_tags(row: Record, study: str) -> dict[str, str]:
         for name in ("commit", "device", "host", "pid")
         if row.environment.get(name) is not None
     }
-    return environment | {
-        "kind": "cell",
-        "study": study,
-        "cell": row.cell,
-        "method": row.method,
-        "dataset": row.dataset,
-        "data_variant": row.data_variant,
-        "preset": row.preset,
-        "seed": str(row.seed),
-        "key": row.key,
-        "status": str(row.status),
-        "reason": row.reason[:LONGEST_TAG],
-    }
+    names = ("cell", "method", "dataset", "data_variant", "preset", "seed", "key", "status")
+    own = {name: str(getattr(row, name)) for name in names}
+    own |= {"kind": "cell", "study": study, "reason": row.reason[:LONGEST_TAG]}
+    return environment | own
 
 
 def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
@@ -137,13 +126,8 @@ def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
 
 def study_files(study: Path) -> tuple[list[Path], list[Path]]:
     """Return the tables and the plots that a study has."""
-    names = [f"table.{ending}" for ending in ("md", "csv", "tex", "json")]
-    tables = [
-        study / name
-        for name in [*names, "nfe-curve.md", "nfe-curve.csv", "timing.md", "timing.json"]
-    ]
-    plots = sorted((study / "plots").glob("*.png"))
-    return [path for path in [*tables, study / STUDY] if path.exists()], plots
+    found = [study / name for name in TABLES if (study / name).exists()]
+    return found, sorted((study / "plots").glob("*.png"))
 
 
 def failure_log(folder: Path, row: Record) -> list[Path]:
@@ -162,36 +146,25 @@ def run_status(row: Record) -> str:
 
 def _is_dead(environment: Mapping[str, Any]) -> bool:
     """Whether the cell's process is known to have gone: same host, no such process."""
-    pid = environment.get("pid")
-    if environment.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    pid, is_here = environment.get("pid"), environment.get("host") == socket.gethostname()
+    return is_here and isinstance(pid, int) and not psutil.pid_exists(pid)
 
 
 def study_status(rows: Sequence[Record]) -> str:
     """Return MLflow's word for how a study stands."""
     found = {run_status(row) for row in rows}
-    for status in ("RUNNING", "FAILED", "KILLED"):
-        if status in found:
-            return status
-    return "FINISHED" if found == {"FINISHED"} else "KILLED"
+    if found == {"FINISHED"}:
+        return "FINISHED"
+    return next((status for status in ("RUNNING", "FAILED") if status in found), "KILLED")
 
 
 def is_same(last: Any, value: float) -> bool:
     """Whether a metric's last point, if it has one, has this value."""
-    if last is None:
-        return False
-    stored = last.value
+    if last is None or math.isnan(value):
+        return last is not None and math.isnan(last.value)
     # MLflow keeps infinity as the largest float.
     largest = sys.float_info.max
-    clipped = value if math.isnan(value) else min(max(value, -largest), largest)
-    return stored == clipped or (math.isnan(stored) and math.isnan(value))
+    return bool(last.value == min(max(value, -largest), largest))
 
 
 def fingerprint(files: Sequence[Path]) -> str:

@@ -116,9 +116,13 @@ def _create(database: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".mlflow-new-", dir=database.parent) as scratch:
         made, copy = Path(scratch) / "made.db", Path(scratch) / DATABASE
         _connect(f"sqlite:///{made.as_posix()}")
-        with closing(sqlite3.connect(made)) as old, closing(sqlite3.connect(copy)) as new:
-            old.backup(new)
+        _copy(made, copy)
         os.replace(copy, database)
+
+
+def _copy(database: Path, place: Path) -> None:
+    with closing(sqlite3.connect(database)) as old, closing(sqlite3.connect(place)) as new:
+        old.backup(new)
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -154,11 +158,7 @@ def _migrate(uri: str, database: Path) -> None:
     except MlflowException as error:
         if "out-of-date database schema" not in str(error):
             raise
-        with (
-            closing(sqlite3.connect(database)) as old,
-            closing(sqlite3.connect(database.with_suffix(".db.bak"))) as copy,
-        ):
-            old.backup(copy)
+        _copy(database, database.with_suffix(".db.bak"))
         command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
 

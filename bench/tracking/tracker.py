@@ -6,51 +6,25 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from bench.records import record
 from bench.records.record import CONFIG, GRID, Record, Status
-from bench.tracking.content import (
-    cell_tags,
-    curve_points,
-    failure_log,
-    final_metrics,
-    fingerprint,
-    is_run_of,
-    is_same,
-    last_points,
-    milliseconds,
-    run_params,
-    run_status,
-    started_ms,
-    study_files,
-    study_status,
-    study_tags,
-)
+from bench.tracking import content, store
+from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
 from bench.tracking.null import NullTracker, Warn, first_line, to_stderr
-from bench.tracking.store import (
-    ARTIFACTS,
-    PAUSE,
-    QUIET,
-    STORE_LOCK,
-    alone,
-    is_server,
-    locked,
-    open_store,
-    origin_of,
-    store_uri,
-)
+from bench.tracking.store import PAUSE, alone, locked, origin_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
-Item = TypeVar("Item")
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
+SHOW_ALL = json.dumps({"runsHiddenMode": "SHOW_ALL"})
+"""State of the charts page that shows every run, as MLflow's UI shares it."""
 VIEW = "scorebench"
 """Key of the shared view of an experiment's charts which shows all runs, not ten."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
@@ -84,10 +58,10 @@ class Tracker:
         Without MLflow, or with a store that cannot be opened, ``warn`` gets one line and the
         tracker is a ``NullTracker`` whose ``trouble`` is that line.
         """
-        for name, value in QUIET.items():
+        for name, value in store.QUIET.items():
             os.environ.setdefault(name, value)
         try:
-            return cls(open_store(results), results, warn)
+            return cls(store.open_store(results), results, warn)
         except ImportError:
             line = "MLflow is not installed: nothing is tracked; install it, then run: bench sync"
         except Exception as error:
@@ -106,7 +80,7 @@ class Tracker:
             Whether the run says what the folder does.
         """
         name = Path(study).name if study else folder.resolve().parent.name
-        return self._try(folder.name, lambda: self._sync_cell(folder, name))
+        return self._try(folder.name, self._sync_cell, folder, name)
 
     def sync_study(self, study: Path) -> bool:
         """Bring all of a study's runs up to date, end orphans, and keep table and plots.
@@ -115,41 +89,33 @@ class Tracker:
             Whether the store says all that the folders do.
         """
         self._quiet_until = 0.0
-        steps: list[tuple[str, Callable[[], object]]] = [
-            (path.parent.name, partial(self._sync_cell, path.parent, study.name))
-            for path in sorted(study.glob(f"*/{record.RECORD}"))
+        folders = [path.parent for path in sorted(study.glob(f"*/{record.RECORD}"))]
+        done = [
+            *(self._try(path.name, self._sync_cell, path, study.name) for path in folders),
+            self._try("orphans", self._end_orphans, study),
+            self._try(study.name, self._sync_study_run, study),
         ]
-        steps += [
-            ("orphans", lambda: self._end_orphans(study)),
-            (study.name, lambda: self._sync_study_run(study)),
-        ]
-        failed = [name for name, step in steps if not self._try(name, step)]
-        if not failed:
+        if all(done):
             self.trouble = None
-        return not failed
+        return all(done)
 
-    def _try(self, what: str, step: Callable[[], object]) -> bool:
+    def _try(self, what: str, step: Callable[..., None], *arguments: object) -> bool:
         """Run a step; on trouble warn once, and pause if the store does not answer at all."""
         if time.monotonic() < self._quiet_until:
             return False
         try:
-            step()
+            step(*arguments)
         except Exception as error:
             self.trouble = f"MLflow could not log '{what}' ({first_line(error)})"
             if not self._warned:
                 self._warn(f"{self.trouble}; the run goes on, complete it later: bench sync")
             self._warned = True
-            if not self._answers():
+            try:
+                self.client.search_experiments(max_results=1)
+            except Exception:
                 self._quiet_until = time.monotonic() + PAUSE
             return False
         self.moved = time.monotonic()
-        return True
-
-    def _answers(self) -> bool:
-        try:
-            self.client.search_experiments(max_results=1)
-        except Exception:
-            return False
         return True
 
     # A cell's run -------------------------------------------------------------------------------
@@ -180,7 +146,7 @@ class Tracker:
         is_up = tags.get("synced") == mark and tags.get("superseded") != "true"
         if not is_up or run.info.status != run_status(row):
             self._log_params(run, folder)
-            self._log_tags(run, cell_tags(row, study) | {"origin": self._origin})
+            self._log_tags(run, content.cell_tags(row, study) | {"origin": self._origin})
             self._log_curves(run, folder)
             self._finish_cell(run, row, folder, mark)
 
@@ -191,15 +157,15 @@ class Tracker:
         place = (study, row.cell, row.key, str(row.started))
         if place not in self._runs:
             same = self._search(row.dataset, study=study, cell=row.cell)
-            mine = [run for run in same if is_run_of(run, row)]
+            mine = [run for run in same if content.is_run_of(run, row)]
             chosen = mine[0] if mine else self._create(row, study)
             self._supersede([run for run in same if run.info.run_id != chosen.info.run_id])
             self._runs[place] = chosen.info.run_id
         return self.client.get_run(self._runs[place])
 
     def _create(self, row: Record, study: str) -> Run:
-        tags = cell_tags(row, study) | {"origin": self._origin}
-        started = started_ms(row) or int(time.time() * 1000)
+        tags = content.cell_tags(row, study) | {"origin": self._origin}
+        started = content.started_ms(row) or _now_ms()
         experiment = self._experiment(row.dataset)
         return self.client.create_run(experiment, started, tags, run_name=row.cell)
 
@@ -215,23 +181,18 @@ class Tracker:
         """Log the configuration's values that the run has not; MLflow never changes one."""
         from mlflow.entities import Param
 
-        new = [
-            Param(name, value)
-            for name, value in run_params(folder / CONFIG).items()
-            if name not in run.data.params
-        ]
-        for batch in _batches(new, PARAMS_PER_BATCH):
-            self.client.log_batch(run.info.run_id, params=batch)
+        found = content.run_params(folder / CONFIG)
+        new = [Param(name, text) for name, text in found.items() if name not in run.data.params]
+        for at in range(0, len(new), PARAMS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, params=new[at : at + PARAMS_PER_BATCH])
 
     def _log_tags(self, run: Run, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        wanted = {"superseded": "false"} if "superseded" in run.data.tags else {}
-        changed = [
-            RunTag(name, value)
-            for name, value in (wanted | dict(tags)).items()
-            if run.data.tags.get(name) != value
-        ]
+        has = run.data.tags
+        wanted = {"superseded": "false"} if "superseded" in has else {}
+        wanted |= tags
+        changed = [RunTag(name, text) for name, text in wanted.items() if has.get(name) != text]
         if changed:
             self.client.log_batch(run.info.run_id, tags=changed)
 
@@ -242,11 +203,14 @@ class Tracker:
         last = last_points(run)
         new = [
             Metric(name, value, run.info.start_time + round(1000 * seconds), step)
-            for (name, step), (value, seconds) in curve_points(folder).items()
+            for (name, step), (value, seconds) in content.curve_points(folder).items()
             if name not in last or step > last[name].step
         ]
-        for batch in _batches(new, METRICS_PER_BATCH):
-            self.client.log_batch(run.info.run_id, metrics=batch)
+        self._log_metrics(run, new)
+
+    def _log_metrics(self, run: Run, new: Sequence[Metric]) -> None:
+        for at in range(0, len(new), METRICS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, metrics=new[at : at + METRICS_PER_BATCH])
 
     def _finish_cell(self, run: Run, row: Record, folder: Path, mark: str) -> None:
         """Log what a cell's end brings, status and ``synced`` mark last."""
@@ -255,7 +219,7 @@ class Tracker:
             self._log_final(run, row, folder)
         if status in ENDED:
             names = [CONFIG, record.RECORD, GRID]
-            self._upload(run, [folder / name for name in names] + failure_log(folder, row))
+            self._upload(run, [folder / name for name in names] + content.failure_log(folder, row))
         self._set_status(run, status, milliseconds(row.ended))
         if status in ENDED:
             self.client.set_tag(run.info.run_id, "synced", mark)
@@ -268,7 +232,7 @@ class Tracker:
         """
         from mlflow.entities import Metric
 
-        points = curve_points(folder)
+        points = content.curve_points(folder)
         curves = {name for name, _ in points}
         seconds = max((at for _, at in points.values()), default=0.0)
         after_curves = run.info.start_time + math.ceil(1000 * seconds) + 1
@@ -278,11 +242,10 @@ class Tracker:
             # Of two values at one step MLflow shows the later one: of what was measured again too.
             Metric(name, value, max(stamp, last[name].timestamp + 1) if name in last else stamp,
                    row.cost.images_seen if name in curves else 0)
-            for name, value in final_metrics(row).items()
-            if not is_same(last.get(name), value)
+            for name, value in content.final_metrics(row).items()
+            if not content.is_same(last.get(name), value)
         ]  # fmt: skip
-        for batch in _batches(new, METRICS_PER_BATCH):
-            self.client.log_batch(run.info.run_id, metrics=batch)
+        self._log_metrics(run, new)
 
     def _upload(self, run: Run, files: Sequence[Path], folder: str | None = None) -> None:
         for file in files:
@@ -307,15 +270,15 @@ class Tracker:
 
     def _log_study(self, study: Path, rows: Sequence[Record]) -> None:
         run = self._study_run(study.name, rows)
-        tables, plots = study_files(study)
+        tables, plots = content.study_files(study)
         mark = fingerprint([*tables, *plots])
-        self._log_tags(run, study_tags(study, rows))
+        self._log_tags(run, content.study_tags(study, rows))
         if run.data.tags.get("synced") != mark:
             self._upload(run, tables)
             self._upload(run, plots, "plots")
             self.client.set_tag(run.info.run_id, "synced", mark)
         ended = max((milliseconds(row.ended) or 0 for row in rows), default=0)
-        self._set_status(run, study_status(rows), ended or None)
+        self._set_status(run, content.study_status(rows), ended or None)
 
     def _study_run(self, study: str, rows: Sequence[Record]) -> Run:
         found = self._search(rows[0].dataset, study=study, kind="study")
@@ -323,12 +286,8 @@ class Tracker:
             return self.client.get_run(found[0].info.run_id)
         starts = [at for row in rows if (at := milliseconds(row.started))]
         tags = {"kind": "study", "study": study, "origin": self._origin}
-        return self.client.create_run(
-            self._experiment(rows[0].dataset),
-            min(starts, default=int(time.time() * 1000)),
-            tags,
-            run_name=study,
-        )
+        experiment, start = self._experiment(rows[0].dataset), min(starts, default=_now_ms())
+        return self.client.create_run(experiment, start, tags, run_name=study)
 
     def _end_orphans(self, study: Path) -> None:
         """End runs left open whose cell's folder has gone."""
@@ -359,17 +318,19 @@ class Tracker:
     def _experiment(self, dataset: str) -> str:
         """Return the id of the data set's experiment, created or restored where needed."""
         if dataset not in self._experiments:
-            with locked(self._results / STORE_LOCK, "another command is opening the store"):
+            with locked(self._results / store.STORE_LOCK, "another command is opening the store"):
                 identity = self._find_experiment(dataset)
-            self.client.set_experiment_tag(identity, f"mlflow.sharedViewState.{VIEW}", _view())
+            self.client.set_experiment_tag(identity, f"mlflow.sharedViewState.{VIEW}", SHOW_ALL)
             self._experiments[dataset] = identity
         return self._experiments[dataset]
 
     def _find_experiment(self, dataset: str) -> str:
         known = self.client.get_experiment_by_name(dataset)
         if known is None:
-            place = None if is_server(store_uri(self._results)) else self._artifacts(dataset)
+            uri = store.store_uri(self._results)
+            ours = (self._results / store.ARTIFACTS / dataset).as_uri()
             try:
+                place = None if store.is_server(uri) else ours
                 return str(self.client.create_experiment(dataset, place))
             except Exception:
                 # On a server, someone else's results folder may have been first.
@@ -380,19 +341,10 @@ class Tracker:
             self.client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
 
-    def _artifacts(self, dataset: str) -> str:
-        return (self._results / ARTIFACTS / dataset).as_uri()
 
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _quoted(value: str) -> str:
     return f'"{value}"' if "'" in value else f"'{value}'"
-
-
-def _view() -> str:
-    """Return the state of the charts page that shows every run, as the UI shares it."""
-    return json.dumps({"runsHiddenMode": "SHOW_ALL"})
