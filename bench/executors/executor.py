@@ -1,7 +1,5 @@
 """What an executor is, and the handle that it gives for a job."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

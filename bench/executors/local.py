@@ -1,7 +1,5 @@
 """Jobs as processes of this machine, children of the command's."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

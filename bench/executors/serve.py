@@ -1,7 +1,5 @@
 """The other side of an executor: what a job's process does before and after its task."""
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import signal

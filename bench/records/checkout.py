@@ -5,8 +5,6 @@ if the tree differed), and ``uncommitted.diff``, by how much. The standard libra
 imported here, since the build of a wheel reads this file too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Where a run happened: source, packages, device, threads, command."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -5,8 +5,6 @@ system frees it when the last of the two is gone, however they ended. It lies be
 ``<study>/.locks/``, since a cell's folder may be moved.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """What a metric's name says: its family, which way is better, what stands beside the costs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")

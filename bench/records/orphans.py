@@ -1,7 +1,5 @@
 """Cells whose process ended without saying so: what their records are to tell."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket

@@ -5,8 +5,6 @@
 file is written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import time

@@ -1,7 +1,5 @@
 """The source that a method's result depends on: its module and all it imports from ``methods``."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import hashlib

@@ -1,7 +1,5 @@
 """``study.yaml``, typed: what a study was asked for, what its preparation found; and finding it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -1,7 +1,5 @@
 """The cells of a study as work for the runner: laid out, run, and their records kept true."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

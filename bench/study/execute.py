@@ -1,7 +1,5 @@
 """A study from its request to its cells' ends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The plan of a study: which cells there are, and what is to be done with each, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 """What is found and made for a study before any of its cells is run, by a process of its own."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What is asked of a study, and whether it may be."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs work on cells, some at a time, each in a process of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

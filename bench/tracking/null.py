@@ -1,7 +1,5 @@
 """Nothing is tracked: where that was wanted, and where MLflow is in trouble."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MLflow's own pages, served on a results folder's store."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """From a cell's configuration to its data, its device and its method."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

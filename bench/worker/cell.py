@@ -1,7 +1,5 @@
 """The cell that a process works on: what it is made of, and the record of how it goes."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

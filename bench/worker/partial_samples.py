@@ -4,8 +4,6 @@
 they were written; the folder is gone once ``samples.npz`` is there.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 ``python -m bench.worker.preparation JOB.json`` writes what it found into the job's answer.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Mapping

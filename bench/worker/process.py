@@ -1,7 +1,5 @@
 """What any process that works on cells does beside its work: heed requests to stop, and tell."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """What comes of a trained cell: its samples, their cost and their quality."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A cell from its start to its end, whatever that is."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from contextlib import suppress

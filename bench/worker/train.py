@@ -1,7 +1,5 @@
 """The training of a cell, and what it leaves on the way: checkpoints, curves, shared stages."""
 
-from __future__ import annotations
-
 import time
 from contextlib import nullcontext
 from typing import Any
