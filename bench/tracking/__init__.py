@@ -14,8 +14,7 @@ anew has a run of its own, and the one it replaces is marked. A study has a run 
 """
 
 from bench.tracking.background import Background
-from bench.tracking.null import NullTracker, Warn
 from bench.tracking.store import has_store, store_uri
-from bench.tracking.tracker import Tracker
+from bench.tracking.tracker import NullTracker, Tracker, Warn
 
 __all__ = ["Background", "NullTracker", "Tracker", "Warn", "has_store", "store_uri"]

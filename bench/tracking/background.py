@@ -6,9 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench.tracking.null import PATIENCE, NullTracker, Warn, first_line, to_stderr
 from bench.tracking.store import PAUSE
-from bench.tracking.tracker import Tracker
+from bench.tracking.tracker import PATIENCE, NullTracker, Tracker, Warn, first_line, to_stderr
 
 
 class Background:

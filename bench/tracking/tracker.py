@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from bench.records import record
 from bench.records.record import CONFIG, GRID, Record, Status
 from bench.tracking import content, store
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
-from bench.tracking.null import NullTracker, Warn, first_line, to_stderr
 from bench.tracking.store import PAUSE, alone, locked, origin_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,50 @@ SHOW_ALL = json.dumps({"runsHiddenMode": "SHOW_ALL"})
 VIEW = "scorebench"
 """Key of the shared view of an experiment's charts which shows all runs, not ten."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
+PATIENCE = 20.0
+"""Seconds that a command waits at its end for a store that logs nothing meanwhile."""
+Warn = Callable[[str], object]
+
+
+def to_stderr(line: str) -> None:
+    """Print a line beside the command's output."""
+    print(line, file=sys.stderr)
+
+
+def first_line(error: BaseException) -> str:
+    """Name an error and what it says first."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+class NullTracker:
+    """Tracks nothing, with the interface of ``Tracker``: for ``--no-tracking`` and for trouble."""
+
+    seconds = moved = 0.0
+
+    def __init__(self, trouble: str | None = None) -> None:
+        """Keep why nothing is tracked, or ``None`` where the user wanted it so."""
+        self.trouble = trouble
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it stands for a store that could not be opened."""
+        return self.trouble is not None
+
+    def sync_cell(self, folder: Path, study: Path | str | None = None) -> bool:
+        """Do nothing; whether that was wanted."""
+        return self.trouble is None
+
+    def sync_study(self, study: Path) -> bool:
+        """Do nothing; whether that was wanted."""
+        return self.trouble is None
+
+    def close(self, patience: float = PATIENCE) -> bool:
+        """Do nothing; whether that was wanted."""
+        return self.trouble is None
+
+    def drop(self) -> None:
+        """Do nothing."""
 
 
 class Tracker:

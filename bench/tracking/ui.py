@@ -16,9 +16,8 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.config.errors import UserError
-from bench.tracking.null import first_line
 from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, open_store, store_uri
-from bench.tracking.tracker import VIEW
+from bench.tracking.tracker import VIEW, first_line
 
 UI_LOG = "mlflow-ui.log"
 
