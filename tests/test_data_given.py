@@ -15,6 +15,7 @@ from PIL import Image
 from bench import data
 from bench.config.errors import UserError
 from bench.data.dataset import Dataset, fingerprint
+from bench.data.sources.given import load_samples
 from tests.pictures import encoded, pixels, png, write_folder, write_zip
 
 CIFAR_NAMES = ("airplane", "automobile", "bird")
@@ -343,7 +344,7 @@ def test_facts_are_json(tmp_path: Path) -> None:
 
 def samples(path: Path, classes: tuple[str, ...] = ("cat", "dog"), side: int = 8) -> Dataset:
     cache = path.parent / "cache"
-    return data.load_samples(path, shape=(3, side, side), classes=classes, cache=cache)
+    return load_samples(path, shape=(3, side, side), classes=classes, cache=cache)
 
 
 def test_samples_of_every_source(tmp_path: Path) -> None:

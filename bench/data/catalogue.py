@@ -41,32 +41,10 @@ class Known:
 
 
 _DIGITS = tuple("0123456789")
-_CLOTHES = (
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
-_CIFAR10 = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+_CLOTHES = "T-shirt/top,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot"
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 # The 100 fine names in the order of their indices, which is alphabetical.
-_CIFAR100_TEXT = """
+_CIFAR100 = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
     butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
     crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
@@ -76,23 +54,16 @@ _CIFAR100_TEXT = """
     snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
     tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
-_CIFAR100 = tuple(_CIFAR100_TEXT.split())
 _FETCHED = f"--data PATH, ${ROOT_VARIABLE}, or torchvision's download"
+_FETCHED_OR_DEBIAN = _FETCHED.replace(", or", ", Debian's dataset-fashion-mnist, or")
 _DRAWN = "drawn from a Gaussian mixture in closed form"
 
 KNOWN: dict[str, Known] = {
     "digits": Known(1297, 500, 8, 1, _DIGITS, "embedded in scikit-learn"),
     "mnist": Known(60_000, 10_000, 28, 1, _DIGITS, _FETCHED),
-    "fashion-mnist": Known(
-        60_000,
-        10_000,
-        28,
-        1,
-        _CLOTHES,
-        _FETCHED.replace(", or", ", Debian's dataset-fashion-mnist, or"),
-    ),
-    "cifar10": Known(50_000, 10_000, 32, 3, _CIFAR10, _FETCHED),
-    "cifar100": Known(50_000, 10_000, 32, 3, _CIFAR100, _FETCHED),
+    "fashion-mnist": Known(60_000, 10_000, 28, 1, tuple(_CLOTHES.split(",")), _FETCHED_OR_DEBIAN),
+    "cifar10": Known(50_000, 10_000, 32, 3, tuple(_CIFAR10.split()), _FETCHED),
+    "cifar100": Known(50_000, 10_000, 32, 3, tuple(_CIFAR100.split()), _FETCHED),
     "gmm2d": Known(20_000, 10_000, 1, 2, ("0", "1", "2"), _DRAWN),
     "moons": Known(20_000, 10_000, 1, 2, ("upper", "lower"), _DRAWN),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from methods.mixtures import GaussianMixture
 
-    Pixels = NDArray[np.uint8 | np.float32]
-
+Pixels: TypeAlias = "NDArray[np.uint8 | np.float32]"
 _BLOCK = 2**24
 """Bytes of an array that are hashed at a time."""
 

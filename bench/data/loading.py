@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from bench.config.errors import MissingDataError, UserError, unknown
 from bench.data.catalogue import KNOWN
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset
 
 Progress = Callable[[float], object]
+"""Is told the fraction that is done, 0 to 1."""
+
+
+def unheard(fraction: float) -> None:
+    """Take what is told of a progress, and do nothing."""
 
 
 def load(
@@ -23,7 +24,7 @@ def load(
     cache: Path,
     size: int | None = None,
     download: bool = True,
-    progress: Progress = lambda fraction: None,
+    progress: Progress = unheard,
 ) -> Dataset:
     """Read a data set by name, from ``path`` if given, else from where it is known to lie.
 
@@ -42,80 +43,46 @@ def load(
     """
     if path is not None and not path.exists():
         raise UserError(f"--data {path}: no such file or folder")
-    _check_size(name, size)
-    if name in KNOWN and KNOWN[name].is_points:
-        return _load_mixture(name, path)
-    if path is not None and _holds_images(name, path):
-        from bench.data.sources.given import load_given
+    from bench.data.sources import digits, fetched, given
 
-        return load_given(name, path, cache=cache, size=size, progress=progress)
-    if name not in KNOWN:
+    known = KNOWN.get(name)
+    if known is not None and size not in (None, known.size):
+        raise UserError(
+            f"size {size}: {name} has {known.size}x{known.size}; leave the size out, or give the "
+            "images under a name of their own"
+        )
+    if known is not None and known.is_points:
+        if path is not None:
+            raise UserError(
+                f"--data {path}: '{name}' is drawn from a closed form and read from no file; "
+                "leave --data out, or choose another --dataset"
+            )
+        from bench.data.sources.mixtures import load_mixture
+
+        return load_mixture(name)
+    if path is not None and _holds_images(name, path):
+        return given.load_given(name, path, cache=cache, size=size, progress=progress)
+    if known is None:
         raise MissingDataError(
             f"{unknown('data set', name, KNOWN)}; or give images with --data PATH: a zip file, "
             "a folder, an .npz file or an lmdb folder"
         )
     if name == "digits":
-        return _load_digits(path)
-    from bench.data.sources.fetched import load_fetched
-
-    return load_fetched(name, path=path, cache=cache, download=download)
-
-
-def load_samples(
-    path: Path,
-    *,
-    shape: tuple[int, int, int],
-    classes: tuple[str, ...],
-    cache: Path,
-    progress: Progress = lambda fraction: None,
-) -> Dataset:
-    """Read images that some other code has drawn; see ``bench.data.sources.given.load_samples``."""
-    from bench.data.sources import given
-
-    return given.load_samples(path, shape=shape, classes=classes, cache=cache, progress=progress)
-
-
-def _check_size(name: str, size: int | None) -> None:
-    known = KNOWN.get(name)
-    if size is not None and known is not None and size != known.size:
-        raise UserError(
-            f"size {size}: {name} has {known.size}x{known.size}; leave the size out, or give the "
-            "images under a name of their own"
-        )
+        if path is not None:
+            raise UserError(
+                f"--data {path}: 'digits' is embedded in scikit-learn and there is no image in "
+                "this folder; leave --data out, or give images"
+            )
+        return digits.load_digits()
+    return fetched.load_fetched(name, path=path, cache=cache, download=download)
 
 
 def _holds_images(name: str, path: Path) -> bool:
     """Whether to read images of the user's at ``path``, rather than a data set's own files."""
-    from bench.data.sources import folders
-    from bench.data.sources.lmdbs import is_lmdb
+    from bench.data.sources import fetched, folders, lmdbs
 
-    if path.is_file() or name not in KNOWN or is_lmdb(path):
+    if path.is_file() or name not in KNOWN or lmdbs.is_lmdb(path):
         return True
-    if name != "digits":
-        from bench.data.sources.fetched import find
-
-        if find(name, path) is not None:
-            return False
+    if name != "digits" and fetched.find(name, path) is not None:
+        return False
     return folders.holds_image(path)
-
-
-def _load_digits(path: Path | None) -> Dataset:
-    from bench.data.sources.digits import load_digits
-
-    if path is not None:
-        raise UserError(
-            f"--data {path}: 'digits' is embedded in scikit-learn and there is no image in this "
-            "folder; leave --data out, or give images"
-        )
-    return load_digits()
-
-
-def _load_mixture(name: str, path: Path | None) -> Dataset:
-    from bench.data.sources.mixtures import load_mixture
-
-    if path is not None:
-        raise UserError(
-            f"--data {path}: '{name}' is drawn from a closed form and read from no file; "
-            "leave --data out, or choose another --dataset"
-        )
-    return load_mixture(name)

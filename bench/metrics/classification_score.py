@@ -13,22 +13,20 @@ the size of the data, and trained without augmentation, since a flip is another 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset, Pixels, Split
+from bench.metrics.extractors.classifier import FeatureClassifier, Shape
 from bench.metrics.extractors.loading import exact
 from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
 from bench.metrics.statistics import permutation
 from bench.records.record import Value
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from bench.data.dataset import Pixels
 
 _TEST_BATCH = 500
 _WIDTHS = (32, 64, 128, 128)
@@ -153,8 +151,6 @@ def train_and_test(
     samples: Split, dataset: Dataset, device: str | torch.device, seed: int
 ) -> float:
     """Return the held-out accuracy of a classifier trained on labelled samples."""
-    import torch
-
     where = torch.device(device)
     assert dataset.test is not None
     with exact(where), torch.inference_mode(False), torch.random.fork_rng(devices=[]):
@@ -167,10 +163,6 @@ def train_and_test(
 
 def build(dataset: Dataset) -> nn.Module:
     """Build the classifier for a data set's shape and classes, from inputs in [-1, 1] to logits."""
-    from torch import nn
-
-    from bench.metrics.extractors.classifier import FeatureClassifier, Shape
-
     channels, size, _ = dataset.shape
     classes = len(dataset.classes)
     if dataset.is_points:
@@ -197,9 +189,6 @@ def _widths(size: int) -> tuple[int, ...]:
 
 def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe, seed: int) -> None:
     """Train in place by cross entropy, with AdamW and a one-cycle schedule."""
-    import torch
-    from torch.nn import functional
-
     batch = min(recipe.batch, len(inputs))
     steps = max(recipe.steps, recipe.epochs * len(inputs) // batch)
     optimizer = torch.optim.AdamW(
@@ -225,8 +214,6 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe,
 
 def logits(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return (B, K) of uint8 images or of points; where features come too, the logits alone."""
-    import torch
-
     found = model(inputs.float() / 127.5 - 1 if inputs.dtype == torch.uint8 else inputs)
     chosen: Tensor = found[1] if isinstance(found, tuple) else found
     return chosen
@@ -234,16 +221,12 @@ def logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 def tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return images, uint8, or points, float32, and labels, on the device."""
-    import torch
-
     assert split.labels is not None
     inputs = torch.from_numpy(np.array(split.images)).to(device)
     return inputs, torch.from_numpy(split.labels).to(device)
 
 
 def _accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    import torch
-
     with torch.no_grad():
         parts = [logits(model, part).argmax(1) for part in torch.split(inputs, _TEST_BATCH)]
     return float((torch.cat(parts) == labels).double().mean())

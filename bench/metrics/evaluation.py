@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.config.errors import UserError
+from bench.config.schema import Settings
 from bench.metrics import manifold, points
 from bench.metrics.classes import count_classes, gap_of
 from bench.metrics.extractors.loading import Extractor, sha256_of
@@ -37,9 +38,6 @@ from bench.metrics.statistics import (
     inception_score,
 )
 from bench.records.record import Value
-
-if TYPE_CHECKING:
-    from bench.config.schema import Settings
 
 NO_FEATURES = "imported statistics hold no features"
 NO_LABELS = "the samples have no labels"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bench.config.schema import Settings
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Pixels
 from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import NO_LABELS, evaluate
 from bench.metrics.extractors.loading import Extractor
@@ -29,11 +30,6 @@ from bench.metrics.protocol import cas_name, to_stderr
 from bench.metrics.references import Reference, reference
 from bench.metrics.yardsticks import HELD_OUT, NOISE, anchors
 from bench.records.record import Value
-
-if TYPE_CHECKING:
-    import torch
-
-    from bench.data.dataset import Pixels
 
 CURVE = ("fd", "is")
 """What is measured along the training."""

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.config.errors import UserError
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.protocol import PROTOCOL
 from bench.records.files import write_atomically
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Images = NDArray[np.uint8 | np.float32] | Tensor
+Images = NDArray[np.uint8 | np.float32] | Tensor
 
 BATCH = 128
 _HASHED = 4096
@@ -82,8 +81,6 @@ def extract(
 def _batches(
     extractor: Extractor, images: Images, batch: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    import torch
-
     for start in range(0, len(images), batch):
         chosen = images[start : start + batch]
         if not isinstance(chosen, torch.Tensor):

@@ -7,14 +7,10 @@ Source: Binkowski et al. 2018, equation 4; Gretton et al. 2012, lemma 6.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import torch
 
 from bench.metrics.tiles import Vectors, pairs
-
-if TYPE_CHECKING:
-    import torch
 
 
 def kernel_distance(

@@ -10,16 +10,13 @@ coverage, k = 5, whose balls are open).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.metrics.tiles import COLUMNS, Vectors, pairs
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 NEIGHBOUR = 3
 """k of precision and recall."""
@@ -54,8 +51,6 @@ def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cp
 
     Raises ValueError where either has fewer than ``least()`` rows.
     """
-    import torch
-
     radii = radii_of(real, device=device)
     real_radii, density_radii = radii[:, NEIGHBOUR - 1], radii[:, NEIGHBOUR_OF_DENSITY - 1]
     own_radii = radii_of(samples, device=device)[:, NEIGHBOUR - 1]
@@ -80,8 +75,6 @@ def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cp
 
 def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor:
     """Return squared distances (N, k) of features (N, d) to their k nearest others, in order."""
-    import torch
-
     if len(features) < least():
         raise ValueError(f"neighbours need {least()} features or more, not {len(features)}")
     nearest: list[Tensor] = []
@@ -97,8 +90,6 @@ def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor
 
 def _leave_out_itself(distances: Tensor, offset: int) -> None:
     """Put the diagonal of the whole matrix, where it crosses this tile, out of reach."""
-    import torch
-
     if -len(distances) < offset < COLUMNS:
         distances.diagonal(offset).fill_(torch.inf)
 

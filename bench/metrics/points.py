@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.data.sources.mixtures import draw
 from bench.records.record import Value
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from methods.mixtures import GaussianMixture
+from methods.mixtures import GaussianMixture
 
 PROJECTIONS = 128
 """Directions of the sliced distance, evenly spaced over the half circle."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from bench.config.errors import UserError
@@ -98,8 +99,6 @@ def reference(
     """
     if file is not None:
         return _imported(file, dataset, extractor)
-    from filelock import FileLock
-
     rows = selected_rows(len(dataset.train), limit)
     path = _path_of(dataset, extractor, cache, len(rows))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from torch import Tensor
 
 Vectors = NDArray[np.floating]
 """Features (N, d), in memory or mapped from a file."""
@@ -60,7 +57,5 @@ def pairs(
 
 
 def _load(part: Vectors, centre: NDArray[np.float64] | None, device: str | torch.device) -> Tensor:
-    import torch
-
     values = part.astype(np.float64)
     return torch.from_numpy(values if centre is None else values - centre).to(device)

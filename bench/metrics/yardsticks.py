@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset, Pixels, Split, to_uint8
 from bench.metrics import classification_score
 from bench.metrics.classes import class_counts, gap_of
 from bench.metrics.evaluation import evaluate
@@ -17,9 +17,6 @@ from bench.metrics.features import BATCH, Progress, extract, unheard
 from bench.metrics.references import Reference, selected_rows
 from bench.metrics.statistics import permutation
 from bench.records.record import Value
-
-if TYPE_CHECKING:
-    from bench.data.dataset import Pixels
 
 NOISE = "noise"
 HELD_OUT = "real (held-out)"
@@ -120,10 +117,6 @@ def noise_like(dataset: Dataset, n: int) -> Pixels:
 
     Images are clipped and quantised to uint8, as samples are; points stay float32.
     """
-    import torch
-
-    from bench.data.dataset import to_uint8
-
     random = np.random.RandomState(_NOISE_SEED)
     made: Pixels = np.empty((n, *dataset.shape), np.float32 if dataset.is_points else np.uint8)
     for start in range(0, n, _NOISE_BLOCK):

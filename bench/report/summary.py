@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.records.record import Status
 from bench.report.frame import TEXT
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
@@ -27,7 +28,6 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
     ``seeds`` and ``seeds_total`` count finished and planned cells, ``unfinished`` names the
     others with status and reason. A method without a finished cell keeps its row.
     """
-    import numpy as np
     import pandas as pd
 
     numbers = [column for column in rows.columns if column not in TEXT]
@@ -71,8 +71,6 @@ def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
 
     NaN does not count. The half-width is NaN under two values and of a mean that is not finite.
     """
-    import numpy as np
-
     there = ~np.isnan(values)
     count = there.sum(axis=1)
     mean, half = np.full((2, len(values)), np.nan)
@@ -90,7 +88,6 @@ def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
 
 
 def _half_widths(values: Array, mean: Array) -> Array:
-    import numpy as np
     from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
 
     finite, seeds = np.isfinite(mean), values.shape[1]
@@ -102,8 +99,6 @@ def _half_widths(values: Array, mean: Array) -> Array:
 
 def mean_interval(values: list[float]) -> tuple[float, float, int]:
     """Return mean, half-width of the 95 % t interval (NaN under two values) and count."""
-    import numpy as np
-
     mean, half, count = mean_intervals(np.array([values], dtype=float))
     return float(mean[0]), float(half[0]), int(count[0])
 

@@ -12,26 +12,24 @@ import math
 import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.data.sources.entries import Content, Entry, damaged
 from bench.data.sources.images import LARGEST_SIDE, shown
 from bench.data.sources.zips import DAMAGE, open_archive
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 _KEYS = (("arr_0", "arr_1"), ("images", "labels"))
 
 
-@dataclass(frozen=True)
-class _Header:
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+_Open = tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]
+"""An array's file behind its header, with the shape and the type that this claims."""
 
 
 @contextmanager
@@ -40,15 +38,13 @@ def open_npz(path: Path) -> Iterator[Content]:
     with open_archive(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         images, labels = _keys(list(members), path)
-        with _open(archive, members[images], path) as (_, header):
-            channels_last = _layout(header, f"{path}: '{images}'")
-        count = header.shape[0]
+        with _open(archive, members[images], path) as (_, shape, dtype):
+            channels_last = _layout(shape, dtype, f"{path}: '{images}'")
+        count = shape[0]
         known = _read_labels(archive, members[labels], path, count) if labels in members else None
         others = ", ".join(sorted(shown(name) for name in members.keys() - {images, labels}))
 
-        def entries() -> Generator[Entry, None, None]:
-            return _entries(archive, members[images], path, channels_last=channels_last)
-
+        entries = partial(_entries, archive, members[images], path, channels_last=channels_last)
         notes = (f"also holds arrays that were left out: {others}",) if others else ()
         yield Content(path, "npz", count, entries, labels=known, notes=notes)
 
@@ -65,12 +61,8 @@ def _keys(found: list[str], path: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _open(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
-) -> Iterator[tuple[IO[bytes], _Header]]:
+def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Iterator[_Open]:
     """Open an array behind its header, which must claim as many bytes as there are."""
-    from numpy.lib import format as npy
-
     where = f"{path}: '{shown(info.filename)}'"
     try:
         with archive.open(info) as file:
@@ -86,41 +78,35 @@ def _open(
                 raise UserError(f"{where} claims shape {shape} of {dtype}, but holds {held} bytes")
             if fortran and len(shape) > 1:
                 raise UserError(f"{where} is in Fortran order; save numpy.ascontiguousarray of it")
-            yield file, _Header(shape, dtype)
+            yield file, shape, dtype
     except (*DAMAGE, SyntaxError, TypeError) as error:
         raise damaged(path, f"'{shown(info.filename)}' is corrupt", error) from error
 
 
-def _layout(header: _Header, where: str) -> bool:
+def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> bool:
     """Whether the channels come last; UserError if these are no images or it cannot be told."""
-    import numpy as np
-
-    if header.dtype != np.uint8:
-        raise UserError(f"{where} is {header.dtype}; only uint8, 0 to 255, is read")
-    if len(header.shape) != 4 or min(header.shape) < 1:
-        raise UserError(f"{where} has shape {header.shape}; give (N, H, W, C) or (N, C, H, W)")
-    first, last = (header.shape[axis] in {1, 3} for axis in (1, 3))
+    if dtype != np.uint8:
+        raise UserError(f"{where} is {dtype}; only uint8, 0 to 255, is read")
+    if len(shape) != 4 or min(shape) < 1:
+        raise UserError(f"{where} has shape {shape}; give (N, H, W, C) or (N, C, H, W)")
+    first, last = (shape[axis] in {1, 3} for axis in (1, 3))
     if first == last:
         reason = "both ends could be channels" if first else "no axis has 1 or 3 channels"
-        raise UserError(f"{where} has shape {header.shape}: {reason}; give PNG files instead")
-    if max(header.shape[1:]) > LARGEST_SIDE:
-        raise UserError(f"{where} has shape {header.shape}, the limit is {LARGEST_SIDE} pixels")
+        raise UserError(f"{where} has shape {shape}: {reason}; give PNG files instead")
+    if max(shape[1:]) > LARGEST_SIDE:
+        raise UserError(f"{where} has shape {shape}, the limit is {LARGEST_SIDE} pixels")
     return last
 
 
 def _read_labels(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, count: int
 ) -> NDArray[np.int64]:
-    import numpy as np
-
-    with _open(archive, info, path) as (file, header):
+    with _open(archive, info, path) as (file, shape, dtype):
         where = f"{path}: '{shown(info.filename)}'"
-        if header.dtype.kind not in "iu" or header.shape != (count,):
-            raise UserError(
-                f"{where} is {header.dtype} of shape {header.shape}; give {count} whole numbers"
-            )
-        size = count * header.dtype.itemsize
-        given = np.frombuffer(_exactly(file, size, where, last=True), dtype=header.dtype)
+        if dtype.kind not in "iu" or shape != (count,):
+            raise UserError(f"{where} is {dtype} of shape {shape}; give {count} whole numbers")
+        size = count * dtype.itemsize
+        given = np.frombuffer(_exactly(file, size, where, last=True), dtype=dtype)
     if given.max() > np.iinfo(np.int64).max:
         raise UserError(f"{where}: label {given.max()} is out of all range")
     return given.astype(np.int64)
@@ -129,20 +115,13 @@ def _read_labels(
 def _entries(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, *, channels_last: bool
 ) -> Generator[Entry, None, None]:
-    import numpy as np
-
-    with _open(archive, info, path) as (file, header):
-        count, shape = header.shape[0], header.shape[1:]
-        for position in range(count):
+    with _open(archive, info, path) as (file, shape, _):
+        for position in range(shape[0]):
             name = f"{info.filename}[{position}]"
-            last = position == count - 1
-            content = _exactly(file, math.prod(shape), f"{path}: '{name}'", last=last)
-            pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
-            yield _entry(name, pixels.transpose(2, 0, 1) if channels_last else pixels)
-
-
-def _entry(name: str, pixels: NDArray[np.uint8]) -> Entry:
-    return Entry(name, lambda: pixels)
+            last = position == shape[0] - 1
+            content = _exactly(file, math.prod(shape[1:]), f"{path}: '{name}'", last=last)
+            pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape[1:])
+            yield Entry(name, (pixels.transpose(2, 0, 1) if channels_last else pixels).view)
 
 
 def _exactly(file: IO[bytes], size: int, where: str, *, last: bool) -> bytes:

@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TypeVar
 
+import PIL
+from numpy.lib import format as npy
+from PIL import Image
+
 from bench.config.errors import UserError
 from bench.data.dataset import Fingerprint
 from bench.data.sources import images
@@ -68,8 +72,6 @@ class Decoding:
 
     def write_images(self, target: Path, content: Content, digest: Fingerprint, part: str) -> None:
         """Decode a split in a few threads and write it as one array, in order."""
-        from numpy.lib import format as npy
-
         written = 0
         with synced(target) as file, closing(self._pictures(content)) as pictures:
             for entry, picture in pictures:
@@ -99,7 +101,7 @@ class Decoding:
 
         with warnings.catch_warnings(), closing(content.entries()) as entries:
             # It warns of sizes that are refused here.
-            warnings.simplefilter("error", _bomb_warning())
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             first = work(next(entries))
             yield first
             # For small images a second thread costs more than it gains (measured: 1.5 times).
@@ -148,12 +150,6 @@ class Decoding:
                 f"{self.free >> 20} MiB are free in the cache; make room or give another --results"
             )
         self.free -= math.prod(shape)
-
-
-def _bomb_warning() -> type[Warning]:
-    from PIL import Image
-
-    return Image.DecompressionBombWarning
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -220,20 +216,13 @@ class Tally:
             f"{count} of {total} images {told[kind]} (first: {shown(self.first[kind])})"
             for kind, count in self.converted.items()
         ]
-        if self.resized and self.smallest and self.largest:
-            said.append(self._resizing(rule, total))
+        if self.smallest and self.largest:
+            low, high = ("x".join(map(str, size)) for size in (self.smallest, self.largest))
+            sizes = low if low == high else f"{low} to {high}"
+            grown = f", {self.enlarged} of them enlarged" if self.enlarged else ""
+            said.append(
+                f"{self.resized} of {total} images of {sizes} were cropped to the centred square "
+                f"and resized to {rule.size}x{rule.size} ({images.FILTER}, antialiased, Pillow "
+                f"{PIL.__version__}){grown}"
+            )
         return said
-
-    def _resizing(self, rule: Rule, total: int) -> str:
-        import PIL
-
-        assert self.smallest is not None
-        assert self.largest is not None
-        low, high = ("x".join(map(str, size)) for size in (self.smallest, self.largest))
-        sizes = low if low == high else f"{low} to {high}"
-        grown = f", {self.enlarged} of them enlarged" if self.enlarged else ""
-        return (
-            f"{self.resized} of {total} images of {sizes} were cropped to the centred square and "
-            f"resized to {rule.size}x{rule.size} ({images.FILTER}, antialiased, Pillow "
-            f"{PIL.__version__}){grown}"
-        )

@@ -9,14 +9,12 @@ not depend on the order of the images.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Split, fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _BRIGHTEST = 16
 """The data's largest grey value, which becomes 255."""
@@ -24,7 +22,6 @@ _BRIGHTEST = 16
 
 def load_digits() -> Dataset:
     """Return the digits, 0..16 scaled to 0..255, in scikit-learn's order within each split."""
-    import numpy as np
     from sklearn import datasets
 
     bunch = datasets.load_digits()
@@ -49,8 +46,6 @@ def choose_held_out(
     images: NDArray[np.uint8], labels: NDArray[np.int64], count: int
 ) -> NDArray[np.bool_]:
     """Mark ``count`` images, each class in proportion, those whose pixels hash lowest."""
-    import numpy as np
-
     chosen = np.zeros(len(images), dtype=np.bool_)
     keys = [hashlib.sha256(b"scorebench split 1" + image.tobytes()).digest() for image in images]
     for label, quota in enumerate(_quotas(np.bincount(labels).tolist(), count)):

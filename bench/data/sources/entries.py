@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.config.errors import UserError
-from bench.data.sources.images import said_by, shown
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from bench.data.sources.images import (
+    LARGEST_FILE,
+    is_hidden,
+    is_hidden_image,
+    is_image,
+    said_by,
+    shown,
+)
 
 INDEX = "dataset.json"
 LARGEST_INDEX = 512 * 2**20
@@ -46,7 +53,31 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
-def left_out(others: Sequence[str], hidden: Sequence[str]) -> tuple[str, ...]:
+def of_files(
+    path: Path, kind: str, files: Sequence[str], read: Callable[[str, int], bytes]
+) -> Content:
+    """Return the images among files by relative path, in the order of their names.
+
+    ``read`` gives a file's bytes, up to so many. Raises UserError where there is no image, or one
+    of a format that is not read.
+    """
+    hidden = [name for name in files if is_hidden_image(name)]
+    seen = [name for name in files if not is_hidden(name)]
+    names = sorted(name for name in seen if is_image(name, path))
+    if not names:
+        raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
+    images = {*names, INDEX}
+    others = [name for name in seen if name not in images]
+    index = read(INDEX, LARGEST_INDEX) if INDEX in seen else None
+
+    def entries() -> Generator[Entry, None, None]:
+        return (Entry(name, partial(read, name, LARGEST_FILE)) for name in names)
+
+    notes = _left_out(others, hidden)
+    return Content(path, kind, len(names), entries, names, index, notes=notes)
+
+
+def _left_out(others: Sequence[str], hidden: Sequence[str]) -> tuple[str, ...]:
     """Say how many files that are no images, or hidden ones, were left out, and the first."""
     notes = []
     for names, one, many in (

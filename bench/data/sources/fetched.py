@@ -12,15 +12,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from filelock import FileLock
+
 from bench.config.errors import MissingDataError, UserError
-from bench.config.text import one_line
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.data.sources import idx
+from bench.data.sources.images import said_by
 
 _CLASSES = {
     "mnist": "MNIST",
@@ -28,11 +30,7 @@ _CLASSES = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
 }
-_FOLDERS = {
-    **idx.FOLDERS,
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-}
+_FOLDERS = {**idx.FOLDERS, "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 def load_fetched(name: str, *, path: Path | None, cache: Path, download: bool) -> Dataset:
@@ -69,17 +67,13 @@ def find(name: str, place: Path) -> Path | None:
         return idx.find_folder(name, place)
     if place.name == _FOLDERS[name] and place.is_dir():
         return place
-    for folder in (place / _FOLDERS[name], place / name / _FOLDERS[name]):
-        if folder.is_dir():
-            return folder
-    return None
+    inside = (place / _FOLDERS[name], place / name / _FOLDERS[name])
+    return next((folder for folder in inside if folder.is_dir()), None)
 
 
 def _read(name: str, folder: Path) -> Dataset:
-    if name in idx.FOLDERS:
-        train, test = idx.read_folder(name, folder)
-    else:
-        train, test = (_read_cifar(name, folder, train=part) for part in (True, False))
+    read = idx.read_split if name in idx.FOLDERS else _read_cifar
+    train, test = (read(name, folder, part) for part in ("train", "test"))
     known = KNOWN[name]
     notes: tuple[str, ...] = ()
     if (len(train), len(test)) != (known.train, known.test):
@@ -99,31 +93,26 @@ def _read(name: str, folder: Path) -> Dataset:
     )
 
 
-def _read_cifar(name: str, folder: Path, *, train: bool) -> Split:
-    import numpy as np
-
+def _read_cifar(name: str, folder: Path, part: str) -> Split:
     # torchvision checks every file's MD5 before it unpickles it.
     try:
-        data = _torchvision_class(name)(root=folder.parent, train=train, download=False)
+        data = _torchvision_class(name)(root=folder.parent, train=part == "train", download=False)
     except (RuntimeError, OSError) as error:
         raise UserError(
-            f"{folder}: {name} is incomplete or corrupt ({_said_by(error)}); {_advice(name)}"
+            f"{folder}: {name} is incomplete or corrupt ({said_by(error)}); {_advice(name)}"
         ) from error
     images = np.ascontiguousarray(np.asarray(data.data, dtype=np.uint8).transpose(0, 3, 1, 2))
     return Split(images, np.asarray(data.targets, dtype=np.int64))
 
 
-def _torchvision_class(name: str) -> Callable[..., Any]:
+def _torchvision_class(name: str) -> Any:
     import torchvision
 
-    found: Callable[..., Any] = getattr(torchvision.datasets, _CLASSES[name])
-    return found
+    return getattr(torchvision.datasets, _CLASSES[name])
 
 
 def _download(name: str, root: Path, looked: str) -> Path:
     """Let torchvision fetch and check the files in a temporary folder, then move them in place."""
-    from filelock import FileLock
-
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{name}.lock"):
         # Of processes that were killed: who downloads holds the lock.
@@ -133,7 +122,13 @@ def _download(name: str, root: Path, looked: str) -> Path:
         if found is not None:
             return found
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.tmp-") as temporary:
-            _fetch(name, Path(temporary), looked)
+            try:
+                _torchvision_class(name)(root=Path(temporary), train=True, download=True)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise MissingDataError(
+                    f"no {name} data found (looked in: {looked}) and torchvision's download "
+                    f"failed: {said_by(error)}; {_advice(name)}"
+                ) from error
             target = root / _FOLDERS[name]
             # What lies there was not found good above, so it cannot be a finished download.
             shutil.rmtree(target, ignore_errors=True)
@@ -144,25 +139,8 @@ def _download(name: str, root: Path, looked: str) -> Path:
     return found
 
 
-def _fetch(name: str, folder: Path, looked: str) -> None:
-    try:
-        _torchvision_class(name)(root=folder, train=True, download=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise MissingDataError(
-            f"no {name} data found (looked in: {looked}) and torchvision's download failed: "
-            f"{_said_by(error)}; {_advice(name)}"
-        ) from error
-
-
 def _advice(name: str) -> str:
     debian = " or install Debian's dataset-fashion-mnist" if name in idx.DEBIAN else ""
-    kind = (
-        "the four IDX files"
-        if name in idx.FOLDERS
-        else f"{_FOLDERS[name]}/, or images of your own,"
-    )
+    cifar = f"{_FOLDERS[name]}/, or images of your own,"
+    kind = "the four IDX files" if name in idx.FOLDERS else cifar
     return f"give --data PATH with {kind} or set {ROOT_VARIABLE}{debian}"
-
-
-def _said_by(error: BaseException) -> str:
-    return one_line(error)[:200] or type(error).__name__

@@ -9,38 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bench.config.errors import UserError
-from bench.data.sources.entries import INDEX, LARGEST_INDEX, Content, Entry, left_out
-from bench.data.sources.images import (
-    LARGEST_FILE,
-    SUFFIXES,
-    UNREAD,
-    is_hidden,
-    is_hidden_image,
-    is_image,
-    shown,
-)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The files under a folder by relative path, sorted; ``stamp`` changes when one of them does.
-
-    ``stamp`` covers names, sizes and times of change, not content.
-    """
-
-    path: Path
-    names: list[str]
-    others: list[str]
-    hidden: list[str]
-    has_index: bool
-    stamp: str
+from bench.data.sources.entries import Content, of_files
+from bench.data.sources.images import SUFFIXES, UNREAD, is_hidden, is_hidden_image, shown
 
 
 def stamp_of(status: os.stat_result) -> str:
@@ -52,22 +28,15 @@ def stamp_of(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def scan(path: Path) -> Tree:
-    """List a folder and all folders in it; UserError names what cannot be listed or read."""
+def stamp(path: Path) -> str:
+    """Return what changes when a file under a folder does: by names, sizes and times of change.
+
+    Raises UserError, which names what cannot be listed or read.
+    """
     digest = hashlib.sha256()
-    names, others, hidden = [], [], []
-    has_index = False
     for name, status in _walk(path, "", ()):
-        if name == INDEX:
-            has_index = True
-        elif is_hidden_image(name):
-            hidden.append(name)
-        elif is_image(name, path):
-            names.append(name)
-        else:
-            others.append(name)
         digest.update(f"{name} {stamp_of(status)}\n".encode(errors="surrogateescape"))
-    return Tree(path, sorted(names), others, hidden, has_index, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _walk(
@@ -101,19 +70,10 @@ def _walk(
 
 
 @contextmanager
-def open_folder(tree: Tree) -> Iterator[Content]:
-    """Open a folder of images that ``scan`` has listed; UserError if there is none in it."""
-    path = tree.path
-    if not tree.names:
-        raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
-    index = _read(path, INDEX, LARGEST_INDEX) if tree.has_index else None
-
-    def entries() -> Generator[Entry, None, None]:
-        for name in tree.names:
-            yield Entry(name, partial(_read, path, name, LARGEST_FILE))
-
-    notes = left_out(tree.others, tree.hidden)
-    yield Content(path, "folder", len(tree.names), entries, tree.names, index, notes=notes)
+def open_folder(path: Path) -> Iterator[Content]:
+    """Open a folder of images; UserError where there is none in it, or it cannot be listed."""
+    files = [name for name, _ in _walk(path, "", ())]
+    yield of_files(path, "folder", files, partial(_read, path))
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:

@@ -17,16 +17,17 @@ from pathlib import Path
 
 from bench.config.errors import UserError
 from bench.data.catalogue import KNOWN
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset
+from bench.data.loading import Progress, unheard
 from bench.data.sources import folders
 from bench.data.sources.arrays import open_npz
 from bench.data.sources.decoding import Rule
 from bench.data.sources.entries import INDEX, Content
 from bench.data.sources.images import shown
-from bench.data.sources.labels import Labels, of_samples, of_training_data
+from bench.data.sources.labels import of_samples, of_training_data
 from bench.data.sources.lmdbs import FILE as LMDB
 from bench.data.sources.lmdbs import is_lmdb, open_lmdb
-from bench.data.sources.prepared import CachedImages, Label, Progress, Recipe, prepare
+from bench.data.sources.prepared import CachedImages, Label, Recipe, prepare
 from bench.data.sources.zips import open_zip
 
 FILES = {".zip": open_zip, ".npz": open_npz}
@@ -63,10 +64,7 @@ def load_given(
     parts, notes = splits(path)
     known = KNOWN.get(name)
 
-    def label(content: Content, first: Labels | None) -> Labels:
-        classes = None if known is None else known.classes
-        return of_training_data(content, name=name, known=classes, first=first)
-
+    label = partial(of_training_data, name, None if known is None else known.classes)
     rule = Rule(size=size)
     if known is not None:
         rule = Rule(shape=(known.channels, known.size, known.size), owner=name)
@@ -78,8 +76,7 @@ def _recipe(name: str, parts: dict[str, Part], label: Label, rule: Rule) -> Reci
     def stamp() -> str:
         return " ".join(f"{key} {part.path} {part.stamp()}" for key, part in parts.items())
 
-    opened = {key: part.open for key, part in parts.items()}
-    return Recipe(name=name, stamp=stamp, splits=opened, label=label, rule=rule)
+    return Recipe(name, stamp, {key: part.open for key, part in parts.items()}, label, rule)
 
 
 def _assemble(
@@ -94,9 +91,7 @@ def _assemble(
         )
     if known is not None and len(stored.train) != known.train:
         told.append(f"{len(stored.train)} training images, not the published {known.train}")
-    held_out = (
-        f"; held-out split from {parts['test'].path.name} beside it" if "test" in parts else ""
-    )
+    beside = f"; held-out split from {parts['test'].path.name} beside it" if "test" in parts else ""
     return Dataset(
         name=name,
         variant=f"{name}-{_variant(stored)}",
@@ -104,25 +99,22 @@ def _assemble(
         test=stored.test,
         classes=stored.classes or _default_classes(name, stored),
         sha256=stored.sha256,
-        source=f"{path}{held_out}",
+        source=f"{path}{beside}",
         notes=tuple(told),
         stored=stored.folder,
     )
 
 
 def _variant(stored: CachedImages) -> str:
-    for kind in ("JPEG", "WebP"):
-        if kind in stored.lossy:
-            return kind.lower()
-    return stored.kind
+    return next((kind.lower() for kind in ("JPEG", "WebP") if kind in stored.lossy), stored.kind)
 
 
 def _default_classes(name: str, stored: CachedImages) -> tuple[str, ...]:
     if name in KNOWN:
         return KNOWN[name].classes
-    present: list[Split] = [split for split in (stored.train, stored.test) if split is not None]
-    highest = [int(split.labels.max()) for split in present if split.labels is not None]
-    return tuple(str(label) for label in range(max(highest, default=-1) + 1))
+    given = [split.labels for split in (stored.train, stored.test) if split is not None]
+    highest = max((int(labels.max()) for labels in given if labels is not None), default=-1)
+    return tuple(str(label) for label in range(highest + 1))
 
 
 # -- where the splits are -------------------------------------------------------------------------
@@ -133,11 +125,8 @@ def splits(path: Path) -> tuple[dict[str, Part], list[str]]:
     inside, notes = _inside(path)
     if inside:
         return {key: source(place) for key, place in inside.items()}, notes
-    beside = _beside(path)
-    parts = {"train": source(path)}
-    if beside is not None:
-        parts["test"] = source(beside)
-    return parts, notes
+    places = {"train": path, "test": _beside(path)}
+    return {key: source(place) for key, place in places.items() if place is not None}, notes
 
 
 def _inside(path: Path) -> tuple[dict[str, Path], list[str]]:
@@ -176,7 +165,7 @@ def source(path: Path) -> Part:
     """Choose how to read what lies at ``path``; UserError if there is no way."""
     path = path.resolve()
     if path.is_dir() and not is_lmdb(path):
-        return Part(path, partial(_open_tree, path), lambda: folders.scan(path).stamp)
+        return Part(path, partial(folders.open_folder, path), partial(folders.stamp, path))
     if path.is_dir():
         return Part(path, partial(open_lmdb, path), partial(_stamp, path / LMDB))
     if path.name == LMDB:
@@ -186,10 +175,6 @@ def source(path: Path) -> Part:
             f"--data {path}: not a .zip or .npz file; give one, or a folder with the images"
         )
     return Part(path, partial(FILES[path.suffix.lower()], path), partial(_stamp, path))
-
-
-def _open_tree(path: Path) -> AbstractContextManager[Content]:
-    return folders.open_folder(folders.scan(path))
 
 
 def _stamp(path: Path) -> str:
@@ -208,7 +193,7 @@ def load_samples(
     shape: tuple[int, int, int],
     classes: tuple[str, ...],
     cache: Path,
-    progress: Progress = lambda fraction: None,
+    progress: Progress = unheard,
 ) -> Dataset:
     """Read samples that some other code has drawn: a folder, a zip or ``.npz`` file of images.
 
@@ -224,11 +209,7 @@ def load_samples(
     if not path.exists():
         raise UserError(f"{path}: no such file or folder of samples")
     part = source(path)
-
-    def label(content: Content, first: Labels | None) -> Labels:
-        return of_samples(content, classes)
-
-    rule = Rule(shape=shape, owner="the data set")
+    label, rule = partial(of_samples, classes), Rule(shape=shape, owner="the data set")
     recipe = _recipe(f"samples {classes}", {"train": part}, label, rule)
     stored = prepare(recipe, cache=cache, progress=progress)
     return Dataset(

@@ -7,15 +7,13 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Split
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 DEBIAN = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -31,22 +29,11 @@ _GZIP = b"\x1f\x8b"
 def find_folder(name: str, root: Path) -> Path | None:
     """Return the folder at or under ``root`` in which the data set's first file lies, if any."""
     candidates = (root, root / FOLDERS[name] / "raw", root / "raw", root / name)
-    for folder in candidates:
-        if _find(folder, "train", "images") is not None:
-            return folder
-    return None
-
-
-def read_folder(name: str, folder: Path) -> tuple[Split, Split]:
-    """Read the four files of a data set; UserError names the one that is missing or corrupt."""
-    train, test = (_read_split(name, folder, part) for part in ("train", "test"))
-    return train, test
+    return next((folder for folder in candidates if _find(folder, "train", "images")), None)
 
 
 def read_array(path: Path) -> NDArray[np.uint8]:
     """Read one IDX file of unsigned bytes: two zeros, type, rank, big-endian sizes, the data."""
-    import numpy as np
-
     try:
         content = path.read_bytes()
         if content[:2] == _GZIP:
@@ -65,9 +52,8 @@ def read_array(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 
-def _read_split(name: str, folder: Path, part: str) -> Split:
-    import numpy as np
-
+def read_split(name: str, folder: Path, part: str) -> Split:
+    """Read a split, ``train`` or ``test``; UserError names the file that is missing or corrupt."""
     image_file, label_file = (_require(folder, part, kind) for kind in ("images", "labels"))
     images, labels = read_array(image_file), read_array(label_file)
     known = KNOWN[name]
@@ -101,7 +87,4 @@ def _require(folder: Path, part: str, kind: str) -> Path:
 
 def _find(folder: Path, part: str, kind: str) -> Path | None:
     stem = f"{_PREFIXES[part]}-{_KINDS[kind]}"
-    for path in (folder / stem, folder / f"{stem}.gz"):
-        if path.is_file():
-            return path
-    return None
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)

@@ -12,15 +12,13 @@ import io
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from bench.config.errors import UserError
 from bench.config.text import one_line
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL.Image import Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -89,8 +87,6 @@ def decode(content: bytes, path: Path, name: str, *, resized: bool) -> Picture:
     The size is checked before the pixels are read: against ``MOST_PIXELS`` if the image is to be
     ``resized`` later, else against ``LARGEST_SIDE``. Raises UserError, which names the file.
     """
-    from PIL import Image
-
     where = f"{path}: '{shown(name)}'"
     if not content:
         raise UserError(f"{where} is empty, 0 bytes; fetch or make it again")
@@ -118,7 +114,7 @@ def said_by(error: BaseException) -> str:
     return shown(one_line(error)) or type(error).__name__
 
 
-def _check(image: Image, content: bytes, where: str, *, resized: bool) -> None:
+def _check(image: Image.Image, content: bytes, where: str, *, resized: bool) -> None:
     width, height = image.size
     if resized and width * height > MOST_PIXELS:
         raise UserError(f"{where} is {width}x{height}, the limit is {MOST_PIXELS} pixels")
@@ -135,9 +131,7 @@ def _check(image: Image, content: bytes, where: str, *, resized: bool) -> None:
         raise UserError(f"{where} has mode {image.mode}; only 8-bit grey and RGB are read")
 
 
-def _picture(image: Image, content: bytes) -> Picture:
-    import numpy as np
-
+def _picture(image: Image.Image, content: bytes) -> Picture:
     converted = {"P": "palette", "1": "1-bit"}.get(image.mode, "")
     lossy = "JPEG" if image.format in {"JPEG", "MPO"} else ""
     lossy = _lossy_webp(content) if image.format == "WEBP" else lossy
@@ -169,9 +163,6 @@ def fit(picture: Picture, size: int) -> Picture:
     What has that size already is returned as it is. Source: EDM's ``dataset_tool.py``, transform
     ``center-crop``; Pillow's Lanczos filter widens with the reduction, which antialiases.
     """
-    import numpy as np
-    from PIL import Image
-
     width, height = picture.size
     if (width, height) == (size, size):
         return picture

@@ -13,15 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.data.sources.entries import INDEX, Content
 from bench.data.sources.images import shown
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 NO_INDEX = f"give labels in {INDEX}, or one folder a class"
 _TRAINING = re.compile(r"(\d{5})/img(\d{8})\.\w+")
@@ -98,8 +97,6 @@ def _label_table(given: Any, where: str) -> dict[str, int]:
 def _values(
     table: dict[str, int], names: Sequence[str], where: str, classes: int | None
 ) -> NDArray[np.int64]:
-    import numpy as np
-
     missing = next((entry for entry in names if entry not in table), None)
     if missing is not None:
         raise UserError(
@@ -128,8 +125,6 @@ def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool
     not. The folders of a thousand images that EDM's tools write are no classes. Raises UserError
     where folders and classes do not match one to one, or images lie beside the folders.
     """
-    import numpy as np
-
     if not any("/" in name for name in content.names):
         return Labels()
     if _are_shards(content.names):
@@ -142,7 +137,9 @@ def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool
         )
     folders = [name.split("/", 1)[0] for name in content.names]
     found = sorted(set(folders))
-    _check_names(found, content.path)
+    strange = next((shown(name) for name in found if shown(name) != name), None)
+    if strange is not None:
+        raise UserError(f"{content.path}: folder '{strange}' has no printable name for a class")
     index = (
         {name: k for k, name in enumerate(found)}
         if known is None
@@ -150,12 +147,6 @@ def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool
     )
     values = np.array([index[folder] for folder in folders], dtype=np.int64)
     return Labels(values, tuple(found) if known is None else None)
-
-
-def _check_names(found: Sequence[str], path: Path) -> None:
-    for name in found:
-        if shown(name) != name:
-            raise UserError(f"{path}: folder '{shown(name)}' has no printable name for a class")
 
 
 def match_classes(
@@ -168,9 +159,10 @@ def match_classes(
     maps = [m for m in (by_name, by_index) if len(m) == len(found)]
     if not maps:
         strange = next((n for n in found if n not in by_name and n not in by_index), found[0])
+        few = ", ".join(map(shown, known[:5])) + (", ..." if len(known) > 5 else "")
         raise UserError(
             f"{path}: folder '{shown(strange)}' is no class, nor the others its like; folders are "
-            f"named {_listed(known)}" + (f", or 0 to {len(known) - 1}" if indices else "")
+            f"named {few}" + (f", or 0 to {len(known) - 1}" if indices else "")
         )
     if len(maps) == 2 and maps[0] != maps[1]:
         raise UserError(f"{path}: the folders' numbers may be classes' names or indices; {INDEX}")
@@ -179,28 +171,25 @@ def match_classes(
     return maps[0]
 
 
-def _listed(known: Sequence[str]) -> str:
-    few = [shown(name) for name in known[:5]]
-    return ", ".join(few) + (", ..." if len(known) > 5 else "")
-
-
 def _are_shards(names: Sequence[str]) -> bool:
     """Whether the folders are EDM's: ``00001/img00001000.png``, or ``001000/001000.png``."""
-
-    def is_shard(name: str) -> bool:
+    for name in names:
         if found := _TRAINING.fullmatch(name):
-            return int(found[1]) == int(found[2]) // 1000
-        found = _GENERATED.fullmatch(name)
-        return found is not None and int(found[1]) == int(found[2]) // 1000 * 1000
-
-    return all(map(is_shard, names))
+            folder, first = int(found[1]), int(found[2]) // 1000
+        elif found := _GENERATED.fullmatch(name):
+            folder, first = int(found[1]), int(found[2]) // 1000 * 1000
+        else:
+            return False
+        if folder != first:
+            return False
+    return True
 
 
 # -- the rules of training data and of samples ---------------------------------------------------
 
 
 def of_training_data(
-    content: Content, *, name: str, known: Sequence[str] | None, first: Labels | None
+    name: str, known: Sequence[str] | None, content: Content, first: Labels | None
 ) -> Labels:
     """Label a split of a data set; ``known`` are its published classes.
 
@@ -224,8 +213,6 @@ def of_training_data(
 
 
 def _check_range(content: Content, known: Sequence[str] | None) -> None:
-    import numpy as np
-
     assert content.labels is not None
     highest = np.iinfo(np.int32).max if known is None else len(known) - 1
     wrong = np.flatnonzero((content.labels < 0) | (content.labels > highest))
@@ -236,27 +223,22 @@ def _check_range(content: Content, known: Sequence[str] | None) -> None:
         )
 
 
-def of_samples(content: Content, classes: tuple[str, ...]) -> Labels:
+def of_samples(classes: tuple[str, ...], content: Content, first: Labels | None = None) -> Labels:
     """Label samples with a data set's classes; what does not map cleanly gives a note, no labels.
 
     Never raises, and never guesses.
     """
-    if not classes:
-        return Labels()
     try:
-        labels = _of_samples(content, classes)
+        if not classes:
+            return Labels()
+        if content.index is not None:
+            labels = from_index(content, name="the data set", known=classes)
+            if labels.classes not in (None, classes):
+                raise UserError(f"the classes of {INDEX} are not the data set's")
+            return labels
+        if content.labels is not None:
+            _check_range(content, classes)
+            return Labels(content.labels)
+        return from_folders(content, known=classes)
     except UserError as error:
         return Labels(notes=(f"no labels: {error}",))
-    return labels
-
-
-def _of_samples(content: Content, classes: tuple[str, ...]) -> Labels:
-    if content.index is not None:
-        labels = from_index(content, name="the data set", known=classes)
-        if labels.classes is not None and labels.classes != classes:
-            raise UserError(f"the classes of {INDEX} are not the data set's")
-        return labels
-    if content.labels is not None:
-        _check_range(content, classes)
-        return Labels(content.labels)
-    return from_folders(content, known=classes)

@@ -6,26 +6,20 @@ The points are drawn with numpy's legacy generator, whose stream alone is promis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Split, fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from methods.mixtures import GaussianMixture
+from methods import mixtures
+from methods.mixtures import GaussianMixture
 
 _TRAIN_SEED, _TEST_SEED = 20_200_626, 20_200_627
 
 
 def truth(name: str) -> GaussianMixture:
     """Return the exact density of ``gmm2d`` or ``moons``, in float64."""
-    import torch
-
-    from methods import mixtures
-
     made = {"gmm2d": mixtures.gmm2d, "moons": mixtures.moons}[name]()
     return made.to(dtype=torch.float64)
 
@@ -51,8 +45,6 @@ def draw(
     density: GaussianMixture, n: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Draw n points of a mixture, float32 (n, d, 1, 1), and their classes, int64 (n,)."""
-    import numpy as np
-
     random = np.random.RandomState(seed)
     shares = np.cumsum(density.weights.double().numpy())
     chosen = np.searchsorted(shares / shares[-1], random.uniform(size=n), side="right")
@@ -68,8 +60,6 @@ def draw(
 
 def _cholesky(covariances: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lower factors of matrices (K, d, d)."""
-    import numpy as np
-
     factors = np.zeros_like(covariances)
     for row in range(covariances.shape[1]):
         for column in range(row + 1):

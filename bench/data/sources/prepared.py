@@ -22,23 +22,22 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
 
 from bench.config.errors import UserError
 from bench.data.dataset import Fingerprint, Split
+from bench.data.loading import Progress, unheard
 from bench.data.sources.decoding import Decoding, MixedError, Rule, Tally, free, synced
 from bench.data.sources.entries import Content
 from bench.data.sources.labels import Labels
 from bench.records.files import sync_folder
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 FORMAT = 3
 """Version of what the cache holds; raised when images are read differently."""
 FOLDER = "prepared"
-Progress = Callable[[float], object]
 Label = Callable[[Content, Labels | None], Labels]
 """Labels a split, given the labels of the split before it."""
 
@@ -76,16 +75,12 @@ class CachedImages:
     notes: tuple[str, ...]
 
 
-def prepare(
-    recipe: Recipe, *, cache: Path, progress: Progress = lambda fraction: None
-) -> CachedImages:
+def prepare(recipe: Recipe, *, cache: Path, progress: Progress = unheard) -> CachedImages:
     """Return the decoded images from the cache, after decoding them into it if need be.
 
     Of several processes at once one decodes and the others wait. ``progress`` is called with the
     fraction of images done. Raises UserError for whatever is wrong with the images.
     """
-    from filelock import FileLock
-
     stamp = recipe.stamp()
     key = hashlib.sha256(f"{FORMAT} {recipe.name} {recipe.rule} {stamp}".encode()).hexdigest()[:32]
     folder = cache / FOLDER / key
@@ -103,8 +98,6 @@ def prepare(
 
 def sweep(parent: Path, own: str) -> None:
     """Remove the temporary folders of processes that were killed; ``own`` is locked already."""
-    from filelock import FileLock, Timeout
-
     for left in parent.glob(".*.tmp-*"):
         key = left.name[1:].partition(".")[0]
         if key == own:
@@ -148,12 +141,12 @@ def _stamp(file: Path) -> list[int]:
 
 
 def _read_split(folder: Path, part: str) -> Split | None:
-    import numpy as np
-
     pixels, labels = _array(folder, part, "images"), _array(folder, part, "labels")
-    if not pixels.exists():
-        return None
-    return Split(np.load(pixels, mmap_mode="r"), np.load(labels) if labels.exists() else None)
+    return (
+        None
+        if not pixels.exists()
+        else Split(np.load(pixels, mmap_mode="r"), np.load(labels) if labels.exists() else None)
+    )
 
 
 def _array(folder: Path, part: str, kind: str) -> Path:
@@ -199,7 +192,8 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
         labels: dict[str, Labels] = {}
         for part, content in opened.items():
             labels[part] = recipe.label(content, labels.get("train"))
-        _check_agreement(opened, labels)
+        if "test" in opened:
+            _check_agreement(opened, labels)
         total = sum(content.count for content in opened.values())
         job = Decoding(
             recipe.rule, colour, tally, lambda done: progress(done / total), free(folder)
@@ -207,13 +201,13 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
         for part in ("train", "test"):
             if part in opened:
                 job.write_images(_array(folder, part, "images"), opened[part], digest, part)
-                values = labels[part].values
-                if values is not None:
-                    _save(_array(folder, part, "labels"), values)
-                digest.add(part, "labels", values)
             else:
                 digest.add(part, "images", None)
-                digest.add(part, "labels", None)
+            values = labels[part].values if part in opened else None
+            if values is not None:
+                with synced(_array(folder, part, "labels")) as file:
+                    np.save(file, values)
+            digest.add(part, "labels", values)
     said = [
         note for part, content in opened.items() for note in (*content.notes, *labels[part].notes)
     ]
@@ -227,18 +221,9 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
 
 
 def _check_agreement(opened: Mapping[str, Content], labels: Mapping[str, Labels]) -> None:
-    if "test" not in opened:
-        return
     train, test = labels["train"], labels["test"]
     path, other = opened["test"].path, opened["train"].path.name
     if (train.values is None) != (test.values is None):
         raise UserError(f"{path}: only one of it and {other} has labels; both must agree")
     if train.classes != test.classes:
         raise UserError(f"{path}: its 'classes' differ from those of {other}")
-
-
-def _save(path: Path, array: NDArray[np.int64]) -> None:
-    import numpy as np
-
-    with synced(path) as file:
-        np.save(file, array)

@@ -11,14 +11,13 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bench.config.errors import UserError
-from bench.data.sources.entries import INDEX, LARGEST_INDEX, Content, Entry, damaged, left_out
-from bench.data.sources.images import LARGEST_FILE, is_hidden, is_hidden_image, is_image, shown
+from bench.data.sources.entries import Content, damaged, of_files
+from bench.data.sources.images import shown
 
 DAMAGE = (
     zipfile.BadZipFile,
@@ -72,29 +71,14 @@ def open_zip(path: Path) -> Iterator[Content]:
     """Open a zip file of images; UserError where it is damaged, hostile or without an image."""
     with open_archive(path) as archive:
         files = [i.filename for i in archive.infolist() if not i.is_dir()]
-        hidden = [name for name in files if is_hidden_image(name)]
-        files = [name for name in files if not is_hidden(name)]
-        names = sorted(name for name in files if is_image(name, path))
-        if not names:
-            raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
-        images = set(names)
-        others = [name for name in files if name not in images and name != INDEX]
-        index = read_member(archive, path, INDEX, LARGEST_INDEX) if INDEX in files else None
-
         lock = threading.Lock()
 
-        def read(name: str) -> bytes:
+        def read(name: str, limit: int) -> bytes:
             # zipfile promises nothing to several threads.
             with lock:
-                return read_member(archive, path, name, LARGEST_FILE)
+                return read_member(archive, path, name, limit)
 
-        def entries() -> Generator[Entry, None, None]:
-            for name in names:
-                yield Entry(name, partial(read, name))
-
-        yield Content(
-            path, "zip", len(names), entries, names, index, notes=left_out(others, hidden)
-        )
+        yield of_files(path, "zip", files, read)
 
 
 def read_member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes:

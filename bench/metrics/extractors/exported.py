@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from bench.config.errors import UserError
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 Shape = tuple[int, ...]
 

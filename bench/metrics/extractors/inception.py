@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional
 
@@ -120,8 +121,6 @@ def _fetch_once(target: Path, sha256: str, say: Say) -> None:
 
 @contextmanager
 def _alone(target: Path, say: Say) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
     lock = FileLock(f"{target}.lock")
     try:
         lock.acquire(timeout=0)

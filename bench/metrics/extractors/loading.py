@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from bench.config.errors import UserError, unknown
 from bench.metrics.extractors import verified
+from methods.mixtures import GaussianMixture
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from methods.mixtures import GaussianMixture
-
-    Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 SHA256 = {
@@ -74,8 +72,6 @@ class Extractor:
 
         Images are uint8 (B, C, H, W). K is 0 where the network gives no class probabilities.
         """
-        import torch
-
         self.check(tuple(images.shape[1:]))
         if self.truth is None and images.dtype != torch.uint8:
             raise ValueError(f"images must be quantised to uint8 first, not {images.dtype}")
@@ -102,8 +98,6 @@ class Extractor:
                 f"{_times(shape)}; choose one that resizes: efflite0, inception"
             )
         if self.tried is not None:
-            import torch
-
             with torch.inference_mode(), exact(self.device):
                 self.tried(shape)
 
@@ -137,8 +131,6 @@ def load(
     Raises:
         UserError: unknown name, or weights that are missing or not the expected ones.
     """
-    import torch
-
     _check(name, weights)
     return _LOADERS.get(name, _foreign)(name, torch.device(device), _given(name, weights), cache)
 
@@ -182,8 +174,6 @@ def _given(name: str, weights: Mapping[str, Path]) -> Path | None:
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Keep TF32 and autocast out: a trainer's choice of precision must not move a metric."""
-    import torch
-
     if device.type != "cuda":
         with torch.autocast(device.type, enabled=False):
             yield

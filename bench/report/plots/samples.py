@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.records import record
 from bench.records.files import write_atomically
 from bench.records.grid import grid_image, is_points, scale_for, scatter_image
@@ -16,10 +19,8 @@ from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 SAMPLES = 64
 SAMPLE_TILE = 64
@@ -72,8 +73,6 @@ def _title(row: pd.Series[Any], metric: str | None) -> str:
 
 
 def _tiles(path: Path) -> NDArray[np.uint8]:
-    import numpy as np
-
     with np.load(path) as stored:
         images = stored["images"]
         labels = stored.get("labels")
