@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = "NDArray[np.uint8 | np.float32]"
 _BLOCK = 2**24
 """Bytes of an array that are hashed at a time."""
+Progress = Callable[[float], object]
+"""Is told the fraction that is done, 0 to 1."""
+
+
+def unheard(fraction: float) -> None:
+    """Take what is told of a progress, and do nothing."""
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.config.errors import MissingDataError, UserError, unknown
 from bench.data.catalogue import KNOWN
-from bench.data.dataset import Dataset
-
-Progress = Callable[[float], object]
-"""Is told the fraction that is done, 0 to 1."""
-
-
-def unheard(fraction: float) -> None:
-    """Take what is told of a progress, and do nothing."""
+from bench.data.dataset import Dataset, Progress, unheard
 
 
 def load(

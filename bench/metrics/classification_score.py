@@ -25,7 +25,7 @@ from bench.data.dataset import Dataset, Pixels, Split
 from bench.metrics.extractors.classifier import FeatureClassifier, Shape
 from bench.metrics.extractors.loading import exact
 from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
-from bench.metrics.statistics import permutation
+from bench.metrics.statistics import count_classes, permutation
 from bench.records.record import Value
 
 _TEST_BATCH = 500
@@ -51,12 +51,7 @@ RESNET = ScoringRecipe(
     name="resnet 1", steps=250, epochs=10, batch=64, learning_rate=3e-3, weight_decay=0.02
 )
 MLP = ScoringRecipe(
-    name="mlp 2-128-128-K 1",
-    steps=600,
-    epochs=10,
-    batch=128,
-    learning_rate=5e-3,
-    weight_decay=1e-3,
+    name="mlp 2-128-128-K 1", steps=600, epochs=10, batch=128, learning_rate=5e-3, weight_decay=1e-3
 )
 
 
@@ -131,8 +126,6 @@ def real_samples(dataset: Dataset, n: int) -> Split | None:
 
 
 def _check(images: Pixels, labels: NDArray[np.integer], dataset: Dataset) -> None:
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} samples but {len(labels)} labels")
     if len(images) < 2:
         raise ValueError(f"a classifier needs two samples or more, not {len(images)}")
     expected, found = dataset.train.images, (images.dtype, images.shape[1:])
@@ -140,11 +133,7 @@ def _check(images: Pixels, labels: NDArray[np.integer], dataset: Dataset) -> Non
         raise ValueError(
             f"samples are {found[0]} {found[1]}, the data {expected.dtype} {expected.shape[1:]}"
         )
-    if labels.min() < 0 or labels.max() >= len(dataset.classes):
-        raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}, allowed are 0 to "
-            f"{len(dataset.classes) - 1}"
-        )
+    count_classes(labels, len(images), len(dataset.classes))
 
 
 def train_and_test(

@@ -11,32 +11,12 @@ from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.config.schema import Settings
-from bench.metrics import manifold, points
-from bench.metrics.classes import count_classes, gap_of
+from bench.metrics import manifold, points, protocol, statistics
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
 from bench.metrics.kernel import kernel_distance
-from bench.metrics.protocol import (
-    FAMILIES,
-    PROTOCOL,
-    QUANTISATION,
-    UNQUANTISED,
-    Say,
-    libraries,
-    metric_names,
-    to_stderr,
-)
+from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics
-from bench.metrics.statistics import (
-    BLOCKS,
-    LEAST_OF_A_BLOCK,
-    SPLITS,
-    accuracy,
-    frechet_between,
-    frechet_jackknife,
-    frechet_to_features,
-    inception_score,
-)
 from bench.records.record import Value
 
 NO_FEATURES = "imported statistics hold no features"
@@ -115,7 +95,10 @@ def evaluate(
             found = measure(context)
             values |= {context.names[key]: found[key] for key in asked if key in found}
     provenance = _provenance(reference, extractor, n) | (extra_provenance or {})
-    return {name: _with(value, provenance) for name, value in values.items()}
+    return {
+        name: value.model_copy(update={"provenance": provenance | value.provenance})
+        for name, value in values.items()
+    }
 
 
 def _check(samples: Features, reference: Reference, extractor: Extractor, n: int) -> None:
@@ -162,11 +145,12 @@ class Context:
 
 def _frechet(context: Context) -> dict[str, Value]:
     given = (context.samples.features, context.reference.mu, context.reference.sigma)
-    value = frechet_to_features(*given)
-    if not context.jackknife or len(context.samples) < BLOCKS * LEAST_OF_A_BLOCK:
+    value = statistics.frechet_to_features(*given)
+    least = statistics.BLOCKS * statistics.LEAST_OF_A_BLOCK
+    if not context.jackknife or len(context.samples) < least:
         return {"fd": Value(value=value)}
-    error, corrected = frechet_jackknife(*given)
-    facts = {"jackknife_blocks": BLOCKS}
+    error, corrected = statistics.frechet_jackknife(*given)
+    facts = {"jackknife_blocks": statistics.BLOCKS}
     return {"fd": Value(value=value, error=error, corrected=corrected, provenance=facts)}
 
 
@@ -175,8 +159,8 @@ def _inception_score(context: Context) -> dict[str, Value]:
     if probabilities.shape[1] == 0:
         why = f"extractor '{context.extractor.name}' tells no classes"
         return context.without("is", why=why)
-    splits = min(SPLITS, len(probabilities))
-    score, spread = inception_score(probabilities, splits)
+    splits = min(statistics.SPLITS, len(probabilities))
+    score, spread = statistics.inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
 
 
@@ -214,7 +198,7 @@ def _accuracy(context: Context) -> dict[str, Value]:
     if not context.knows_classes:
         why = f"extractor '{context.extractor.name}' does not tell the classes of these data"
         return context.never("accuracy", why=why)
-    right = accuracy(context.samples.probabilities, context.labels)
+    right = statistics.accuracy(context.samples.probabilities, context.labels)
     return {"accuracy": Value(value=right)}
 
 
@@ -227,13 +211,13 @@ def _classwise(context: Context) -> dict[str, Value]:
         return context.without("fdc", why=NO_FEATURES)
     if reference.labels is None:
         return context.without("fdc", why="the reference's images have no labels")
-    counts = count_classes(labels, len(samples), reference.classes)
+    counts = statistics.count_classes(labels, len(samples), reference.classes)
     known = np.bincount(reference.labels, minlength=reference.classes)
-    gap = gap_of(counts, "samples") or gap_of(known, "reference images")
+    gap = statistics.gap_of(counts, "samples") or statistics.gap_of(known, "reference images")
     if gap:
         return context.without("fdc", why=gap)
     distances = [
-        frechet_between(samples.features[labels == label], reference.of_class(label))
+        statistics.frechet_between(samples.features[labels == label], reference.of_class(label))
         for label in range(reference.classes)
     ]
     facts = {"classes": len(counts), "fewest_of_a_class": int(counts.min())}
@@ -258,10 +242,6 @@ _MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], dict[str, Value]]
 """Which families each measure answers."""
 
 
-def _with(value: Value, provenance: dict[str, Any]) -> Value:
-    return value.model_copy(update={"provenance": provenance | value.provenance})
-
-
 def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str, Any]:
     return {
         "protocol": PROTOCOL,
@@ -274,7 +254,7 @@ def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str,
         "extractor": extractor.name,
         "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
-        "quantisation": QUANTISATION if extractor.truth is None else UNQUANTISED,
+        "quantisation": protocol.QUANTISATION if extractor.truth is None else protocol.UNQUANTISED,
         "device": extractor.device.type,
         "libraries": dict(libraries()),
     }

@@ -12,20 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from bench.config.schema import Settings
-from bench.data.dataset import Dataset, Pixels
+from bench.data.dataset import Dataset, Pixels, Progress, unheard
 from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import NO_LABELS, evaluate
 from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import (
-    Features,
-    Progress,
-    extract,
-    features_file,
-    share_of,
-    store,
-    stored,
-    unheard,
-)
+from bench.metrics.features import Features, extract, features_file, share_of, store, stored
 from bench.metrics.protocol import cas_name, to_stderr
 from bench.metrics.references import Reference, reference
 from bench.metrics.yardsticks import HELD_OUT, NOISE, anchors

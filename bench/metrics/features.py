@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.config.errors import UserError
+from bench.data.dataset import Progress, unheard
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.protocol import PROTOCOL
 from bench.records.files import write_atomically
@@ -24,13 +25,6 @@ Images = NDArray[np.uint8 | np.float32] | Tensor
 BATCH = 128
 _HASHED = 4096
 """Images that are hashed at a time."""
-
-Progress = Callable[[float], object]
-"""Is told the fraction that is done, 0 to 1."""
-
-
-def unheard(fraction: float) -> None:
-    """Take what is told of a progress, and do nothing."""
 
 
 def share_of(progress: Progress, place: int, parts: int) -> Progress:
@@ -87,24 +81,15 @@ def _batches(
             # A copy, since memory-mapped arrays are read-only and torch warns of those.
             chosen = torch.from_numpy(np.array(chosen))
         features, probabilities = (part.cpu().numpy() for part in extractor(chosen))
-        _check_finite(extractor, features, probabilities, start)
+        # No metric can be had of NaN, and it would pass through some of them in silence.
+        for what, values in (("features", features), ("probabilities", probabilities)):
+            wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            if len(wrong):
+                raise UserError(
+                    f"extractor '{extractor.name}' gives {what} that are not finite for image "
+                    f"{start + wrong[0]}; choose another, or repair its network"
+                )
         yield features, probabilities
-
-
-def _check_finite(
-    extractor: Extractor,
-    features: NDArray[np.float32],
-    probabilities: NDArray[np.float32],
-    start: int,
-) -> None:
-    """Refuse what no metric can be had of: NaN would pass through some of them in silence."""
-    for what, values in (("features", features), ("probabilities", probabilities)):
-        wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if len(wrong):
-            raise UserError(
-                f"extractor '{extractor.name}' gives {what} that are not finite for image "
-                f"{start + wrong[0]}; choose another, or repair its network"
-            )
 
 
 def features_file(folder: Path, extractor: str) -> Path:

@@ -80,18 +80,14 @@ def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor
     nearest: list[Tensor] = []
     for tile in pairs(features, features, centre=_centre(features), device=device):
         distances = tile.distances
-        _leave_out_itself(distances, tile.row - tile.column)
+        offset = tile.row - tile.column
+        if -len(distances) < offset < COLUMNS:
+            distances.diagonal(offset).fill_(torch.inf)  # Each is no neighbour of itself.
         if tile.column == 0:
             nearest.append(distances.new_full((len(distances), least() - 1), torch.inf))
         candidates = torch.cat([nearest[-1], distances], dim=1)
         nearest[-1] = candidates.topk(least() - 1, largest=False).values
     return torch.cat(nearest)
-
-
-def _leave_out_itself(distances: Tensor, offset: int) -> None:
-    """Put the diagonal of the whole matrix, where it crosses this tile, out of reach."""
-    if -len(distances) < offset < COLUMNS:
-        distances.diagonal(offset).fill_(torch.inf)
 
 
 def _largest(features: Vectors, centre: NDArray[np.float64]) -> float:

@@ -92,21 +92,14 @@ def modes_found(samples: NDArray[np.floating], truth: GaussianMixture) -> float:
     A point counts for each component by its responsibility p(k | x), and only within ``RADIUS``
     of it; under the density itself a component of weight w holds w (1 - exp(-RADIUS^2 / 2)).
     """
-    distances, log_joint = _joint(samples.astype(np.float64), truth)
-    log_total = np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
-    held = (np.exp(log_joint - log_total) * (distances <= RADIUS**2)).mean(axis=0)
-    expected = truth.weights.double().cpu().numpy() * (1 - np.exp(-(RADIUS**2) / 2))
-    return float((held >= SHARE * expected).mean())
-
-
-def _joint(
-    points: NDArray[np.float64], truth: GaussianMixture
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return squared Mahalanobis distances and log w_k N(x; k) up to a constant, (n, K) each."""
     weights, means, covariances = (
         value.double().cpu().numpy() for value in (truth.weights, truth.means, truth.covariances)
     )
-    centred = points[:, None] - means
+    centred = samples.astype(np.float64)[:, None] - means
     pulled = np.einsum("nkd,kde->nke", centred, np.linalg.inv(covariances))
-    distances = (pulled * centred).sum(axis=2)
-    return distances, np.log(weights) - 0.5 * (distances + np.linalg.slogdet(covariances)[1])
+    distances = (pulled * centred).sum(axis=2)  # Squared Mahalanobis distances, (n, K).
+    log_joint = np.log(weights) - 0.5 * (distances + np.linalg.slogdet(covariances)[1])
+    log_total = np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
+    held = (np.exp(log_joint - log_total) * (distances <= RADIUS**2)).mean(axis=0)
+    expected = weights * (1 - np.exp(-(RADIUS**2) / 2))
+    return float((held >= SHARE * expected).mean())

@@ -11,7 +11,6 @@ PROTOCOL = "1"
 """Version of all that a value depends on beside its provenance; raised when any of it changes."""
 QUANTISATION = "uint8: x * 127.5 + 128, clipped, fraction dropped"
 UNQUANTISED = "none: float32 points"
-
 LIBRARIES = (
     *("torch", "torchvision", "numpy", "scipy", "pillow", "clean-fid"),
     "efficientnet-lite-pytorch",

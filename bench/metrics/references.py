@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.config.text import one_line
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Progress, unheard
 from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import BATCH, Progress, extract, unheard
+from bench.metrics.features import BATCH, extract
 from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
 from bench.metrics.statistics import Moments, permutation
@@ -67,16 +67,6 @@ class Reference:
         return np.asarray(self.features[self.labels == label])
 
 
-class _Stored(NamedTuple):
-    """What one extraction gives; ``labels`` is empty where there are none."""
-
-    mu: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    kernel_mean: NDArray[np.float64]
-    features: NDArray[np.float32]
-
-
 def reference(
     dataset: Dataset,
     extractor: Extractor,
@@ -110,18 +100,18 @@ def reference(
     assert stored is not None, f"{path} was just written"
     labelled = dataset.train.labels is not None
     return Reference(
-        stored.mu,
-        stored.sigma,
+        stored["mu"],
+        stored["sigma"],
         n=len(rows),
         split="train",
         dataset=dataset.name,
         variant=dataset.variant,
         data_sha256=dataset.sha256,
         extractor_sha256=extractor.sha256,
-        features=stored.features,
-        labels=stored.labels if labelled else None,
+        features=stored["features"],
+        labels=stored["labels"] if labelled else None,
         classes=len(dataset.classes) if labelled else 0,
-        kernel_mean=float(stored.kernel_mean),
+        kernel_mean=float(stored["kernel_mean"]),
     )
 
 
@@ -195,7 +185,7 @@ def _features_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-features.npy")
 
 
-def _read(path: Path) -> _Stored | None:
+def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     """Return what is kept, the features memory-mapped, or None where it is not whole."""
     try:
         # Opened here, since numpy leaves a file that it cannot read open.
@@ -206,7 +196,7 @@ def _read(path: Path) -> _Stored | None:
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     whole = features.shape == (kept, len(found["mu"]))
-    return _Stored(**found, features=features) if whole else None
+    return found | {"features": features} if whole else None
 
 
 # Statistics made elsewhere -----------------------------------------------------------------------

@@ -15,6 +15,9 @@ BLOCKS = 20
 """Blocks of samples that the jackknife leaves out in turn."""
 LEAST_OF_A_BLOCK = 2
 """Samples of a block without which there is no jackknife."""
+LEAST_OF_A_CLASS = 2
+"""Samples without which a class has no covariance; fewer than features are enough."""
+
 _ORDER_SEED = 20_160_610
 
 
@@ -237,3 +240,25 @@ def accuracy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -
     if len(probabilities) != len(labels):
         raise ValueError(f"{len(probabilities)} images but {len(labels)} labels")
     return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+def count_classes(labels: NDArray[np.integer], n: int, classes: int) -> NDArray[np.int64]:
+    """Count each class, (classes,); ValueError unless there are n labels from 0 to classes - 1."""
+    if len(labels) != n:
+        raise ValueError(f"{n} samples but {len(labels)} labels")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}"
+        )
+    return np.bincount(labels, minlength=classes).astype(np.int64)
+
+
+def gap_of(counts: NDArray[np.int64], what: str) -> str | None:
+    """Say which class has too few of ``what`` for a covariance, or nothing."""
+    poorest = int(counts.argmin())
+    if counts[poorest] >= LEAST_OF_A_CLASS:
+        return None
+    return (
+        f"class {poorest} has {counts[poorest]} of {counts.sum()} {what}, "
+        f"each needs {LEAST_OF_A_CLASS} or more"
+    )

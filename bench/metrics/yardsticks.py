@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset, Pixels, Split, to_uint8
+from bench.data.dataset import Dataset, Pixels, Progress, Split, to_uint8, unheard
 from bench.metrics import classification_score
-from bench.metrics.classes import class_counts, gap_of
 from bench.metrics.evaluation import evaluate
 from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import BATCH, Progress, extract, unheard
+from bench.metrics.features import BATCH, extract
 from bench.metrics.references import Reference, selected_rows
-from bench.metrics.statistics import permutation
+from bench.metrics.statistics import gap_of, permutation
 from bench.records.record import Value
 
 NOISE = "noise"
@@ -56,14 +55,18 @@ def anchors(
             labels=labels,
             families=families,
             jackknife=jackknife,
-            say=_already_noted,
+            say=lambda line: None,  # ``anchor_notes`` says it, also where anchors are stored.
         )
 
     rows = {NOISE: measure(noise_like(dataset, n), None, False)}
     chosen = _held_out(dataset, n)
     real = {} if chosen is None else measure(chosen.images, chosen.labels, True)
     if with_cas and (families is None or "cas" in families):
-        real |= _real_cas(dataset, extractor, n)
+        drawn = classification_score.real_samples(dataset, n)
+        if drawn is not None and classification_score.missing(dataset) is None:
+            assert drawn.labels is not None
+            cas = classification_score.cas
+            real |= cas(drawn.images, drawn.labels, dataset, device=extractor.device)
     return rows | ({HELD_OUT: real} if real else {})
 
 
@@ -80,9 +83,10 @@ def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[
     labels = dataset.train.labels
     if chosen is not None and chosen.labels is not None and labels is not None:
         known = labels[selected_rows(len(labels), limit)]
-        gap = gap_of(class_counts(chosen.labels, dataset), "held-out images") or gap_of(
-            class_counts(known, dataset), "reference images"
+        held, real = (
+            np.bincount(of, minlength=len(dataset.classes)) for of in (chosen.labels, known)
         )
+        gap = gap_of(held, "held-out images") or gap_of(real, "reference images")
         notes += [f"no class-wise distance of held-out images: {gap}"] if gap else []
     if dataset.train.labels is not None:
         gap = classification_score.missing(dataset)
@@ -99,17 +103,6 @@ def _held_out(dataset: Dataset, n: int) -> Split | None:
         return None
     chosen = np.sort(permutation(len(test))[:n])
     return Split(test.images[chosen], None if test.labels is None else test.labels[chosen])
-
-
-def _real_cas(dataset: Dataset, extractor: Extractor, n: int) -> dict[str, Value]:
-    real = classification_score.real_samples(dataset, n)
-    if real is None or real.labels is None or classification_score.missing(dataset):
-        return {}
-    return classification_score.cas(real.images, real.labels, dataset, device=extractor.device)
-
-
-def _already_noted(line: str) -> None:
-    """Say nothing: ``anchor_notes`` does, also where stored anchors are used again."""
 
 
 def noise_like(dataset: Dataset, n: int) -> Pixels:

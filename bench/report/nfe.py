@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +72,8 @@ class NfePoints:
 
 def sampler_order(name: str) -> tuple[int, str]:
     """Sort the default samplers in their own order, then the others."""
-    known = (
-        nfe_curve.SAMPLERS.index(name) if name in nfe_curve.SAMPLERS else len(nfe_curve.SAMPLERS)
-    )
-    return known, name
+    known = nfe_curve.SAMPLERS
+    return known.index(name) if name in known else len(known), name
 
 
 def load_points(report: StudyReport) -> NfePoints | None:
@@ -92,77 +90,51 @@ def load_points(report: StudyReport) -> NfePoints | None:
     for folder, record in report.cells:
         if record.status != Status.FINISHED:
             continue
-        stored = _stored(folder, record)
+        try:
+            stored = nfe_curve.read(folder, record)
+        except ValueError as error:
+            path = folder / nfe_curve.FILE
+            raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
         sampled = sampled or bool(stored.points or stored.too_few)
-        rows += [_own(folder, record), *(_row(folder, record, p) for p in stored.points)]
+        rows += [_row(folder, record, point) for point in (None, *stored.points)]
         _refuse_differences(folder.name, record, stored)
         for sampler, asked in stored.too_few.items():
             too_few.setdefault((record.method, sampler), set()).update(asked)
-    return NfePoints(pd.DataFrame(told(rows)), too_few, report) if sampled else None
+    # A method that has a sampler to exchange and was not sampled again is left out.
+    again = {row["method"] for row in rows if not row["own"]}
+    told = [row for row in rows if row["method"] in again or row["sampler"] == NOTHING]
+    return NfePoints(pd.DataFrame(told), too_few, report) if sampled else None
 
 
 def _refuse_differences(cell: str, record: Record, stored: nfe_curve.Curve) -> None:
     """Refuse points that were measured otherwise than the cell's own samples."""
     for point in stored.points:
         owner = f"{cell}, {point.sampler['name']}"
-        for name, value in point.metrics.items():
-            if name in record.metrics:
-                own = record.metrics[name].provenance
-                refuse_difference(name, (cell, own), (owner, value.provenance))
+        for name in [name for name in point.metrics if name in record.metrics]:
+            own, other = record.metrics[name].provenance, point.metrics[name].provenance
+            refuse_difference(name, (cell, own), (owner, other))
 
 
-def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out the methods that have a sampler to exchange and were not sampled again."""
-    again = {row["method"] for row in rows if not row["own"]}
-    return [row for row in rows if row["method"] in again or row["sampler"] == NOTHING]
-
-
-def _stored(folder: Path, record: Record) -> nfe_curve.Curve:
-    try:
-        return nfe_curve.read(folder, record)
-    except ValueError as error:
-        path = folder / nfe_curve.FILE
-        raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
-
-
-def _row(folder: Path, record: Record, point: nfe_curve.Point) -> dict[str, Any]:
-    return {
-        **_place(folder, record, point.sampler),
-        "own": False,
-        "samples": point.samples,
-        "asked": tuple(point.asked),
-        "nfe": math.nan if point.nfe is None else point.nfe,
-        "ms_per_image": point.ms_per_image.median if point.ms_per_image else math.nan,
-        "device": device(point.environment),
-        "reason": point.reason,
-        **{f"metrics.{name}": value.value for name, value in point.metrics.items()},
-    }
-
-
-def _own(folder: Path, record: Record) -> dict[str, Any]:
-    """A cell's own record as a point; a method without a sampler has no other."""
-    cost = record.cost
-    provenance = next((value.provenance for value in record.metrics.values()), {})
-    return {
-        **_place(folder, record, provenance.get("sampler") or {}),
-        "own": True,
-        "samples": provenance.get("n"),
-        "asked": (),
-        "nfe": math.nan if cost.nfe is None else cost.nfe,
-        "ms_per_image": cost.ms_per_image.median if cost.ms_per_image else math.nan,
-        "device": device(record.environment),
-        "reason": "",
-        **{f"metrics.{name}": value.value for name, value in record.metrics.items()},
-    }
-
-
-def _place(folder: Path, record: Record, sampler: Mapping[str, Any]) -> dict[str, Any]:
+def _row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[str, Any]:
+    """A point that was drawn again; without one, the cell's own record as a point."""
+    origin, cost = (record, record.cost) if point is None else (point, point)
+    own = next((value.provenance for value in record.metrics.values()), {})
+    # A method without a sampler has no point but its own.
+    sampler = own.get("sampler") or {} if point is None else point.sampler
     return {
         "method": record.method,
         "seed": record.seed,
         "cell": folder.name,
         "sampler": str(sampler.get("name", NOTHING)),
         "steps": sampler.get("steps"),
+        "own": point is None,
+        "samples": own.get("n") if point is None else point.samples,
+        "asked": () if point is None else tuple(point.asked),
+        "nfe": math.nan if cost.nfe is None else cost.nfe,
+        "ms_per_image": cost.ms_per_image.median if cost.ms_per_image else math.nan,
+        "device": device(origin.environment),
+        "reason": "" if point is None else point.reason,
+        **{f"metrics.{name}": value.value for name, value in origin.metrics.items()},
     }
 
 
@@ -177,8 +149,10 @@ def markdown(content: NfePoints) -> str:
         parts.append(f"{name} {direction(name)}".rstrip() + "\n")
         parts.append(_table(content, lambda points, c=column: _quality(points, c)))  # type: ignore[misc]
     parts += ["ms/image\n", _table(content, _milliseconds)]
-    if failures := _failures(content):
-        parts += ["Failed:\n", markdown_table(["cell", "sampler", "steps", "reason"], failures)]
+    failed = content.points[content.points["reason"] != ""]
+    if len(failed):
+        head = ["cell", "sampler", "steps", "reason"]
+        parts += ["Failed:\n", markdown_table(head, failed[head].map(str).to_numpy().tolist())]
     return "\n".join([*parts, "\n".join(f"- {note}" for note in notes(content)) + "\n"])
 
 
@@ -191,19 +165,17 @@ def _table(content: NfePoints, fill: Fill) -> str:
     for method, sampler in content.lines:
         points = content.line(method, sampler)
         own = points[points["own"]]
-        row = [method, sampler, _as_run(own, fill)]
-        for budget in content.budgets:
-            if budget in content.too_few.get((method, sampler), ()):
-                row.append(TOO_FEW)
-            else:
-                row.append(_at(points, budget, fill))
-        rows.append(row)
+        as_run = fill(own) if len(own) else ""
+        few = content.too_few.get((method, sampler), ())
+        rows.append(
+            [
+                method,
+                sampler,
+                f"{as_run} (NFE {own['nfe'].mean():g})" if as_run else "",
+                *(TOO_FEW if n in few else _at(points, n, fill) for n in content.budgets),
+            ]
+        )
     return markdown_table(head, rows)
-
-
-def _as_run(own: pd.DataFrame, fill: Fill) -> str:
-    text = fill(own) if len(own) else ""
-    return f"{text} (NFE {own['nfe'].mean():g})" if text else ""
 
 
 def _at(points: pd.DataFrame, budget: int, fill: Fill) -> str:
@@ -225,14 +197,6 @@ def _quality(points: pd.DataFrame, column: str) -> str:
 def _milliseconds(points: pd.DataFrame) -> str:
     median = float(points["ms_per_image"].median()) if len(points) else math.nan
     return "" if math.isnan(median) else number(median)
-
-
-def _failures(content: NfePoints) -> list[list[str]]:
-    failed = content.points[content.points["reason"] != ""]
-    return [
-        [str(row[name]) for name in ("cell", "sampler", "steps", "reason")]
-        for _, row in failed.iterrows()
-    ]
 
 
 def notes(content: NfePoints) -> list[str]:

@@ -139,10 +139,7 @@ def put_beside(
 
 
 def _of_row(
-    row: TableRow,
-    known: Sequence[Published],
-    provenance: Provenance,
-    cells: Sequence[Path],
+    row: TableRow, known: Sequence[Published], provenance: Provenance, cells: Sequence[Path]
 ) -> tuple[list[Beside], str]:
     """Return what applies to a row, and if nothing does, why: the last reason found."""
     found, reason = [], "none is known of these data"
@@ -168,23 +165,17 @@ def _beside(row: TableRow, published: Published) -> Beside:
 
 
 def _mismatch(
-    row: TableRow,
-    published: Published,
-    provenance: Provenance,
-    cells: Sequence[Path],
+    row: TableRow, published: Published, provenance: Provenance, cells: Sequence[Path]
 ) -> str:
     """Say why a published value does not apply to a row, or nothing."""
     if math.isnan(row.get(f"metrics.{published.metric}", math.nan)):
         return f"{published.metric} was not measured"
     told = _differs(published.provenance, flatten("", provenance.get(published.metric, {})))
     for cell in cells:
-        told = told or _differs(published.setting, _configuration(cell))
+        path = cell / CONFIG
+        found = flatten("", yaml.safe_load(path.read_text())) if path.exists() else {}
+        told = told or _differs(published.setting, found)
     return told
-
-
-def _configuration(cell: Path) -> dict[str, Any]:
-    path = cell / CONFIG
-    return flatten("", yaml.safe_load(path.read_text())) if path.exists() else {}
 
 
 def _differs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:

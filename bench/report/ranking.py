@@ -137,10 +137,8 @@ def compare_all(values: Array) -> list[tuple[int, int, Difference, float]]:
     places = list(combinations(range(len(values)), 2))
     tests = [paired(values[i], values[j]) for i, j in places]
     enough = [test.p if test.count >= MIN_SEEDS else np.nan for test in tests]
-    return [
-        (i, j, test, adjusted)
-        for (i, j), test, adjusted in zip(places, tests, holm(enough), strict=True)
-    ]
+    told = zip(places, tests, holm(enough), strict=True)
+    return [(i, j, test, adjusted) for (i, j), test, adjusted in told]
 
 
 def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -197,13 +195,8 @@ def values_by_seed(frame: pd.DataFrame, metric: str) -> tuple[list[str], Array]:
     cells = cells[(cells["kind"] == "cell") & (cells["status"] == str(Status.FINISHED))]
     cells = cells[of_one_source(cells)]
     cells = cells[np.isfinite(cells[column].to_numpy(dtype=float))]
-    names, seeds = sorted(set(cells["method"])), sorted(set(cells["seed"]))
-    row_of = {name: place for place, name in enumerate(names)}
-    column_of = {seed: place for place, seed in enumerate(seeds)}
-    values = np.full((len(names), len(seeds)), np.nan)
-    for name, seed, value in zip(cells["method"], cells["seed"], cells[column], strict=True):
-        values[row_of[name], column_of[seed]] = value
-    return names, values
+    table = cells.pivot(index="method", columns="seed", values=column)
+    return list(table.index), table.to_numpy(dtype=float)
 
 
 def rankings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[Ranking]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,33 +36,22 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
     for method, chosen in sorted(rows.groupby("method").indices.items()):
         places = np.asarray(chosen)
         mean, half, count = mean_intervals(values[places[done[places]]].T)
-        found.append(
-            {
-                "method": str(method),
-                "seeds": int(done[places].sum()),
-                "seeds_total": len(places),
-                "unfinished": _unfinished(rows.take(places[~done[places]])),
-                **_interleaved(numbers, mean, half, count),
-            }
+        rest = rows.take(places[~done[places]])[["cell", "status", "reason"]]
+        unfinished = "; ".join(
+            f"{cell}: {status}" + (f" ({reason})" if reason else "")
+            for cell, status, reason in rest.itertuples(index=False)
         )
+        row = {
+            "method": str(method),
+            "seeds": int(done[places].sum()),
+            "seeds_total": len(places),
+            "unfinished": unfinished,
+        }
+        told = zip(numbers, mean.tolist(), half.tolist(), count.tolist(), strict=True)
+        for name, middle, width, seeds in told:
+            row |= {name: middle, f"{name}:half": width, f"{name}:n": seeds}
+        found.append(row)
     return pd.DataFrame(found)
-
-
-def _unfinished(rows: pd.DataFrame) -> str:
-    told = zip(rows["cell"], rows["status"], rows["reason"], strict=True)
-    return "; ".join(
-        f"{cell}: {status}" + (f" ({reason})" if reason else "") for cell, status, reason in told
-    )
-
-
-def _interleaved(
-    numbers: Sequence[str], mean: Array, half: Array, count: NDArray[np.int64]
-) -> TableRow:
-    row: TableRow = {}
-    told = zip(numbers, mean.tolist(), half.tolist(), count.tolist(), strict=True)
-    for name, middle, width, seeds in told:
-        row[name], row[f"{name}:half"], row[f"{name}:n"] = middle, width, seeds
-    return row
 
 
 def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
@@ -71,6 +59,8 @@ def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
 
     NaN does not count. The half-width is NaN under two values and of a mean that is not finite.
     """
+    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
+
     there = ~np.isnan(values)
     count = there.sum(axis=1)
     mean, half = np.full((2, len(values)), np.nan)
@@ -82,19 +72,11 @@ def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
             alike = np.flatnonzero((there == pattern).all(axis=1))
             chosen = np.ascontiguousarray(values[alike][:, pattern])
             mean[alike] = chosen.mean(axis=1)
+            finite = np.isfinite(mean[alike])
             if seeds > 1:
-                half[alike] = _half_widths(chosen, mean[alike])
+                error = chosen[finite].std(axis=1, ddof=1) / seeds**0.5
+                half[alike[finite]] = float(stdtrit(seeds - 1, 0.975)) * error
     return mean, half, count
-
-
-def _half_widths(values: Array, mean: Array) -> Array:
-    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
-
-    finite, seeds = np.isfinite(mean), values.shape[1]
-    half = np.full(len(values), np.nan)
-    error = values[finite].std(axis=1, ddof=1) / seeds**0.5
-    half[finite] = float(stdtrit(seeds - 1, 0.975)) * error
-    return half
 
 
 def mean_interval(values: list[float]) -> tuple[float, float, int]:

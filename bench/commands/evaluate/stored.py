@@ -23,8 +23,8 @@ from bench.config.errors import UserError
 from bench.config.schema import Settings
 from bench.config.text import one_line
 from bench.data import Dataset, Split, load
+from bench.data.dataset import Progress
 from bench.data.sources.given import load_samples
-from bench.metrics.features import Progress
 from bench.metrics.statistics import permutation
 from bench.records import record
 from bench.records.environment import describe

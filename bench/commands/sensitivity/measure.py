@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from bench.commands.sensitivity.damage import Damage, LeftOut, Real, damages
 from bench.config.errors import UserError
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset, Progress, Split, unheard
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import Features, Progress, hash_of, share_of, unheard
+from bench.metrics.features import Features, hash_of, share_of
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
 from bench.metrics.statistics import permutation

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from bench.config.errors import UserError
 from bench.data.catalogue import KNOWN
-from bench.data.dataset import Dataset
-from bench.data.loading import Progress, unheard
+from bench.data.dataset import Dataset, Progress, unheard
 from bench.data.sources import folders
 from bench.data.sources.arrays import open_npz
 from bench.data.sources.decoding import Rule

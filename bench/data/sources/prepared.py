@@ -28,8 +28,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from bench.config.errors import UserError
-from bench.data.dataset import Fingerprint, Split
-from bench.data.loading import Progress, unheard
+from bench.data.dataset import Fingerprint, Progress, Split, unheard
 from bench.data.sources.decoding import Decoding, MixedError, Rule, Tally, free, synced
 from bench.data.sources.entries import Content
 from bench.data.sources.labels import Labels

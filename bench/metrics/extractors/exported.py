@@ -11,14 +11,14 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
 
 from bench.config.errors import UserError
 
@@ -60,7 +60,8 @@ class Exported:
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what the network gives: features, and logits if it has any."""
         try:
-            with _quiet():
+            # Torch's advice about formats is no use: the file is what it is.
+            with warnings.catch_warnings(action="ignore"):
                 given = self.network(images)
         except Exception as error:
             # What is in the file decides what is raised.
@@ -142,53 +143,25 @@ def load_exported(name: str, where: str, content: bytes, device: torch.device) -
         UserError: the bytes hold no network, or one that no extractor can be made of.
     """
     about = f"extractor '{name}' ({where})"
-    if _is_torchscript(content, about):
-        found = Exported(about, _load_torchscript(content, about, device), device, None)
-    else:
-        program = _load_program(content, about)
-        takes = _declared(program, about)
-        found = Exported(about, _place(program, device), device, takes)
-    if found.takes is not None:
-        with torch.inference_mode():
-            found.check(found.takes)
-    return found
-
-
-def _load_torchscript(content: bytes, about: str, device: torch.device) -> Any:
-    with _loading(about), _quiet():
-        return torch.jit.load(io.BytesIO(content), map_location=device).eval()  # type: ignore[no-untyped-call]
-
-
-def _load_program(content: bytes, about: str) -> ExportedProgram:
-    with _loading(about), _quiet():
-        return torch.export.load(io.BytesIO(content))
-
-
-def _place(program: ExportedProgram, device: torch.device) -> Any:
-    from torch.export.passes import move_to_device_pass
-
-    with _quiet():
-        return move_to_device_pass(program, device).module()
-
-
-@contextmanager
-def _loading(about: str) -> Iterator[None]:
+    is_script = _is_torchscript(content, about)
+    load: Any = partial(torch.jit.load, map_location=device) if is_script else torch.export.load
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            loaded = load(io.BytesIO(content))
     except Exception as error:
         # What is in the file decides what is raised.
         raise UserError(
             f"{about}: torch {torch.__version__} cannot load it ({_last_line(error)}); save the "
             "network again with this version"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's advice about formats to itself; the file is what it is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    takes = None if is_script else _declared(loaded, about)
+    with warnings.catch_warnings(action="ignore"):
+        network = loaded.eval() if is_script else move_to_device_pass(loaded, device).module()
+    found = Exported(about, network, device, takes)
+    if takes is not None:
+        with torch.inference_mode():
+            found.check(takes)
+    return found
 
 
 def _is_torchscript(content: bytes, about: str) -> bool:
@@ -226,20 +199,14 @@ def _declared(program: ExportedProgram, about: str) -> tuple[int, int, int] | No
     if inputs[0].dtype != torch.uint8:
         raise UserError(f"{about}: it takes {inputs[0].dtype}, not uint8; export it by {_HOW}")
     batch, *shape = inputs[0].shape
-    if isinstance(batch, int) or _is_limited(program, batch):
+    known = None if isinstance(batch, int) else program.range_constraints.get(batch.node.expr)
+    # Unlimited is torch's own infinity, larger than any count of images.
+    if known is None or bool(known.upper < 1 << 20):
         raise UserError(
             f"{about}: it takes batches of a fixed or limited size alone; export it with a "
             f"dynamic batch dimension: {_HOW}"
         )
-    if not all(isinstance(side, int) for side in shape):
-        return None
-    return shape[0], shape[1], shape[2]
-
-
-def _is_limited(program: ExportedProgram, batch: torch.SymInt) -> bool:
-    known = program.range_constraints.get(batch.node.expr)
-    # Unlimited is torch's own infinity, larger than any count of images.
-    return known is None or bool(known.upper < 1 << 20)
+    return (shape[0], shape[1], shape[2]) if all(isinstance(n, int) for n in shape) else None
 
 
 def _trial(shape: Shape) -> Tensor:

@@ -14,8 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,26 +110,18 @@ def _address() -> str:
 
 def _fetch_once(target: Path, sha256: str, say: Say) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target, say):
+    lock = FileLock(f"{target}.lock")
+    try:
+        alone = lock.acquire(timeout=0)
+    except Timeout:
+        say(f"inception: another process is fetching {target}; waiting for it")
+        alone = lock.acquire()
+    with alone:
         if target.exists():
             return
         for left in target.parent.glob(f".{FILE}.*"):
             left.unlink()  # By a process that was killed; whoever lives would hold the lock.
         write_atomically(target, lambda file: _download(file, sha256, say))
-
-
-@contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
-    lock = FileLock(f"{target}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"inception: another process is fetching {target}; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _download(file: IO[bytes], sha256: str, say: Say) -> None:

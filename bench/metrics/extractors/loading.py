@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bench.config.errors import UserError, unknown
-from bench.metrics.extractors import verified
+from bench.data.sources.mixtures import truth
+from bench.metrics import points
+from bench.metrics.extractors import efficientnet, exported, inception, resizing, resnet, verified
+from bench.metrics.extractors.classifier import SHAPES, load_classifier
 from methods.mixtures import GaussianMixture
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -139,9 +141,7 @@ def is_here(name: str, weights: Mapping[str, Path], cache: Path) -> bool:
     """Whether ``load`` would find an extractor's weights without fetching them."""
     if name not in ("inception", "inception-legacy") or _given(name, weights):
         return True
-    from bench.metrics.extractors.inception import FILE
-
-    return verified.find(FILE, cache) is not None
+    return verified.find(inception.FILE, cache) is not None
 
 
 def check_name(name: str) -> None:
@@ -198,85 +198,43 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics.extractors.classifier import SHAPES, load_classifier
-
-    path = weights or Path(__file__).parent / "weights" / f"{name}.pt"
-    shape = SHAPES[name]
-    return Extractor(
-        name=name,
-        sha256=SHA256[name],
-        resize="none",
-        device=device,
-        run=load_classifier(name, verified.read(path, name, SHA256[name]), device),
-        takes=(shape.channels, shape.size, shape.size),
-        classifies=name,
-    )
+    path, shape = weights or Path(__file__).parent / "weights" / f"{name}.pt", SHAPES[name]
+    run = load_classifier(name, verified.read(path, name, SHA256[name]), device)
+    takes = (shape.channels, shape.size, shape.size)
+    return Extractor(name, SHA256[name], "none", device, run, takes, classifies=name)
 
 
 def _efflite0(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics.extractors import efficientnet, resizing
-
-    path = weights or efficientnet.packaged_weights()
-    return Extractor(
-        name=name,
-        sha256=SHA256[name],
-        resize=f"{resizing.CLEAN}, to {efficientnet.SIZE}",
-        device=device,
-        run=efficientnet.load_efficientnet(verified.read(path, name, SHA256[name]), device),
-    )
+    content = verified.read(weights or efficientnet.packaged_weights(), name, SHA256[name])
+    resize = f"{resizing.CLEAN}, to {efficientnet.SIZE}"
+    run = efficientnet.load_efficientnet(content, device)
+    return Extractor(name, SHA256[name], resize, device, run)
 
 
 def _resnet(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics.extractors import resnet
-
-    path = weights or resnet.find_weights(name, cache)
-    return Extractor(
-        name=name,
-        sha256=SHA256[name],
-        resize="none",
-        device=device,
-        run=resnet.load_resnet(name, verified.read(path, name, SHA256[name]), device),
-        takes=resnet.TAKES,
-        classifies="cifar10",
-    )
+    content = verified.read(weights or resnet.find_weights(name, cache), name, SHA256[name])
+    run = resnet.load_resnet(name, content, device)
+    return Extractor(name, SHA256[name], "none", device, run, resnet.TAKES, classifies="cifar10")
 
 
 def _inception(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics.extractors import inception, resizing
-
     legacy = name == "inception-legacy"
     path = weights or inception.find_weights(cache, SHA256[name])
     content = verified.read(path, name, SHA256[name])
-    return Extractor(
-        name=name,
-        sha256=SHA256[name],
-        resize=inception.LEGACY if legacy else f"{resizing.CLEAN}, to {inception.SIZE}",
-        device=device,
-        run=inception.load_inception(content, device, legacy=legacy),
-    )
+    resize = inception.LEGACY if legacy else f"{resizing.CLEAN}, to {inception.SIZE}"
+    run = inception.load_inception(content, device, legacy=legacy)
+    return Extractor(name, SHA256[name], resize, device, run)
 
 
 def _foreign(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.metrics.extractors import exported
-
     assert weights is not None, "checked by load"
     content, digest = verified.read_any(weights, name)
     network = exported.load_exported(name, str(weights), content, device)
-    return Extractor(
-        name=name,
-        sha256=digest,
-        resize=exported.RESIZE,
-        device=device,
-        run=network.run,
-        takes=network.takes,
-        tried=network.check,
-    )
+    given = (exported.RESIZE, device, network.run, network.takes)
+    return Extractor(name, digest, *given, tried=network.check)
 
 
 def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:
-    from bench.data.sources.mixtures import truth
-    from bench.metrics import points
-
     if weights is not None:
         raise UserError(
             f"--weights {name}={weights}: extractor '{name}' is a formula and has no weights; "
@@ -289,25 +247,14 @@ def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path)
             f"extractor '{name}' refused: the mixture's parameters have sha256 {found}, expected "
             f"{SHA256[name]}; undo the change to them, or give the new mixture a new name"
         )
-    return Extractor(
-        name=name,
-        sha256=found,
-        resize="none",
-        device=device,
-        run=points.posterior(density, device),
-        takes=_POINTS,
-        classifies=name,
-        truth=density,
-    )
+    run = points.posterior(density, device)
+    return Extractor(name, found, "none", device, run, _POINTS, classifies=name, truth=density)
 
 
 _LOADERS: dict[str, Callable[[str, torch.device, Path | None, Path], Extractor]] = {
-    "digits": _shipped,
-    "fashion-mnist": _shipped,
+    **dict.fromkeys(("digits", "fashion-mnist"), _shipped),
     "efflite0": _efflite0,
-    "cifar-resnet20": _resnet,
-    "cifar-resnet56": _resnet,
-    "inception": _inception,
-    "inception-legacy": _inception,
+    **dict.fromkeys(("cifar-resnet20", "cifar-resnet56"), _resnet),
+    **dict.fromkeys(("inception", "inception-legacy"), _inception),
     **dict.fromkeys(_MIXTURES, _mixture),
 }

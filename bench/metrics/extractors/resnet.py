@@ -21,10 +21,7 @@ from torch.nn import functional
 from bench.config.errors import UserError
 from bench.metrics.extractors.verified import ROOT_VARIABLE, find, places
 
-FILES = {
-    "cifar-resnet20": "resnet20-12fca82f.th",
-    "cifar-resnet56": "resnet56-4bfd9763.th",
-}
+FILES = {"cifar-resnet20": "resnet20-12fca82f.th", "cifar-resnet56": "resnet56-4bfd9763.th"}
 """The weights' published names."""
 BLOCKS = {"cifar-resnet20": 3, "cifar-resnet56": 9}
 """Blocks a stage, the paper's n."""

@@ -70,15 +70,27 @@ def legend_above(
 
 def common_legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """Put one legend above all panels, each method once."""
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        handles |= {
-            label: handle
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-            if label not in handles
-        }
+    handles = handles_of(panels)
     names = sorted(handles)
     legend_above(figure, [handles[name] for name in names], names, most=6)
+
+
+def handles_of(panels: Sequence[Axes]) -> dict[str, Any]:
+    """Return the first of each label's handles."""
+    handles: dict[str, Any] = {}
+    for axes in panels:
+        handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True)) | handles
+    return handles
+
+
+def draw_level(axes: Axes, name: str, level: float, style: str = ANCHOR_STYLES[0]) -> None:
+    """Draw what has no cost, an anchor, as a line across, and write its name on it."""
+    axes.axhline(level, color="#555555", linestyle=style, linewidth=1.1, zorder=1)
+    axes.annotate(
+        f"{name}: {number(level)}", (0.995, level), (0, 3), va="bottom", ha="right",
+        xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
+        fontsize=8,
+    )  # fmt: skip
 
 
 def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:

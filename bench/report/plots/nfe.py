@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 from bench.records.grid import PALETTE
 from bench.records.metric_names import direction
 from bench.report.nfe import REAL, NfePoints, load_points, sampler_order
-from bench.report.plots.drawing import ANCHOR_STYLES, MARKERS, STYLE, log_scale, new_figure, save
+from bench.report.plots import drawing
+from bench.report.plots.drawing import draw_level, handles_of, log_scale, new_figure
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
-from bench.report.table.numbers import number
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-# The plot ---------------------------------------------------------------------------------------
 
 DODGE = 0.012
 """Shift between neighbouring lines, as a fraction of a value: bars at one place stay legible."""
@@ -35,12 +32,10 @@ def write_nfe_plots(report: StudyReport) -> list[Path]:
     if content is None:
         return []
     names = [name for name in content.metrics if direction(name) == "↓"] or content.metrics[:1]
-    with rc_context(STYLE):
-        return [
-            path
-            for name in names
-            for path in save(draw(content, name), report.folder / "plots" / f"nfe-curve-{name}")
-        ]
+    folder = report.folder / "plots"
+    with rc_context(drawing.STYLE):
+        written = [drawing.save(draw(content, n), folder / f"nfe-curve-{n}") for n in names]
+    return [path for paths in written for path in paths]
 
 
 def draw(content: NfePoints, metric: str) -> Figure:
@@ -81,8 +76,8 @@ def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str)
     shift = 1 + DODGE * (place - 3)
     axes.errorbar(
         [value * shift for value in x], y, yerr=bars, label=label, color=colour,
-        marker=MARKERS[place % len(MARKERS)], markersize=6, linewidth=1.2,
-        linestyle=("-", *ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
+        marker=drawing.MARKERS[place % len(drawing.MARKERS)], markersize=6, linewidth=1.2,
+        linestyle=("-", *drawing.ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
         markeredgecolor="white", markeredgewidth=0.3,
     )  # fmt: skip
 
@@ -109,7 +104,7 @@ def _singles(axes: Axes, content: NfePoints, drawn: Sequence[str], column: str) 
         x, y, bars = _means(points, column)
         if not x:
             continue
-        marker = MARKERS[place % len(MARKERS)]
+        marker = drawing.MARKERS[place % len(drawing.MARKERS)]
         axes.errorbar(
             x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
             markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
@@ -129,20 +124,12 @@ def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:
         log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
         log_scale(axes, "y", levels, padding=1.3)
         for name, level in anchors.items():
-            axes.axhline(level, color="#555555", linestyle="--", linewidth=1.1, zorder=1)
-            axes.annotate(
-                f"{name}: {number(level)}", (0.995, level), (0, 3), va="bottom", ha="right",
-                xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
-                fontsize=8,
-            )  # fmt: skip
+            draw_level(axes, name, level)
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], samplers: Sequence[str]) -> None:
     """Put one legend above all panels: the samplers, then the methods that are one point."""
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+    handles = handles_of(panels)
     names = sorted(handles, key=lambda name: (name not in samplers, *sampler_order(name)))
     figure.legend(
         [handles[name] for name in names],

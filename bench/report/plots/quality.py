@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import direction
 from bench.report.plots.content import PlottedStudy
-from bench.report.plots.drawing import ANCHOR_STYLES, Skipped, legend_above, log_scale, new_figure
-from bench.report.table.numbers import MARK, number
+from bench.report.plots.drawing import (
+    ANCHOR_STYLES,
+    Skipped,
+    draw_level,
+    legend_above,
+    log_scale,
+    new_figure,
+)
+from bench.report.table.numbers import MARK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,11 +86,6 @@ def spread(points: Sequence[Point]) -> list[Point]:
     return placed + fanned(cluster)
 
 
-def crowded(points: Sequence[Point]) -> bool:
-    """Whether some points are moved to be seen."""
-    return spread(points) != sorted(points, key=lambda point: point[1])
-
-
 def fanned(cluster: Sequence[Point]) -> list[Point]:
     """Fan points out around their common cost, in the order of their names."""
     middle = (len(cluster) - 1) / 2
@@ -109,11 +111,8 @@ def _cost(row: Any, cost: CostAxis) -> tuple[float, Any]:
     if cost is not TIME:
         value = row.get(cost.column, math.nan)
         return value, _bar(value, row.get(f"{cost.column}:half"))
-    median, low, high = (row.get(f"time.{cost.column}.{part}") for part in INTERVAL)
+    median, low, high = (row.get(f"time.{cost.column}.{p}") for p in ("median", "low", "high"))
     return (math.nan, None) if median is None else (median, [[median - low], [high - median]])
-
-
-INTERVAL = ("median", "low", "high")
 
 
 def _bar(value: float, half: float | None) -> Any:
@@ -130,20 +129,15 @@ def _quality_axes(
     axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
     if content.report.finished.groupby("method")["seed"].nunique().max() > 1:
         told = "mean and 95 % t interval over seeds"
-        told += "; points of equal cost stand a little apart" if crowded(points) else ""
+        moved = spread(points) != sorted(points, key=lambda point: point[1])
+        told += "; points of equal cost stand a little apart" if moved else ""
         axes.set_title(told, fontsize=8, color="#444444")
     anchors = content.report.levels(metric)
     levels = [y for _, _, y, _, _ in points] + list(anchors.values())
     log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
     log_scale(axes, "y", levels, padding=1.35)
     for place, (name, level) in enumerate(anchors.items()):
-        style = ANCHOR_STYLES[place % len(ANCHOR_STYLES)]
-        axes.axhline(level, color="#555555", linestyle=style, linewidth=1.1, zorder=1)
-        axes.annotate(
-            f"{name}: {number(level)}", (0.995, level), (0, 3), va="bottom", ha="right",
-            xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
-            fontsize=8,
-        )  # fmt: skip
+        draw_level(axes, name, level, ANCHOR_STYLES[place % len(ANCHOR_STYLES)])
 
 
 def fitness(content: PlottedStudy, cost: CostAxis) -> str:

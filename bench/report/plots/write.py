@@ -21,7 +21,6 @@ from bench.report.plots.seconds import ledger
 from bench.report.study_report import StudyReport
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 Say = Callable[[str], object]
@@ -59,16 +58,13 @@ def pictures(content: PlottedStudy) -> Iterator[tuple[str, Callable[[Path], list
     for precision, recall in pairs(names):
         yield f"{precision}-recall", _chart(fidelity, content, precision, recall)
     yield "losses", _chart(losses, content)
-    for metric in _with_a_course(content.report.curves) or names[:1]:
+    points = content.report.curves.groupby(["name", "method", "seed"]).size().groupby("name").max()
+    # The metrics that some cell has taken more than once in training.
+    taken = sorted(name for name in points[points > 1].index if direction(name))
+    for metric in taken or names[:1]:
         yield f"curve-{metric}", _chart(metric_curve, content, metric)
     yield "ledger", _chart(ledger, content)
     yield "samples", lambda path: [samples(content.report, path)]
-
-
-def _with_a_course(curves: pd.DataFrame) -> list[str]:
-    """Names of the metrics that some cell has taken more than once in training."""
-    points = curves.groupby(["name", "method", "seed"]).size().groupby("name").max()
-    return sorted(name for name in points[points > 1].index if direction(name))
 
 
 def _chart(draw: Callable[..., Figure], *arguments: Any) -> Callable[[Path], list[Path]]:

@@ -43,12 +43,7 @@ def _ranking(one: Ranking) -> dict[str, Any]:
         }
         for pair in one.pairs
     ]
-    return {
-        "metric": one.metric,
-        "ranks": one.ranks,
-        "unranked": one.unranked,
-        "pairs": pairs,
-    }
+    return {"metric": one.metric, "ranks": one.ranks, "unranked": one.unranked, "pairs": pairs}
 
 
 def _published(one: Beside) -> dict[str, Any]:

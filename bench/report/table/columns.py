@@ -10,17 +10,8 @@ from bench.records.metric_names import direction, headline
 from bench.report.ranking import Ranking, rank_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
-from bench.report.table.numbers import (
-    MARK,
-    NOTHING,
-    UNBALANCED,
-    number,
-    plus_minus,
-    scaled,
-    size,
-    with_error,
-    with_half,
-)
+from bench.report.table import numbers
+from bench.report.table.numbers import MARK, NOTHING, UNBALANCED, number, scaled, with_half
 
 
 @dataclass(frozen=True)
@@ -47,11 +38,7 @@ def columns(report: StudyReport) -> list[Column]:
         Column("train s", lambda row: _seconds(row, "ledger.train")),
         Column("total s", lambda row: _seconds(row, "ledger.wall"), in_paper=False),
         Column("parameters", lambda row: _scaled(row, "cost.parameters", "")),
-        Column(
-            "peak memory",
-            lambda row: size(_pair(row, "cost.peak_memory_bytes")[0]),
-            in_paper=False,
-        ),
+        Column("peak memory", _memory, in_paper=False),
     ]
 
 
@@ -59,7 +46,8 @@ def quality_columns(report: StudyReport) -> list[Column]:
     """Build the columns of the second table: what else was measured of the samples."""
     names = report.metrics
     rest = [name for name in names if name not in headline(names)]
-    more = [*map(_metric_column, rest), *map(_corrected_column, corrected(report))]
+    more = [_metric_column(name) for name in rest]
+    more += [_metric_column(name, ".corrected") for name in corrected(report)]
     return [Column("method", lambda row: str(row["method"])), *more] if more else []
 
 
@@ -102,6 +90,10 @@ def _seconds(row: TableRow, name: str) -> str:
     return f"{with_half(*_pair(row, name))}{mark}"
 
 
+def _memory(row: TableRow) -> str:
+    return numbers.size(_pair(row, "cost.peak_memory_bytes")[0])
+
+
 def _calls(mean: float, half: float) -> str:
     return f"{mean:.0f}" if mean.is_integer() else with_half(mean, half)
 
@@ -110,22 +102,17 @@ def _seeds(row: TableRow) -> str:
     return f"{row['seeds']}/{row['seeds_total']}" if "seeds" in row else NOTHING
 
 
-def _metric_column(name: str) -> Column:
-    title = f"{name} {direction(name)}".rstrip()
-    return Column(title, lambda row: _quality(row, name))
+def _metric_column(name: str, part: str = "") -> Column:
+    title = f"{name}{part.replace('.', ' ')} {direction(name)}".rstrip()
+    return Column(title, lambda row: _quality(row, name, part))
 
 
-def _corrected_column(name: str) -> Column:
-    title = f"{name} corrected {direction(name)}".rstrip()
-    return Column(title, lambda row: _quality(row, name, ".corrected"))
-
-
-def _quality(row: TableRow, name: str, part: str = "") -> str:
+def _quality(row: TableRow, name: str, part: str) -> str:
     """Write a metric's mean with its interval over seeds; of one seed, with the error within."""
-    pair = _pair(row, f"metrics.{name}{part}")
-    return (
-        with_error(pair[0], error_within(row, name)) if math.isnan(pair[1]) else plus_minus(*pair)
-    )
+    mean, half = _pair(row, f"metrics.{name}{part}")
+    if math.isnan(half):
+        return numbers.with_error(mean, error_within(row, name))
+    return numbers.plus_minus(mean, half)
 
 
 def error_within(row: TableRow, name: str) -> float:

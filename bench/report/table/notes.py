@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.report.frame import TOGETHER, is_comparable, of_one_source
@@ -31,10 +31,7 @@ def notes(report: StudyReport) -> list[str]:
         *_provenance_notes(report),
         *_timing_notes(cells),
         *_fitness_notes(finished),
-        *_ledger_notes(cells),
-        *_source_notes(finished),
-        *_shared_notes(cells),
-        *_foreign_notes(report),
+        *_row_notes(report, cells, finished),
         *_published_notes(report),
         *_certainty_notes(report),
     ]
@@ -44,13 +41,10 @@ def _data_notes(cells: pd.DataFrame) -> Iterator[str]:
     pairs = cells[["dataset", "data_variant", "preset"]].drop_duplicates()
     for _, row in pairs.iterrows():
         yield f"Data: {row['dataset']} (variant {row['data_variant']}), preset {row['preset']}."
-    for variant in _altered(cells):
-        yield f"Data variant '{variant}': values are not comparable with published ones."
-
-
-def _altered(cells: pd.DataFrame) -> list[str]:
     variants = zip(cells["dataset"], cells["data_variant"], strict=True)
-    return sorted({str(v) for d, v in variants if v != d or "jpeg" in str(v).lower()})
+    altered = {str(v) for d, v in variants if v != d or "jpeg" in str(v).lower()}
+    for variant in sorted(altered):
+        yield f"Data variant '{variant}': values are not comparable with published ones."
 
 
 def _provenance_notes(report: StudyReport) -> Iterator[str]:
@@ -65,16 +59,12 @@ def _provenance_notes(report: StudyReport) -> Iterator[str]:
 def measured(provenance: Mapping[str, Any]) -> str:
     """Say how a value was measured, as far as two must agree in it to be compared."""
     parts = [
-        f"{key.replace('_', ' ')} {_hash_or_text(key, value)}"
+        f"{key.replace('_', ' ')} "
+        + (f"{str(value)[:12]}…" if "sha" in key or "hash" in key else str(value))
         for key, value in provenance.items()
         if is_comparable(key) and not isinstance(value, (dict, list)) and value not in (None, "")
     ]
     return ", ".join(parts) or "provenance not stored"
-
-
-def _hash_or_text(key: str, value: object) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if "sha" in key or "hash" in key else text
 
 
 def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
@@ -98,41 +88,27 @@ def _fitness_notes(done: pd.DataFrame) -> Iterator[str]:
         yield f"ms of {named}: interleaved, bench time; see timing.md for paired ratios."
     reasons: dict[str, list[str]] = {}
     for method, rows in done[done["unfit"] != ""].groupby("method"):
-        reasons.setdefault(_shortened("; ".join(rows["unfit"])), []).append(str(method))
+        # Each reason once, and no more than a few; all are in the table as CSV.
+        found = list(dict.fromkeys("; ".join(rows["unfit"]).split("; ")))
+        more = len(found) - REASONS_SHOWN
+        rest = f"; {more} more in table.csv" if more > 0 else ""
+        told = "; ".join(found[:REASONS_SHOWN]) + rest
+        reasons.setdefault(told, []).append(str(method))
     for told, methods in reasons.items():
         yield f"{MARK} {', '.join(methods)}: timed while the machine was not fit ({told})."
 
 
-def _shortened(reasons: str) -> str:
-    """Name each reason once, and no more than a few; all are in the table as CSV."""
-    found = list(dict.fromkeys(reasons.split("; ")))
-    more = len(found) - REASONS_SHOWN
-    return "; ".join(found[:REASONS_SHOWN]) + (f"; {more} more in table.csv" if more > 0 else "")
-
-
-def _ledger_notes(cells: pd.DataFrame) -> Iterator[str]:
-    """Say which ledgers do not sum to the wall clock."""
+def _row_notes(report: StudyReport, cells: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
+    """Say whose ledger, source, first stage or origin is not as that of the others."""
     for cell, missed in zip(cells["cell"], cells["imbalance"], strict=True):
         if missed:
             yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
-
-
-def _source_notes(done: pd.DataFrame) -> Iterator[str]:
-    """Say which methods' seeds were not made by the same source."""
     for method, rows in done[~of_one_source(done)].groupby("method"):
         made = "; ".join(map(": ".join, zip(rows["cell"], rows["source"], strict=True)))
         yield f"{method}: its seeds are of different source ({made}); it has no rank, run it again."
-
-
-def _shared_notes(cells: pd.DataFrame) -> Iterator[str]:
-    """Say which cells took a first stage over from another."""
     for cell, told in zip(cells["cell"], cells["shared"], strict=True):
         if told:
             yield f"{cell}: {told}; trained once, charged in full to both."
-
-
-def _foreign_notes(report: StudyReport) -> Iterator[str]:
-    """Say which rows are of samples from elsewhere."""
     foreign = report.frame.loc[report.frame["kind"] == "foreign", ["method", "reason"]]
     for name, rows in foreign.groupby("method"):
         sources = "; ".join(rows["reason"])
@@ -146,16 +122,11 @@ def _published_notes(report: StudyReport) -> Iterator[str]:
         yield f"No published value applies to {', '.join(methods)}: {reason}."
     if found.beside:
         yield "Published: 'inside' is said of our mean; outside, on either side, asks for a reason."
-    for why, sources in _grouped((one.published.why, one.published.source) for one in found.beside):
+    bands: dict[str, dict[str, None]] = {}
+    for one in found.beside:
+        bands.setdefault(one.published.why, {})[one.published.source] = None
+    for why, sources in bands.items():
         yield f"Band of {'; '.join(sources)}: {why}."
-
-
-def _grouped(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    groups: dict[str, list[str]] = {}
-    for key, value in pairs:
-        if value not in groups.setdefault(key, []):
-            groups[key].append(value)
-    yield from groups.items()
 
 
 def _certainty_notes(report: StudyReport) -> Iterator[str]:
