@@ -1,7 +1,5 @@
 """From a data set's name to its images: one entry point for every source."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bench.config.errors import MissingDataError, UserError, unknown

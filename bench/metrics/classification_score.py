@@ -10,8 +10,6 @@ They train a ResNet-50 on as many samples as ImageNet has images, with flips and
 the size of the data, and trained without augmentation, since a flip is another digit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a method's denoiser is worth beside its samples: see :mod:`methods.diagnostics`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

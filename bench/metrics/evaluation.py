@@ -1,7 +1,5 @@
 """From features to named metrics with their provenance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any

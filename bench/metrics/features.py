@@ -1,7 +1,5 @@
 """From images or points to what an extractor says of them, and those answers on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections.abc import Iterator

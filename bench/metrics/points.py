@@ -5,8 +5,6 @@ class, so that every metric of images works on points unchanged: the Fréchet di
 means and covariances, the Inception Score and the accuracy use the best classifier there is.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 

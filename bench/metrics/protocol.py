@@ -1,7 +1,5 @@
 """What all values share: the protocol's version, how samples became images, metrics' names."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import cache

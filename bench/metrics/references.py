@@ -5,8 +5,6 @@ them, can stand in their place where the user asks for it by ``--reference``; wh
 reference's own features (kernel distance, precision, class-wise distance) is then left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import zipfile

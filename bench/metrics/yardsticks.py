@@ -1,7 +1,5 @@
 """Two yardsticks, measured as the methods are: noise, and real images held out."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np

@@ -6,8 +6,6 @@ entries, and refused if both have. Images are read one after the other, never al
 nothing is unpickled.
 """
 
-from __future__ import annotations
-
 import math
 import zipfile
 from collections.abc import Generator, Iterator

@@ -6,8 +6,6 @@ generator, so that the split is the same under every version of numpy and scikit
 not depend on the order of the images.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What every source of images gives: entries in a fixed order, read one at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -7,8 +7,6 @@ downloads. Under each, torchvision's layout is expected (``FashionMNIST/raw/``,
 a folder of the data set's name.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

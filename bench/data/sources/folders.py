@@ -4,8 +4,6 @@ Hidden files are passed over. Links are followed, but not in a circle; what is n
 folder is refused, because reading it may never end.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import stat

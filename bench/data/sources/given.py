@@ -6,8 +6,6 @@ files, and ``X_val_lmdb`` beside ``X_train_lmdb``. A folder that holds ``train``
 ``dataset.json`` lies at its top.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager

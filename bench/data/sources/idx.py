@@ -1,7 +1,5 @@
 """MNIST's and Fashion-MNIST's own files, read in place, gzipped or not, without torchvision."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import struct

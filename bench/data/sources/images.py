@@ -6,8 +6,6 @@ bit, two or four bits of grey become eight. Refused are transparency in any form
 animations. Colour profiles, gamma and orientation tags are not applied, as in torchvision.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from dataclasses import dataclass, replace

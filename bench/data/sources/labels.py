@@ -6,8 +6,6 @@ zip file have no labels. Class folders are the first level of folders; each is n
 class, or, where the classes are known beforehand, after its class or its index.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

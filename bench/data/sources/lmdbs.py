@@ -5,8 +5,6 @@ directory. Images are taken in the order of their keys. lmdb maps the file and t
 pointers: read only files whose source you trust.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -4,8 +4,6 @@ The points are drawn with numpy's legacy generator, whose stream alone is promis
 (NEP 19), and without linear algebra routines, so that two machines draw the same points.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

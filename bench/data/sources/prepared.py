@@ -11,8 +11,6 @@ their number. The folder appears whole or not at all: it is written under anothe
 renamed, by the holder of the lock beside it, who first removes what killed processes have left.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

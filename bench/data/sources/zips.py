@@ -4,8 +4,6 @@ The zip file holds images in any folders and, at its top, a ``dataset.json`` as 
 it. Images are taken in the order of their names.
 """
 
-from __future__ import annotations
-
 import stat
 import struct
 import threading

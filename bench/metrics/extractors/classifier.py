@@ -7,8 +7,6 @@ washed-out samples is no use. The features are taken after global average poolin
 only linear layer, so that the distance sees what the classifier decides by.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

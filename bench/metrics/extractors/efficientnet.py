@@ -11,8 +11,6 @@ The network that runs is the package's, folded: the same function to rounding, s
 a CPU.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

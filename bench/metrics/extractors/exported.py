@@ -6,8 +6,6 @@ rights of whoever starts it: give only files whose maker is trusted. Its SHA-256
 value, and what it gives is tried on a few images of each shape before it is believed.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile

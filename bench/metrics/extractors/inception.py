@@ -5,8 +5,6 @@ before, and the bytes that were checked are the ones loaded. clean-fid keeps it 
 system's temporary folder; we keep it in our own cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import io

@@ -8,8 +8,6 @@ had nothing else is put in their place. A name that is none of ours stands for a
 of the user's (see ``exported``), and what is recorded is that file's hash.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """How images reach an extractor's size: clean-fid's resize, for a batch on the device."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional
 

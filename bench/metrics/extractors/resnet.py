@@ -8,8 +8,6 @@ in 0..1, normalised by ImageNet's mean and deviation, and pad the new channels h
 behind the old.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path

@@ -17,8 +17,6 @@ term 30 % is left (fashion-mnist 43 %), and the chance of the counts raises the 
 (1.2 times on 2,000 images of fashion-mnist).
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io

@@ -4,8 +4,6 @@ What a name stands for is its file's SHA-256, so a file is hashed before anythin
 or run, and the bytes that were hashed are the ones used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table's columns: what stands in them for a method, foreign samples or an anchor."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

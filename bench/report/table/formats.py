@@ -1,7 +1,5 @@
 """A study's table: Markdown for reading, LaTeX for a paper, CSV and JSON for further work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table for a paper, with booktabs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from bench.config.text import one_line

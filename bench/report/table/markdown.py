@@ -1,7 +1,5 @@
 """A Markdown table that is aligned for a terminal too."""
 
-from __future__ import annotations
-
 from bench.config.text import one_line
 
 

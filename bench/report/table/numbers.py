@@ -1,7 +1,5 @@
 """Numbers written for people, and the marks that stand beside them."""
 
-from __future__ import annotations
-
 import math
 
 NOTHING = "—"

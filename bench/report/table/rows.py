@@ -1,7 +1,5 @@
 """The table's rows as texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
