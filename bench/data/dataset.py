@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bench.data.catalogue import KNOWN
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -63,6 +65,12 @@ class Dataset:
     notes: tuple[str, ...] = ()
     truth: GaussianMixture | None = None
     stored: Path | None = None
+
+    @classmethod
+    def of_known(cls, name: str, train: Split, test: Split, source: str, **more: Any) -> Dataset:
+        """Return a data set of the catalogue as it was published, with the hash of its content."""
+        classes, sha256 = KNOWN[name].classes, fingerprint(train, test)
+        return cls(name, name, train, test, classes, sha256, source, **more)
 
     @property
     def is_points(self) -> bool:

@@ -197,9 +197,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
     return found | {"features": features} if whole else None
 
 
-# Statistics made elsewhere -----------------------------------------------------------------------
-
-
 _TOLD = {
     "data": "reference_data",
     "data_sha256": "reference_data_sha256",

@@ -73,7 +73,9 @@ def make_frame(
     import pandas as pd
 
     rows = [_cell_row(folder, row, timing) for folder, row in cells]
-    rows += [_anchor_row(study, name, values) for name, values in anchors.rows.items()]
+    for name, values in anchors.rows.items():
+        named = {"kind": "anchor", "study": study, "cell": name, "method": name, "reason": ""}
+        rows.append(dict.fromkeys(TEXT) | named | _metrics(values))
     frame = pd.DataFrame(rows)
     numbers = [column for column in frame.columns if column not in TEXT]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
@@ -102,8 +104,7 @@ def make_curves(cells: Cells) -> pd.DataFrame:
 
 def read_records(study: Path) -> tuple[Cells, Anchors]:
     """Read a study's cells and anchors; UserError where there are none or one is unreadable."""
-    files = sorted(study.glob(f"*/{record.RECORD}"))
-    cells = [(path.parent, read_json(path, Record, RUN_AGAIN)) for path in files]
+    cells = _read_cells(study)
     path = study / record.ANCHORS
     anchors = read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
     if not cells:
@@ -113,7 +114,11 @@ def read_records(study: Path) -> tuple[Cells, Anchors]:
 
 def read_foreign(study: Path) -> Cells:
     """Read the records of samples that came from elsewhere."""
-    files = sorted((study / record.FOREIGN).glob(f"*/{record.RECORD}"))
+    return _read_cells(study / record.FOREIGN)
+
+
+def _read_cells(folder: Path) -> Cells:
+    files = sorted(folder.glob(f"*/{record.RECORD}"))
     return [(path.parent, read_json(path, Record, RUN_AGAIN)) for path in files]
 
 
@@ -166,11 +171,6 @@ def source(row: Record) -> str:
 def of_one_source(cells: pd.DataFrame) -> pd.Series[bool]:
     """Whether a cell's method has all its cells of one source: a stale one may have been kept."""
     return cells.groupby("method")["source"].transform("nunique") <= 1
-
-
-def _anchor_row(study: str, name: str, values: Mapping[str, Value]) -> dict[str, Any]:
-    named = {"kind": "anchor", "study": study, "cell": name, "method": name, "reason": ""}
-    return dict.fromkeys(TEXT) | named | _metrics(values)
 
 
 def _metrics(values: Mapping[str, Value]) -> dict[str, float]:

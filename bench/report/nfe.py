@@ -138,9 +138,6 @@ def _row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[st
     }
 
 
-# The table --------------------------------------------------------------------------------------
-
-
 def markdown(content: NfePoints) -> str:
     """Write a table for each metric and one of milliseconds, failures, and what they mean."""
     parts = []

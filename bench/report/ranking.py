@@ -80,9 +80,6 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-# Ranks ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pair:
     """Two methods compared by a metric; the test is of ``one - other``."""

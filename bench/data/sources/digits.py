@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.catalogue import KNOWN
-from bench.data.dataset import Dataset, Split, fingerprint
+from bench.data.dataset import Dataset, Split
 
 _BRIGHTEST = 16
 """The data's largest grey value, which becomes 255."""
@@ -29,15 +29,8 @@ def load_digits() -> Dataset:
     held_out = choose_held_out(images, labels, KNOWN["digits"].test)
     train = Split(images[~held_out], labels[~held_out])
     test = Split(images[held_out], labels[held_out])
-    return Dataset(
-        name="digits",
-        variant="digits",
-        train=train,
-        test=test,
-        classes=KNOWN["digits"].classes,
-        sha256=fingerprint(train, test),
-        source="scikit-learn's load_digits, split by hash into 1297 + 500",
-    )
+    source = "scikit-learn's load_digits, split by hash into 1297 + 500"
+    return Dataset.of_known("digits", train, test, source)
 
 
 def choose_held_out(

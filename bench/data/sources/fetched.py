@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from bench.config.errors import MissingDataError, UserError
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
-from bench.data.dataset import Dataset, Split, fingerprint
+from bench.data.dataset import Dataset, Split
 from bench.data.sources import idx
 from bench.data.sources.images import said_by
 
@@ -79,16 +79,7 @@ def _read(name: str, folder: Path) -> Dataset:
             f"{len(train)} + {len(test)} images, not the published {known.train} + {known.test}: "
             "numbers are not comparable with published ones",
         )
-    return Dataset(
-        name=name,
-        variant=name,
-        train=train,
-        test=test,
-        classes=known.classes,
-        sha256=fingerprint(train, test),
-        source=str(folder),
-        notes=notes,
-    )
+    return Dataset.of_known(name, train, test, str(folder), notes=notes)
 
 
 def _read_cifar(name: str, folder: Path, part: str) -> Split:

@@ -114,9 +114,6 @@ def _default_classes(name: str, stored: CachedImages) -> tuple[str, ...]:
     return tuple(str(label) for label in range(highest + 1))
 
 
-# -- where the splits are -------------------------------------------------------------------------
-
-
 def splits(path: Path) -> tuple[dict[str, Part], list[str]]:
     """Find the training split at ``path`` and its held-out split, if any; and what to note."""
     inside, notes = _inside(path)
@@ -179,9 +176,6 @@ def _stamp(path: Path) -> str:
         return folders.stamp_of(path.stat())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-# -- samples --------------------------------------------------------------------------------------
 
 
 def load_samples(

@@ -121,10 +121,12 @@ def _check(image: Image.Image, content: bytes, where: str, *, resized: bool) -> 
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise UserError(f"{where} holds {frames} pictures (animated); give single images")
-    # Pillow reads 16 bits a channel as 8 without a word.
-    bits = _png_bits(content) if image.format == "PNG" else 8
-    if bits > 8:
-        raise UserError(f"{where} has {bits} bits a channel; only 8-bit images are read")
+    if image.format == "PNG":
+        if content[12:16] != b"IHDR":
+            raise ValueError("its header is not at its beginning")
+        # Pillow reads 16 bits a channel as 8 without a word.
+        if content[24] > 8:
+            raise UserError(f"{where} has {content[24]} bits a channel; only 8-bit images are read")
     if image.mode not in _CHANNELS and image.mode not in _LOSSLESS:
         raise UserError(f"{where} has mode {image.mode}; only 8-bit grey and RGB are read")
 
@@ -136,12 +138,6 @@ def _picture(image: Image.Image, content: bytes) -> Picture:
     flat = image.convert(_LOSSLESS[image.mode]) if converted else image
     pixels = np.asarray(flat).reshape(flat.height, flat.width, -1).transpose(2, 0, 1)
     return Picture(pixels, image.size, lossy, converted)
-
-
-def _png_bits(content: bytes) -> int:
-    if content[12:16] != b"IHDR":
-        raise ValueError("its header is not at its beginning")
-    return content[24]
 
 
 def _lossy_webp(content: bytes) -> str:

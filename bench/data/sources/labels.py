@@ -34,9 +34,6 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
-# -- dataset.json -------------------------------------------------------------------------------
-
-
 def from_index(content: Content, *, name: str, known: Sequence[str] | None) -> Labels:
     """Read labels and classes' names from ``dataset.json``; ``known`` are those of ``name``.
 
@@ -113,9 +110,6 @@ def _values(
     return np.array([table[entry] for entry in names], dtype=np.int64)
 
 
-# -- class folders ------------------------------------------------------------------------------
-
-
 def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool = True) -> Labels:
     """Take the first level of folders as classes: ``known`` ones, else their sorted names.
 
@@ -181,9 +175,6 @@ def _are_shards(names: Sequence[str]) -> bool:
         if folder != first:
             return False
     return True
-
-
-# -- the rules of training data and of samples ---------------------------------------------------
 
 
 def of_training_data(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.data.catalogue import KNOWN
-from bench.data.dataset import Dataset, Split, fingerprint
+from bench.data.dataset import Dataset, Split
 from methods import mixtures
 from methods.mixtures import GaussianMixture
 
@@ -27,16 +27,8 @@ def load_mixture(name: str) -> Dataset:
     known, density = KNOWN[name], truth(name)
     train = Split(*draw(density, known.train, _TRAIN_SEED))
     test = Split(*draw(density, known.test, _TEST_SEED))
-    return Dataset(
-        name=name,
-        variant=name,
-        train=train,
-        test=test,
-        classes=known.classes,
-        sha256=fingerprint(train, test),
-        source=f"{known.source}, seeds {_TRAIN_SEED} and {_TEST_SEED}",
-        truth=density,
-    )
+    source = f"{known.source}, seeds {_TRAIN_SEED} and {_TEST_SEED}"
+    return Dataset.of_known(name, train, test, source, truth=density)
 
 
 def draw(

@@ -117,16 +117,10 @@ def _read(folder: Path) -> CachedImages | None:
         train, test = (_read_split(folder, part) for part in ("train", "test"))
         if train is None:
             return None
-        return CachedImages(
-            folder=folder,
-            train=train,
-            test=test,
-            classes=None if facts["classes"] is None else tuple(facts["classes"]),
-            kind=facts["kind"],
-            lossy=tuple(facts["lossy"]),
-            sha256=facts["sha256"],
-            notes=tuple(facts["notes"]),
-        )
+        classes = None if facts["classes"] is None else tuple(facts["classes"])
+        lossy, notes = tuple(facts["lossy"]), tuple(facts["notes"])
+        told = (classes, facts["kind"], lossy, facts["sha256"], notes)
+        return CachedImages(folder, train, test, *told)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

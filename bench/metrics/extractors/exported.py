@@ -83,8 +83,11 @@ class Exported:
             if values is not None:
                 self._check_form(what, values, len(images))
         self._check_rows(images, together)
-        if together[1] is not None:
-            self._check_logits(together[1])
+        values = None if together[1] is None else together[1].float()
+        if values is not None and bool((values >= 0).all()):
+            sums = values.sum(dim=1)
+            if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+                raise self._wrong("gives probabilities in place of logits")
         self._tried.add(shape)
 
     def _check_form(self, what: str, values: Tensor, count: int) -> None:
@@ -114,12 +117,6 @@ class Exported:
                     f"{self.about} gives an image alone other {what} than in a batch (by "
                     f"{moved:.2g} of the largest); put the network into eval() before it is saved"
                 )
-
-    def _check_logits(self, logits: Tensor) -> None:
-        values = logits.float()
-        sums = values.sum(dim=1)
-        if bool((values >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-            raise self._wrong("gives probabilities in place of logits")
 
     def _wrong(self, what: str) -> UserError:
         return UserError(
