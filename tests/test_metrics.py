@@ -22,11 +22,10 @@ from bench import data, metrics
 from bench.config.errors import UserError
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.metrics import (
+    all_pairs,
     evaluation,
     extractors,
-    kernel,
     known_answers,
-    manifold,
     protocol,
     references,
     statistics,
@@ -562,17 +561,17 @@ def test_moments_are_of_all_and_features_of_a_random_part(
     # The same fixed order, so that any first part is a fair sample of all classes.
     np.testing.assert_allclose(part.features, reference.features[:200], atol=1e-4)
     assert (np.bincount(part.labels, minlength=10) >= 10).all()
-    expected = kernel.mean_within(part.features[:50])
+    expected = all_pairs.mean_within(part.features[:50])
     assert part.kernel_mean == pytest.approx(expected, rel=1e-12)
     samples = metrics.extract(extractor, digits.train.images[:100])
     values = metrics.evaluate(samples, part, extractor=extractor, n=100)
-    given = kernel.kernel_distance(samples.features, part.features[:50])
+    given = all_pairs.kernel_distance(samples.features, part.features[:50])
     assert values["kd_digits_100"].value == pytest.approx(given, rel=1e-9)
     assert values["kd_digits_100"].provenance["reference_n"] == 50
     # As many real images as samples, or what is inside would depend on their ratio.
     four = ("precision", "recall", "density", "coverage")
     assert {values[f"{name}_digits_100"].provenance["reference_n"] for name in four} == {100}
-    overlap = manifold.overlap(part.features[:100], samples.features)
+    overlap = all_pairs.overlap(part.features[:100], samples.features)
     assert values["precision_digits_100"].value == overlap.precision
 
 

@@ -24,16 +24,15 @@ from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import ranking, study_report
 from bench.report.frame import refuse_difference
 from bench.report.plots import write_plots
-from bench.report.plots.content import PlottedStudy
-from bench.report.plots.drawing import DPI, plain, save
+from bench.report.plots.curves import ledger
+from bench.report.plots.drawing import DPI, PlottedStudy, plain, save
 from bench.report.plots.fidelity import fidelity, pairs
 from bench.report.plots.samples import SamplePanel, samples, side_by_side
-from bench.report.plots.seconds import ledger
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval, mean_intervals
 from bench.report.table import write_tables
 from bench.report.table.as_json import to_json
-from bench.report.table.latex import escape_latex
+from bench.report.table.formats import escape_latex
 from bench.report.table.numbers import number, plus_minus, scaled, size
 
 from .fake_study import (

@@ -192,8 +192,7 @@ class Study:
         """
         from matplotlib import rc_context
 
-        from bench.report.plots.content import PlottedStudy
-        from bench.report.plots.drawing import STYLE, Skipped
+        from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped
         from bench.report.plots.quality import COSTS, draw_quality
 
         if metric not in self.report.metrics:

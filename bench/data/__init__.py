@@ -12,12 +12,5 @@ from bench.data.dataset import Dataset, Split, to_uint8
 from bench.data.loading import load
 
 __all__ = [
-    "ROOT_VARIABLE",
-    "Dataset",
-    "DatasetRow",
-    "Split",
-    "describe",
-    "load",
-    "names",
-    "to_uint8",
-]
+    "ROOT_VARIABLE", "Dataset", "DatasetRow", "Split", "describe", "load", "names", "to_uint8",
+]  # fmt: skip

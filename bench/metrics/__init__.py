@@ -20,24 +20,7 @@ from bench.metrics.references import Reference, reference
 from bench.metrics.yardsticks import HELD_OUT, NOISE, anchor_notes, anchors
 
 __all__ = [
-    "CURVE",
-    "FAMILIES",
-    "HELD_OUT",
-    "NOISE",
-    "PROTOCOL",
-    "Evaluator",
-    "Features",
-    "Reference",
-    "anchor_notes",
-    "anchors",
-    "cas",
-    "diagnose",
-    "evaluate",
-    "extract",
-    "extractors",
-    "identity",
-    "metric_names",
-    "reference",
-    "self_test",
-    "to_stderr",
-]
+    "CURVE", "FAMILIES", "HELD_OUT", "NOISE", "PROTOCOL", "Evaluator", "Features", "Reference",
+    "anchor_notes", "anchors", "cas", "diagnose", "evaluate", "extract", "extractors", "identity",
+    "metric_names", "reference", "self_test", "to_stderr",
+]  # fmt: skip

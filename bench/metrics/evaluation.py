@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.config.schema import Settings
-from bench.metrics import manifold, points, protocol, statistics
+from bench.metrics import all_pairs, points, protocol, statistics
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
-from bench.metrics.kernel import kernel_distance
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics
 from bench.records.record import Value
@@ -169,7 +168,7 @@ def _kernel(context: Context) -> dict[str, Value]:
     real = reference.features[:KERNEL]
     if min(len(real), len(samples)) < 2:
         return context.without("kd", why="it needs two images or more on either side")
-    distance = kernel_distance(
+    distance = all_pairs.kernel_distance(
         samples, real, own_mean=reference.kernel_mean, device=context.extractor.device
     )
     facts = {"reference_n": len(real), "estimator": "unbiased, all pairs"}
@@ -182,10 +181,10 @@ def _overlap(context: Context) -> dict[str, Value]:
         return context.without(*_OVERLAP, why=NO_FEATURES)
     # As many of each: a manifold grows with the features that span it.
     real = reference.features[: len(samples)]
-    if min(len(real), len(samples)) < manifold.least():
-        why = f"neighbours need {manifold.least()} images or more on either side"
+    if min(len(real), len(samples)) < all_pairs.least():
+        why = f"neighbours need {all_pairs.least()} images or more on either side"
         return context.without(*_OVERLAP, why=why)
-    found = manifold.overlap(real, samples, device=context.extractor.device)
+    found = all_pairs.overlap(real, samples, device=context.extractor.device)
     facts = {"reference_n": len(real)}
     return {family: Value(value=value, provenance=facts) for family, value in vars(found).items()}
 

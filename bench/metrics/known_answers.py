@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 
-from bench.metrics.kernel import kernel_distance
-from bench.metrics.manifold import overlap
+from bench.metrics.all_pairs import kernel_distance, overlap
 from bench.metrics.statistics import (
     accuracy,
     frechet_between,

@@ -1,4 +1,4 @@
-"""Curves of training: losses, and metrics taken on the way."""
+"""What a training went through: losses, metrics on the way, and where the seconds went."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import direction
-from bench.report.plots.content import PlottedStudy
-from bench.report.plots.drawing import Skipped, common_legend, log_if_wide, new_figure, plain
+from bench.report.plots.drawing import (
+    PlottedStudy,
+    Skipped,
+    common_legend,
+    log_if_wide,
+    new_figure,
+    plain,
+)
+from bench.report.table.numbers import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
 
 WINDOW = 0.05
 """Share of a curve's points in the centred moving average; the raw ones stay visible behind."""
+PARTS = ("compile", "train", "sample", "evaluate", "log", "checkpoint", "other")
+PART_COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#DDDDDD")
 
 
 def losses(content: PlottedStudy) -> Figure:
@@ -96,4 +105,30 @@ def metric_curve(content: PlottedStudy, metric: str) -> Figure:
     panels[1].set_xlabel("training time (s)")
     panels[0].set_ylabel(f"{metric} {direction(metric)}")
     common_legend(figure, panels)
+    return figure
+
+
+def ledger(content: PlottedStudy) -> Figure:
+    """Draw the seconds of a cell by part, one bar per method, the mean over its seeds."""
+    summary = content.report.summary
+    parts = [part for part in PARTS if f"ledger.{part}" in summary.columns]
+    known = summary[summary["seeds"] > 0]
+    if not parts or known.empty:
+        raise Skipped("no finished cell has a ledger")
+    figure, (axes,) = new_figure(6.4, 1.5 + 0.42 * len(known))
+    left = known["seeds"] * 0.0
+    for part in parts:
+        width = known[f"ledger.{part}"].fillna(0.0)
+        colour = PART_COLOURS[PARTS.index(part)]
+        axes.barh(known["method"], width, left=left, label=part, color=colour, height=0.62)
+        left = left + width
+    for method, total in zip(known["method"], left, strict=True):
+        axes.annotate(
+            f"{number(total)} s", (total, method), (4, 0), textcoords="offset points", va="center"
+        )
+    axes.set_xlim(0, max(left) * 1.13 or 1)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("seconds per cell (mean over finished seeds)")
+    figure.legend(loc="outside upper center", ncols=len(parts), columnspacing=1.0, handlelength=1.0)
     return figure

@@ -1,4 +1,4 @@
-"""What every picture is drawn with: figure, style, legend, logarithmic axes, files.
+"""What every picture is drawn with: methods' looks, figure, style, legend, axes, files.
 
 Matplotlib's own canvas, without pyplot: no window, no state between figures.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.records.files import write_atomically
+from bench.records.grid import PALETTE
+from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number, scaled
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "8", "d")
+LINES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (6, 1)), (0, (1, 2.5)))
 ANCHOR_STYLES = ("--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5,
@@ -125,3 +129,33 @@ def log_if_wide(axes: Axes, values: pd.Series[float]) -> None:
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > ROOM:
         log_scale(axes, "y", finite, padding=1.15)
+
+
+@dataclass(frozen=True)
+class PlottedStudy:
+    """A study's report, and how each of its methods looks in every picture."""
+
+    report: StudyReport
+    colours: dict[str, str]
+    markers: dict[str, str]
+    lines: dict[str, Any]
+
+    @classmethod
+    def of(cls, report: StudyReport) -> PlottedStudy:
+        """Give each method its colour, marker and line."""
+        return cls(report, *appearances(sorted(report.cell_frame["method"].unique())))
+
+
+def appearances(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
+    """Give each method a colour, a marker and a line; variants share their method's colour."""
+    families: dict[str, list[str]] = {}
+    for method in methods:
+        families.setdefault(method.split(":")[0], []).append(method)
+    apart = len(families) == len(methods)
+    colours, markers, lines = {}, {}, {}
+    for place, family in enumerate(families.values()):
+        for index, method in enumerate(family):
+            colours[method] = PALETTE[place % len(PALETTE)]
+            markers[method] = MARKERS[(place if apart else index) % len(MARKERS)]
+            lines[method] = LINES[index % len(LINES)]
+    return colours, markers, lines

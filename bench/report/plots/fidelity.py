@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import metric_family
-from bench.report.plots.content import PlottedStudy
-from bench.report.plots.drawing import legend_above, new_figure
+from bench.report.plots.drawing import PlottedStudy, legend_above, new_figure
 from bench.report.summary import TableRow
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import direction
-from bench.report.plots.content import PlottedStudy
 from bench.report.plots.drawing import (
     ANCHOR_STYLES,
+    PlottedStudy,
     Skipped,
     draw_level,
     legend_above,
