@@ -258,7 +258,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.sources.entries.LARGEST_FILE", 10)
+    monkeypatch.setattr("bench.data.sources.images.LARGEST_FILE", 10)
     refused(write_folder(tmp_path / "own", {"a.png": GOOD}), "'a.png' is larger than")
     refused(write_zip(tmp_path / "own.zip", {"a.png": GOOD}), "'a.png' is larger than")
 

@@ -38,26 +38,18 @@ def _frechet_answers() -> list[tuple[str, float, float]]:
     basis = np.linalg.qr(random.standard_normal((size, size)))[0]
     few = random.standard_normal((size // 2, size))
     cov = np.cov(few, rowvar=False)
-    scaled = float(shift @ shift) + size * (1 - scale) ** 2
+    moved = float(shift @ shift)
+    scaled = moved + size * (1 - scale) ** 2
+    wide = frechet_distance(zero, eye, shift, scale**2 * eye)
     commuting = float(((np.sqrt(a) - np.sqrt(b)) ** 2).sum())
+    turned = frechet_distance(zero, (basis * a) @ basis.T, zero, (basis * b) @ basis.T)
+    gram = frechet_to_features(few + shift, few.mean(axis=0), cov)
     return [
         ("FD of a Gaussian and itself", frechet_distance(shift, cov, shift, cov), 0.0),
-        (
-            "FD of N(0, I) and N(m, s^2 I)",
-            frechet_distance(zero, eye, shift, scale**2 * eye),
-            scaled,
-        ),
-        (
-            "FD of commuting covariances",
-            frechet_distance(zero, (basis * a) @ basis.T, zero, (basis * b) @ basis.T),
-            commuting,
-        ),
-        (
-            "FD of x and x + m, fewer than d",
-            frechet_to_features(few + shift, few.mean(axis=0), cov),
-            float(shift @ shift),
-        ),
-        ("FD of few x and x + m", frechet_between(few + shift, few), float(shift @ shift)),
+        ("FD of N(0, I) and N(m, s^2 I)", wide, scaled),
+        ("FD of commuting covariances", turned, commuting),
+        ("FD of x and x + m, fewer than d", gram, moved),
+        ("FD of few x and x + m", frechet_between(few + shift, few), moved),
     ]
 
 

@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config.errors import UserError
-from bench.data.sources.images import (
-    LARGEST_FILE,
-    is_hidden,
-    is_hidden_image,
-    is_image,
-    said_by,
-    shown,
-)
+from bench.data.sources import images
+from bench.data.sources.images import said_by, shown
 
 INDEX = "dataset.json"
 LARGEST_INDEX = 512 * 2**20
@@ -59,17 +53,17 @@ def of_files(
     ``read`` gives a file's bytes, up to so many. Raises UserError where there is no image, or one
     of a format that is not read.
     """
-    hidden = [name for name in files if is_hidden_image(name)]
-    seen = [name for name in files if not is_hidden(name)]
-    names = sorted(name for name in seen if is_image(name, path))
+    hidden = [name for name in files if images.is_hidden_image(name)]
+    seen = [name for name in files if not images.is_hidden(name)]
+    names = sorted(name for name in seen if images.is_image(name, path))
     if not names:
         raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
-    images = {*names, INDEX}
-    others = [name for name in seen if name not in images]
+    known = {*names, INDEX}
+    others = [name for name in seen if name not in known]
     index = read(INDEX, LARGEST_INDEX) if INDEX in seen else None
 
     def entries() -> Generator[Entry, None, None]:
-        return (Entry(name, partial(read, name, LARGEST_FILE)) for name in names)
+        return (Entry(name, partial(read, name, images.LARGEST_FILE)) for name in names)
 
     notes = _left_out(others, hidden)
     return Content(path, kind, len(names), entries, names, index, notes=notes)

@@ -1,4 +1,4 @@
-"""Feature extractors by name, one file a network; importing this loads none of them."""
+"""Feature extractors by name, one file a network; importing this reads no weights."""
 
 from bench.metrics.extractors.loading import (
     SHA256,

@@ -7,14 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import direction
-from bench.report.plots.drawing import (
-    PlottedStudy,
-    Skipped,
-    common_legend,
-    log_if_wide,
-    new_figure,
-    plain,
-)
+from bench.report.plots import drawing
+from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
 from bench.report.table.numbers import number
 
 if TYPE_CHECKING:
@@ -43,7 +37,7 @@ def losses(content: PlottedStudy) -> Figure:
             look = {"color": content.colours[method], "linestyle": content.lines[method]}
             _loss_line(axes, line, look, method, first=seed)
         _image_axis(axes, name.removeprefix("loss/"))
-        log_if_wide(axes, curves.loc[curves["name"] == name, "value"])
+        drawing.log_if_wide(axes, curves.loc[curves["name"] == name, "value"])
     for axes in panels[: len(names) : columns]:
         axes.set_ylabel("loss")
     for axes in panels[len(names) :]:
@@ -52,7 +46,7 @@ def losses(content: PlottedStudy) -> Figure:
         f"Thin: as logged. Bold: centred moving average over {WINDOW:.0%} of the points.",
         fontsize=8, color="#444444",
     )  # fmt: skip
-    common_legend(figure, panels[: len(names)])
+    drawing.common_legend(figure, panels[: len(names)])
     return figure
 
 
@@ -83,7 +77,7 @@ def _image_axis(axes: Axes, title: str) -> None:
     axes.set_title(title)
     axes.set_xlabel("images seen")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: drawing.plain(value)))
 
 
 def metric_curve(content: PlottedStudy, metric: str) -> Figure:
@@ -100,11 +94,11 @@ def metric_curve(content: PlottedStudy, metric: str) -> Figure:
                 alpha=0.85,
                 label=method if first else None,
             )  # fmt: skip
-        log_if_wide(axes, curves["value"])
+        drawing.log_if_wide(axes, curves["value"])
     _image_axis(panels[0], "")
     panels[1].set_xlabel("training time (s)")
     panels[0].set_ylabel(f"{metric} {direction(metric)}")
-    common_legend(figure, panels)
+    drawing.common_legend(figure, panels)
     return figure
 
 

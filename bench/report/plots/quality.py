@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import direction
-from bench.report.plots.drawing import (
-    ANCHOR_STYLES,
-    PlottedStudy,
-    Skipped,
-    draw_level,
-    legend_above,
-    log_scale,
-    new_figure,
-)
+from bench.report.plots import drawing
+from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
 from bench.report.table.numbers import MARK
 
 if TYPE_CHECKING:
@@ -53,7 +46,7 @@ def quality(content: PlottedStudy, metric: str, cost: CostAxis) -> Figure:
     """Draw one point per method: a metric against a cost, bars over seeds, anchors as lines."""
     figure, (axes,) = new_figure(5.2, 3.7)
     draw_quality(axes, content, metric, cost)
-    legend_above(figure, *axes.get_legend_handles_labels(), most=5)
+    drawing.legend_above(figure, *axes.get_legend_handles_labels(), most=5)
     return figure
 
 
@@ -134,10 +127,11 @@ def _quality_axes(
         axes.set_title(told, fontsize=8, color="#444444")
     anchors = content.report.levels(metric)
     levels = [y for _, _, y, _, _ in points] + list(anchors.values())
-    log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
-    log_scale(axes, "y", levels, padding=1.35)
+    drawing.log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
+    drawing.log_scale(axes, "y", levels, padding=1.35)
     for place, (name, level) in enumerate(anchors.items()):
-        draw_level(axes, name, level, ANCHOR_STYLES[place % len(ANCHOR_STYLES)])
+        style = drawing.ANCHOR_STYLES[place % len(drawing.ANCHOR_STYLES)]
+        drawing.draw_level(axes, name, level, style)
 
 
 def fitness(content: PlottedStudy, cost: CostAxis) -> str:
