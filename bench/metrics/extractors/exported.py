@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from bench.config.errors import UserError
+from bench.metrics.extractors.resizing import times
 
 Shape = tuple[int, ...]
 
@@ -65,7 +66,7 @@ class Exported:
             # What is in the file decides what is raised.
             raise UserError(
                 f"{self.about} failed on {len(images)} uint8 images of "
-                f"{_times(images.shape[1:])}: {_last_line(error)}"
+                f"{times(images.shape[1:])}: {_last_line(error)}"
             ) from error
         parts = given if isinstance(given, tuple | list) else (given,)
         if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
@@ -92,7 +93,7 @@ class Exported:
 
     def _check_form(self, what: str, values: Tensor, count: int) -> None:
         if values.dim() != 2 or len(values) != count or values.shape[1] == 0:
-            raise self._wrong(f"gives {what} of {_times(values.shape)} for {count} images")
+            raise self._wrong(f"gives {what} of {times(values.shape)} for {count} images")
         if values.dtype not in _CLOSE:
             raise self._wrong(f"gives {what} of {values.dtype}, not of a floating type")
         if not bool(values.isfinite().all()):
@@ -210,10 +211,6 @@ def _trial(shape: Shape) -> Tensor:
     noise = torch.randint(0, 256, shape, generator=generator)
     ramp = torch.linspace(0, 255, shape[-1]).expand(shape)
     return torch.stack([noise, ramp, torch.full(shape, 20)]).to(torch.uint8)
-
-
-def _times(shape: Shape) -> str:
-    return "x".join(str(side) for side in shape)
 
 
 def _last_line(error: Exception) -> str:

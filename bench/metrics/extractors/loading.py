@@ -94,8 +94,8 @@ class Extractor:
         if self.takes is not None and shape != self.takes:
             kind = "images of " if self.truth is None else "points, "
             raise UserError(
-                f"extractor '{self.name}' takes {kind}{_times(self.takes)}, not "
-                f"{_times(shape)}; choose one that resizes: efflite0, inception"
+                f"extractor '{self.name}' takes {kind}{resizing.times(self.takes)}, not "
+                f"{resizing.times(shape)}; choose one that resizes: efflite0, inception"
             )
         if self.tried is not None:
             with torch.inference_mode(), exact(self.device):
@@ -189,10 +189,6 @@ def exact(device: torch.device) -> Iterator[None]:
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(str(side) for side in shape)
 
 
 def _shipped(name: str, device: torch.device, weights: Path | None, cache: Path) -> Extractor:

@@ -30,3 +30,8 @@ def to_rgb(images: Tensor) -> Tensor:
     if channels != 3:
         raise UserError(f"images with {channels} channels; the extractor takes 1 or 3")
     return images
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """Write a shape as ``3x32x32``."""
+    return "x".join(map(str, shape))
