@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from bench.records import interleaved
 from bench.records.record import Anchors, Status
-from bench.report import frame as frames
 from bench.report import published, ranking
-from bench.report.frame import Cells
+from bench.report.frame import (
+    Cells,
+    make_curves,
+    make_frame,
+    metric_names,
+    read_foreign,
+    read_records,
+    shared_provenance,
+)
 from bench.report.summary import TableRow, aggregate, times
 
 if TYPE_CHECKING:
@@ -44,21 +51,21 @@ class StudyReport:
             UserError: there are no cells, a file cannot be read, or the values of one metric
                 were not measured alike.
         """
-        cells, anchors = frames.read_records(folder)
-        foreign, timing = frames.read_foreign(folder), interleaved.read(folder)
-        provenance = frames.shared_provenance([*cells, *foreign], anchors)
+        cells, anchors = read_records(folder)
+        foreign, timing = read_foreign(folder), interleaved.read(folder)
+        provenance = shared_provenance([*cells, *foreign], anchors)
         return cls(folder, cells, foreign, anchors, timing, provenance)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row per cell, set of foreign samples and anchor; see ``make_frame``."""
         rows = [*self.cells, *self.foreign]
-        return frames.make_frame(self.folder.name, rows, self.anchors, self.timing)
+        return make_frame(self.folder.name, rows, self.anchors, self.timing)
 
     @cached_property
     def metrics(self) -> list[str]:
         """The metrics with at least one number, distances first, then scores."""
-        return frames.metric_names(self.frame)
+        return metric_names(self.frame)
 
     @cached_property
     def cell_frame(self) -> pd.DataFrame:
@@ -73,7 +80,7 @@ class StudyReport:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """The cells' curves of training, a row per logged point; see ``make_curves``."""
-        return frames.make_curves(self.cells)
+        return make_curves(self.cells)
 
     @cached_property
     def by_method(self) -> dict[str, pd.DataFrame]:
