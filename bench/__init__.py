@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.version import __version__
 
 if TYPE_CHECKING:
-    from bench.api.cells import StudyCell
-    from bench.api.images import evaluate
-    from bench.api.studies import FailedCellsError, Study, open_study, run
+    from bench.api import FailedCellsError, Study, StudyCell, evaluate, open_study, run
 
 __all__ = [
     "FailedCellsError", "Study", "StudyCell", "__version__", "evaluate", "open_study", "run",
@@ -23,9 +21,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'bench' has no attribute '{name}'")
-    from bench.api import studies
+    from bench import api
 
-    return getattr(studies, name)
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -251,7 +251,7 @@ def test_images_are_measured_as_the_cells_were(finished: Study, tmp_path: Path) 
     names = [name for name in own.record.metrics if name.split("_")[0] in metrics]
     images = kept(finished, "sde-seed0")
     asked = {"metrics": metrics, "preset": "smoke", "device": "cpu"}
-    found = images.evaluate(images, "digits", results=finished.folder.parent, **asked)
+    found = bench.evaluate(images, "digits", results=finished.folder.parent, **asked)
     assert sorted(found) == sorted(names)
     for name in names:
         assert found[name].value == own.record.metrics[name].value
@@ -259,9 +259,9 @@ def test_images_are_measured_as_the_cells_were(finished: Study, tmp_path: Path) 
         assert found[name].provenance["extractor"] == extractor
     path = tmp_path / "images.npz"
     np.savez(path, images=images)
-    again = images.evaluate(path, "digits", results=finished.folder.parent, **asked)
+    again = bench.evaluate(path, "digits", results=finished.folder.parent, **asked)
     assert {name: value.value for name, value in again.items()} == {
         name: value.value for name, value in found.items()
     }
     with pytest.raises(UserError, match="8"):
-        images.evaluate(np.zeros((4, 3, 5, 5), np.uint8), "digits", results=tmp_path, **asked)
+        bench.evaluate(np.zeros((4, 3, 5, 5), np.uint8), "digits", results=tmp_path, **asked)

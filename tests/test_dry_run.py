@@ -17,16 +17,15 @@ import pytest
 import torch
 
 from bench import metrics, study, worker
-from bench.commands.dry_run import recorded, rehearsal, training_trial, trials
-from bench.commands.dry_run.candidate import Candidate, warm_ups
-from bench.commands.dry_run.costs import CellCost, Findings, Remaining
+from bench.commands.dry_run import candidate as trials
+from bench.commands.dry_run import recorded, rehearsal, training_trial
+from bench.commands.dry_run.candidate import Attempts, Candidate, grown, warm_ups
+from bench.commands.dry_run.costs import FREE, CellCost, Findings, Remaining, estimate_plan
 from bench.commands.dry_run.evaluation_trial import EvaluationCost
-from bench.commands.dry_run.plan_estimate import estimate_plan
 from bench.commands.dry_run.rehearsal import Shared, rehearse
 from bench.commands.dry_run.sampling_trial import diagnostic_evaluations, try_draws
 from bench.commands.dry_run.table import lines
 from bench.commands.dry_run.training_trial import IDLE, cost_of_stage
-from bench.commands.dry_run.trials import Attempts, grown
 from bench.commands.options import parse_seeds, split
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
@@ -108,7 +107,7 @@ def trained_flops(candidate: Candidate) -> float:
     trainer = Trainer(
         built.method,
         worker.feed_of(built),
-        settings=candidate.training,
+        settings=candidate.cell.training,
         budget=candidate.settings.budget,
         seed=0,
         ledger=Ledger(CPU),
@@ -124,8 +123,8 @@ def estimated(candidate: Candidate) -> tuple[float, float]:
     attempt = Attempts(600.0, whole.troubles)
     rehearsal.note_training(whole, built, None, Shared(0.0), attempt)
     assert whole.troubles == []
-    assert whole.train_flops is not None
-    assert whole.train_seconds is not None
+    assert whole.train_flops > 0
+    assert whole.train_seconds > 0
     return whole.train_flops, whole.train_seconds
 
 
@@ -326,7 +325,6 @@ def test_times_are_positive_and_finite(make: Make, few: None, name: str) -> None
     assert whole.troubles == []
     for value in (whole.train_flops, whole.sample_flops, whole.train_seconds,
                   whole.sample_seconds, whole.evaluate_seconds):  # fmt: skip
-        assert value is not None
         assert 0 < value < math.inf
 
 
@@ -382,7 +380,7 @@ def test_a_finished_cell_tells_its_cost(
     assert found.sources == [told]
     assert found.train_flops == row.cost.train_flops
     parts = (found.train_seconds, found.sample_seconds, found.evaluate_seconds, found.other_seconds)
-    assert sum(filter(None, parts)) == pytest.approx(row.ledger["wall"])
+    assert sum(parts) == pytest.approx(row.ledger["wall"])
 
 
 def test_a_cell_of_other_settings_tells_nothing(tmp_path: Path, digits: Dataset) -> None:
@@ -398,7 +396,7 @@ def test_an_unreadable_record_is_passed_over(tmp_path: Path, digits: Dataset) ->
     (request.folder / "sde-seed0" / "record.json").write_text("{")
     candidate = candidate_of(request, "sde", request.settings, digits)
     assert recorded.from_records(candidate, request.folder) is None
-    assert recorded.remaining_of(request.folder / "sde-seed0", candidate, None).trouble
+    assert recorded.remaining_of(request.folder / "sde-seed0", candidate, CellCost()).trouble
 
 
 @pytest.mark.parametrize(
@@ -480,12 +478,12 @@ STAGES = {"sde": "k", "dlsm:on_sde": "k", "smm": None}
 
 def test_flops_are_charged_to_each_and_seconds_to_the_first(planned: list[Planned]) -> None:
     found = estimate_plan(planned, STAGES, Findings(methods=COSTS), jobs=1)
-    seconds = {row.name: row.cost.total for row in found.rows}
+    seconds = {row.name: sum(row.cost.seconds) for row in found.rows}
     assert seconds["dlsm-on_sde-seed0"] == 190
     assert seconds["sde-seed0"] == 20
     assert seconds["smm-seed1"] == 80
     assert found.total.train_flops == 2 * (10 + 15 + 7)
-    assert found.wall_clock == sum(filter(None, seconds.values())) == 2 * (190 + 20 + 80)
+    assert found.wall_clock == sum(seconds.values()) == 2 * (190 + 20 + 80)
     text = "\n".join(lines(found))
     assert "* sde-seed1: its first stage is trained by dlsm-on_sde-seed1" in text
 
@@ -493,7 +491,7 @@ def test_flops_are_charged_to_each_and_seconds_to_the_first(planned: list[Planne
 def test_a_stage_that_lies_there_costs_no_time(planned: list[Planned]) -> None:
     there = {"dlsm-on_sde-seed0": Remaining(has_first_stage=True)}
     found = estimate_plan(planned, STAGES, Findings(methods=COSTS, cells=there), jobs=1)
-    assert found.rows[0].cost.total == 90
+    assert sum(found.rows[0].cost.seconds) == 90
     assert found.rows[0].cost.train_flops == 15
 
 
@@ -511,11 +509,11 @@ def test_done_cells_cost_nothing_and_begun_ones_the_rest(planned: list[Planned])
     }
     found = estimate_plan(planned, STAGES, Findings(methods=COSTS, cells=left), jobs=1)
     costs = {row.name: row.cost for row in found.rows}
-    assert costs["dlsm-on_sde-seed0"].train == 40
-    assert costs["dlsm-on_sde-seed0"].sample == 10
+    assert costs["dlsm-on_sde-seed0"].train_seconds == 40
+    assert costs["dlsm-on_sde-seed0"].sample_seconds == 10
     assert costs["dlsm-on_sde-seed0"].train_flops == 3.75
-    assert costs["smm-seed1"].train == 70
-    assert costs["sde-seed0"].total == costs["smm-seed0"].total == costs["sde-seed1"].total == 0
+    assert costs["smm-seed1"].train_seconds == 70
+    assert [costs[name] for name in ("sde-seed0", "smm-seed0", "sde-seed1")] == [FREE] * 3
     assert len(found.active) == 3
 
 
@@ -533,9 +531,9 @@ def test_the_wall_clock_is_that_of_a_greedy_schedule(
 
 def test_what_is_not_known_is_said(planned: list[Planned]) -> None:
     partly = COSTS | {"sde": CellCost(train_flops=3.0, troubles=["sampling: no time"])}
-    told = Findings(at="smm", methods=partly, prepare_seconds=None)
+    told = Findings(at="smm", methods=partly, prepare_seconds=math.nan)
     found = estimate_plan(planned, STAGES, told, jobs=1)
-    assert found.total.total is None
+    assert math.isnan(sum(found.total.seconds))
     text = "\n".join(lines(found))
     assert "in total at least" in text
     assert "sde: sampling: no time" in text
@@ -556,10 +554,10 @@ def test_columns_are_aligned(planned: list[Planned]) -> None:
 def test_an_attempt_that_fails_or_begins_too_late_is_noted() -> None:
     troubles: list[str] = []
     attempt = Attempts(60.0, troubles)
-    assert attempt("one", lambda: 1) == 1
-    assert attempt("two", lambda: int("x")) is None
+    assert attempt("one", None, lambda: 1) == 1
+    assert attempt("two", None, int, "x") is None
     attempt.began = time.perf_counter() - 61
-    assert attempt("three", lambda: 3) is None
+    assert attempt("three", None, lambda: 3) is None
     assert troubles[0].startswith("two: ValueError: invalid literal")
     assert troubles[1] == "three: not tried within 60 s"
 
@@ -576,8 +574,7 @@ def test_a_method_that_fails_leaves_the_others(tmp_path: Path, digits: Dataset, 
     )  # fmt: skip
     assert moments == ["the evaluation", "smm", "sde"]
     assert found.methods["smm"].troubles
-    assert found.methods["sde"].train_seconds is not None
-    assert found.prepare_seconds is not None
+    assert found.methods["sde"].train_seconds > 0
     assert found.prepare_seconds > 0
     json.loads(json.dumps(found.model_dump()))
 

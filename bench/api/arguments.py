@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 Names = str | Sequence[str]
 """One name, several separated by commas, or a sequence of names."""
 
@@ -14,6 +16,11 @@ def names_in(given: Names) -> tuple[str, ...]:
     """Return names as the command's options have them."""
     parts = given.split(",") if isinstance(given, str) else given
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def files_in(given: Names) -> tuple[str, ...]:
+    """Return files, whose names may have commas."""
+    return (given,) if isinstance(given, str) else names_in(given)
 
 
 def seeds_in(given: int | str | Sequence[int]) -> tuple[int, ...]:
@@ -27,12 +34,8 @@ def seeds_in(given: int | str | Sequence[int]) -> tuple[int, ...]:
 
 def overrides_in(given: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]:
     """Return overridden values as the command's ``--set`` has them."""
-    import json
-
-    if isinstance(given, str):
-        return (given,)
     if not isinstance(given, Mapping):
-        return tuple(given)
+        return (given,) if isinstance(given, str) else tuple(given)
     # A string is written bare, as it is typed; all else as JSON, which YAML reads alike.
     return tuple(
         f"{key}={value if isinstance(value, str) else json.dumps(value)}"
@@ -40,10 +43,19 @@ def overrides_in(given: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]
     )
 
 
-def as_typed(name: str, value: Any) -> Any:
-    """Return a further option as the command's options have it: paths, and tuples for lists."""
-    if name in {"data", "reference", "results"} and value is not None:
-        return Path(value)
-    if name in {"weights", "rerun", "extractor", "metrics"} and value is not None:
-        return names_in(value) if name != "weights" or not isinstance(value, str) else (value,)
-    return value
+TYPED: Mapping[str, Callable[[Any], object]] = {
+    **dict.fromkeys(("data", "reference", "results"), Path),
+    **dict.fromkeys(("methods", "rerun", "extractor", "metrics"), names_in),
+    "weights": files_in,
+    "seeds": seeds_in,
+    "overrides": overrides_in,
+}
+
+
+def options_of(kind: Callable[..., T], given: Mapping[str, Any]) -> T:
+    """Make a command's options of what a function was given; TypeError where one is unknown."""
+
+    def typed(name: str, value: Any) -> object:
+        return TYPED[name](value) if name in TYPED and value is not None else value
+
+    return kind(**{name: typed(name, value) for name, value in given.items()})

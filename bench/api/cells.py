@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +13,10 @@ from bench.records.record import Record
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from bench.worker import Trained
-
-
-# Cells --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +48,20 @@ class StudyCell:
                 changed since, its data are not there, or the labels do not fit.
         """
         from bench.sampling.source import draw_images
+        from bench.training.checkpoint import generators_kept
 
         if n < 1:
             raise UserError(f"{n} samples: draw at least one")
         with generators_kept():
             built = self._trained.build()
-            source = built.source("samples")
+            source, batch = built.source("samples"), built.config.settings.sampling.batch
             if labels is not None:
                 classes = source.frequencies
                 if classes is None:
                     raise UserError(f"'{self.record.method}' draws without labels; leave them out")
                 given = labels_of(labels, n, len(classes))
-                source.labels = given_labels(given, built)  # type: ignore[method-assign]
-            return draw_images(source, n, built.config.settings.sampling.batch)
+                source.labels = given_labels(given, batch, built.device)  # type: ignore[method-assign]
+            return draw_images(source, n, batch)
 
     @cached_property
     def _trained(self) -> Trained:
@@ -92,34 +89,10 @@ def labels_of(labels: Any, n: int, classes: int) -> NDArray[np.int64]:
     return np.broadcast_to(found, (n,)).astype(np.int64)
 
 
-def given_labels(labels: NDArray[np.int64], built: Any) -> Any:
+def given_labels(labels: NDArray[np.int64], batch: int, device: torch.device) -> Any:
     """Return what gives a source its batches' labels; the last batch is filled with the last."""
     import numpy as np
     import torch
 
-    def batch(size: int, index: int) -> torch.Tensor:
-        part = labels[index * size : (index + 1) * size]
-        filled = np.pad(part, (0, size - len(part)), mode="edge")
-        return torch.from_numpy(filled).to(built.device)
-
-    return batch
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Leave the caller's global generators, threads and precision as they were."""
-    import numpy as np
-    import torch
-
-    python, numpy = random.getstate(), np.random.get_state()
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    tf32 = torch.backends.cudnn.allow_tf32
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = tf32
+    filled = torch.from_numpy(np.pad(labels, (0, -len(labels) % batch), mode="edge"))
+    return lambda size, index: filled[index * size : (index + 1) * size].to(device)

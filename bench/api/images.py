@@ -9,17 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.api.arguments import Names, as_typed
-from bench.api.cells import generators_kept
+from bench.api.arguments import Names, options_of
 from bench.config.errors import UserError
 from bench.records.record import Value
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-# Images from elsewhere ----------------------------------------------------------------------------
 
 
 def evaluate(
@@ -53,25 +49,18 @@ def evaluate(
     from bench.commands.evaluate import EvaluateOptions
     from bench.commands.evaluate.request import request_of, resolve_measuring
     from bench.commands.evaluate.stored import evaluate_samples
+    from bench.training.checkpoint import generators_kept
 
     if labels is not None and isinstance(images, (str, Path)):
         raise UserError("labels: images in a file or folder have their own; leave them out")
-    chosen = EvaluateOptions(
-        path=str(images) if isinstance(images, (str, Path)) else "images",
-        dataset=dataset,
-        samples=samples,
-        metrics=as_typed("metrics", metrics),
-        **{name: as_typed(name, value) for name, value in options.items()},
-    )
+    path = str(images) if isinstance(images, (str, Path)) else "images"
+    given = {"path": path, "dataset": dataset, "samples": samples, "metrics": metrics}
+    chosen = options_of(EvaluateOptions, given | options)
     settings = resolve_measuring(chosen, dataset, chosen.reference)
-    request = replace(request_of(settings, chosen, chosen.metrics), passing=silent)
-    with generators_kept(), as_file(images, labels) as path:
-        return dict(evaluate_samples(path, request, wanted=samples).values)
-
-
-def silent(title: str) -> Any:
-    """Show nothing of a long pass."""
-    return nullcontext(lambda fraction: None)
+    request = request_of(settings, chosen, chosen.metrics)
+    silent = replace(request, passing=lambda title: nullcontext(lambda fraction: None))
+    with generators_kept(), as_file(images, labels) as place:
+        return dict(evaluate_samples(place, silent, wanted=samples).values)
 
 
 @contextmanager

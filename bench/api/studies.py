@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.api.arguments import Names, as_typed, names_in, overrides_in, seeds_in
+from bench.api.arguments import Names, options_of
 from bench.api.cells import StudyCell
 from bench.config.errors import UserError, unknown
 from bench.records.record import Status
@@ -32,9 +32,6 @@ class FailedCellsError(RuntimeError):
     def __init__(self, message: str, study: Study) -> None:
         super().__init__(message)
         self.study = study
-
-
-# Studies ------------------------------------------------------------------------------------------
 
 
 def run(
@@ -76,25 +73,19 @@ def run(
     from bench.progress.display import Display
     from bench.report.table import write_tables
 
-    chosen = RunOptions(
-        methods=None if methods is None else names_in(methods),
-        dataset=dataset,
-        seeds=seeds_in(seeds),
-        budget=budget,
-        overrides=overrides_in(set),
-        **{name: as_typed(name, value) for name, value in options.items()},
-    )
+    given = {"methods": methods, "dataset": dataset, "seeds": seeds, "budget": budget}
+    chosen = options_of(RunOptions, given | {"overrides": set} | options)
     if chosen.curve or chosen.dry_run:
         raise UserError("curve and dry_run are for the command line: bench run")
     request = replace(resolve(chosen), command_started=time.time())
     check_writable(request.results)
     display = Display() if progress else Display(Console(quiet=True))
-    with tracked(request.results, chosen.tracking) as (open_tracker, sync):
+    with tracked(request.folder, chosen.tracking) as open_tracker:
         planned = study.execute(request, open_tracker, display)
         made = Study(request.folder)
         write_tables(made.report)
-        sync(request.folder)
-    failed = [cell.folder for cell in planned if cell.broken or not made.has_result(cell.folder)]
+    done = {folder for folder, row in made.report.cells if row.status == Status.FINISHED}
+    failed = [cell.folder for cell in planned if cell.broken or cell.folder not in done]
     if failed:
         logs = ", ".join(str(folder) for folder in failed)
         raise FailedCellsError(f"{len(failed)} cell(s) have no result; see {logs}", made)
@@ -102,26 +93,22 @@ def run(
 
 
 @contextmanager
-def tracked(results: Path, wanted: bool) -> Iterator[tuple[Any, Any]]:
-    """Yield what opens MLflow's tracker and what brings it up to date; dropped after an error."""
-    from functools import partial
-
+def tracked(folder: Path, wanted: bool) -> Iterator[Any]:
+    """Yield what opens MLflow's tracker; it is brought up to date, or dropped after an error."""
     from bench.tracking import Background, NullTracker, Tracker
 
     trackers: list[Background | NullTracker] = []
 
     def open_tracker() -> Background | NullTracker:
-        tracker = Background(partial(Tracker.open, results)) if wanted else NullTracker()
-        trackers.append(tracker)
-        return tracker
+        opener = partial(Tracker.open, folder.parent)
+        trackers.append(Background(opener) if wanted else NullTracker())
+        return trackers[-1]
 
-    def sync(folder: Path) -> None:
+    try:
+        yield open_tracker
         for tracker in trackers:
             tracker.sync_study(folder)
             tracker.close()
-
-    try:
-        yield open_tracker, sync
     except BaseException:
         for tracker in trackers:
             tracker.drop()
@@ -218,10 +205,6 @@ class Study:
             named = [f"{method} with seed {known}" for method, known in cells]
             raise unknown("cell", f"{label} with seed {seed}", named)
         return StudyCell(*cells[label, seed])
-
-    def has_result(self, folder: Path) -> bool:
-        """Whether the cell in a folder is finished."""
-        return any(f == folder and row.status == Status.FINISHED for f, row in self.report.cells)
 
     def compare(self, other: Study | str | Path) -> Comparison:
         """Say what moved from this study to another beyond noise.

@@ -157,6 +157,11 @@ class CellConfig(Section):
     """The method's own settings, resolved."""
     seed: int
 
+    @property
+    def training(self) -> Training:
+        """Settings of training, the method's own in place of the common ones."""
+        return self.settings.training.of(self.method)
+
 
 class Preset(Section):
     """A preset as written in a file, before it is resolved."""

@@ -40,7 +40,7 @@ def open_device(name: str, threads: int | None, precision: str) -> torch.device:
 def device_for(config: CellConfig) -> torch.device:
     """Open the device that a cell is computed on, with its method's precision."""
     settings = config.settings
-    precision = settings.training.of(config.method).precision
+    precision = config.training.precision
     return open_device(settings.device, settings.threads, precision)
 
 
@@ -86,7 +86,7 @@ class Built:
     @property
     def training(self) -> Training:
         """How the method is trained."""
-        return self.config.settings.training.of(self.config.method)
+        return self.config.training
 
     def source(self, stream: str) -> Source:
         """What draws from the method; equal streams give equal samples."""

@@ -61,7 +61,7 @@ class Cell:
         self.job, self.folder, self.record = job, job.folder, record
         self.config = read_cell(job.folder / records.CONFIG)
         self.settings = self.config.settings
-        self.training = self.settings.training.of(self.config.method)
+        self.training = self.config.training
         self.evaluation = self.settings.evaluation
         self.begun = job.begun()
         self.stop, self.progress = Stop(self.give_up), Progress(job)

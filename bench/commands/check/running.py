@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import methods
@@ -22,6 +20,7 @@ from bench.config.errors import UserError, unknown
 from bench.config.presets import choose_preset
 from bench.config.text import one_line
 from bench.data.catalogue import KNOWN
+from bench.training.checkpoint import generators_kept
 from methods import registry
 from methods.base import DataSpec, Method
 
@@ -116,15 +115,9 @@ def told(error: BaseException) -> str:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """One thread, and global generators that are afterwards as they were."""
-    threads, numpy_state, state = torch.get_num_threads(), np.random.get_state(), random.getstate()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        np.random.set_state(numpy_state)
-        random.setstate(state)
+    with generators_kept():
+        torch.set_num_threads(1)
+        yield
 
 
 def load_file(path: Path) -> type[Method]:

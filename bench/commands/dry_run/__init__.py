@@ -2,7 +2,7 @@
 
 A finished cell of the same settings is the best source. Without one, ``rehearsal`` has the cell's
 own trainer, sampler and extractors do a few steps, draws and images on the device, in a process of
-its own (``child``), and scales them. ``estimate_plan`` puts that together with the plan, and
+its own, and scales them. ``estimate_plan`` puts that together with the plan, and
 ``lines`` writes it as a table. Nothing here decides anything or leaves a trace: what cannot be told
 is left open, with the reason.
 """

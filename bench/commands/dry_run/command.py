@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import yaml
 
-from bench.commands.dry_run.study_estimate import estimate_study
+from bench.commands.dry_run.costs import Findings, PlanEstimate, estimate_plan
 from bench.commands.dry_run.table import lines
 from bench.commands.run.options import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import MissingDataError
+from bench.study.plan import plan
+from bench.study.preparation import preparation, wait_for_answer
+from bench.study.request import Request, check_study
 
 
 def dry_run(options: RunOptions) -> int:
@@ -31,3 +37,16 @@ def dry_run(options: RunOptions) -> int:
     for line in lines(found):
         print(f"# {line}")
     return 0
+
+
+def estimate_study(request: Request) -> PlanEstimate:
+    """Plan a study and estimate its costs; UserError where something is wrong with it."""
+    check_study(request)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = preparation(request, Path(scratch), task="bench.commands.dry_run.rehearsal")
+        if not request.cache.exists():
+            # Nothing is made in the results folder.
+            job = job.model_copy(update={"cache": job.folder / "cache"})
+        answer = wait_for_answer(job)
+    findings = Findings.model_validate(answer["findings"])
+    return estimate_plan(plan(request, answer), answer["stages"], findings, request.jobs)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from bench.commands.dry_run.candidate import Candidate
-from bench.commands.dry_run.costs import known_sum, times
-from bench.commands.dry_run.trials import Attempts, grown
+from bench.commands.dry_run.candidate import Attempts, Candidate, grown
 from bench.config.errors import UserError
-from bench.config.schema import Settings
 from bench.costs.ledger import synchronize
 from bench.data.dataset import Dataset, Split
 from bench.metrics import classification_score as cas
@@ -29,36 +26,50 @@ CAS_STEPS = (1, 3)
 
 @dataclass
 class EvaluationCost:
-    """What evaluation costs, whatever the method."""
+    """What evaluation costs, whatever the method; ``nan`` is what is not known."""
 
-    per_image: dict[str, float | None] = field(default_factory=dict)
-    """Seconds of each extractor, the lead first; ``None`` is what is not known."""
-    has_reference: dict[str, bool] = field(default_factory=dict)
-    cas: float | None = None
+    per_image: dict[str, float] = field(default_factory=dict)
+    """Seconds of each extractor, the lead first."""
+    ready: set[str] = field(default_factory=set)
+    """Extractors whose reference statistics are given or kept."""
+    cas: float = math.nan
     """Seconds of the classification accuracy score."""
 
-    @property
-    def of_image(self) -> float | None:
-        """Seconds of an image by all extractors."""
-        return known_sum(self.per_image.values())
+    def of_cell(self, candidate: Candidate) -> float:
+        """Seconds in which a cell's samples and snapshots are extracted, and the CAS is had."""
+        evaluation = candidate.settings.evaluation
+        few = evaluation.snapshot_samples
+        looks = candidate.moments + (few < evaluation.samples)
+        extracting = sum(self.per_image.values()) * evaluation.samples
+        looking = self.per_image[evaluation.extractor] * looks * few
+        return extracting + looking + (self.cas if candidate.outlined().needs_labels else 0.0)
+
+    def of_preparation(self, candidate: Candidate, *, anchors: bool) -> float:
+        """Seconds of the reference statistics that are not kept yet, and of the ``anchors``."""
+        evaluation, dataset = candidate.settings.evaluation, candidate.dataset
+        samples, rows = evaluation.samples, len(dataset.train)
+        reference = len(selected_rows(rows, evaluation.reference_images))
+        has_test = dataset.test is not None and len(dataset.test) >= samples
+        drawn = samples * (1 + has_test) if anchors else 0
+        seconds = self.cas if anchors and samples <= rows else 0.0
+        for name, each in self.per_image.items():
+            images = drawn + (0 if name in self.ready else reference)
+            # What is not needed may be unknown.
+            seconds += each * images if images else 0.0
+        return seconds
 
 
 def try_evaluation(candidate: Candidate, cache: Path, notes: list[str]) -> EvaluationCost:
     """Time the extractors and the classifier; what goes wrong is noted."""
-    attempt, found, evaluation = (
-        Attempts(LIMIT, notes),
-        EvaluationCost(),
-        candidate.settings.evaluation,
-    )
-    for name in evaluation.extractors:
+    attempt, found = Attempts(LIMIT, notes), EvaluationCost()
+    settings, nan = candidate.settings, math.nan
+    for name in settings.evaluation.extractors:
         found.per_image[name] = attempt(
-            f"extractor '{name}'",
-            lambda name=name: try_extractor(name, found, candidate, cache),  # type: ignore[misc]
+            f"extractor '{name}'", nan, try_extractor, name, found, candidate, cache
         )
-    dataset, device = candidate.dataset, candidate.device
-    found.cas = attempt(
-        "the classification accuracy score", lambda: try_cas(dataset, evaluation.samples, device)
-    )
+    if settings.reference is not None:
+        found.ready.add(settings.evaluation.extractor)
+    found.cas = attempt("the classification accuracy score", nan, try_cas, candidate)
     return found
 
 
@@ -69,9 +80,8 @@ def try_extractor(name: str, found: EvaluationCost, candidate: Candidate, cache:
     if not extractors.is_here(name, weights, cache):
         raise UserError("its weights are fetched first: its time is not known here")
     extractor = extractors.load(name, device=device, weights=weights, cache=cache)
-    found.has_reference[name] = is_stored(
-        dataset, extractor, cache=cache, limit=evaluation.reference_images
-    )
+    if is_stored(dataset, extractor, cache=cache, limit=evaluation.reference_images):
+        found.ready.add(name)
 
     def seconds(size: int) -> float:
         started = time.perf_counter()
@@ -82,8 +92,9 @@ def try_extractor(name: str, found: EvaluationCost, candidate: Candidate, cache:
     return grown(seconds, min(MOST_IMAGES, len(dataset.train)), device).of(1)
 
 
-def try_cas(dataset: Dataset, n: int, device: torch.device) -> float:
-    """Seconds of training a classifier on ``n`` labelled samples; 0 where none is trained."""
+def try_cas(candidate: Candidate) -> float:
+    """Seconds of training a classifier on labelled samples; 0 where none is trained."""
+    dataset, device, n = candidate.dataset, candidate.device, candidate.settings.evaluation.samples
     if dataset.train.labels is None or cas.missing(dataset):
         return 0.0
     recipe = cas.recipe_for(dataset)
@@ -105,37 +116,3 @@ def time_cas(dataset: Dataset, size: int, device: torch.device) -> float:
         synchronize(device)
         seconds = (time.perf_counter() - started) / tries
     return seconds
-
-
-def evaluation_seconds(candidate: Candidate, cost: EvaluationCost) -> float | None:
-    """Seconds in which a cell's samples and snapshots are extracted, and the CAS is had."""
-    evaluation = candidate.settings.evaluation
-    few = evaluation.snapshot_samples
-    looks = candidate.moments + (few < evaluation.samples)
-    lead = cost.per_image[evaluation.extractor]
-    labelled = candidate.outlined().needs_labels
-    parts = [times(cost.of_image, evaluation.samples), times(lead, looks * few)]
-    return known_sum([*parts, cost.cas if labelled else 0.0])
-
-
-def preparation_seconds(
-    candidate: Candidate, cost: EvaluationCost, *, anchors: bool
-) -> float | None:
-    """Seconds of the reference statistics that are not kept yet, and of the ``anchors``."""
-    settings, dataset = candidate.settings, candidate.dataset
-    evaluation, samples = settings.evaluation, settings.evaluation.samples
-    rows = len(selected_rows(len(dataset.train), evaluation.reference_images))
-    test = 0 if dataset.test is None else len(dataset.test)
-    drawn = samples * (1 + (test >= samples)) if anchors else 0
-    needed: Mapping[str, int] = {
-        name: drawn + (0 if is_there(name, settings, cost) else rows) for name in cost.per_image
-    }
-    parts = [times(cost.per_image[name], images) for name, images in needed.items() if images]
-    classifier = cost.cas if anchors and samples <= len(dataset.train) else 0.0
-    return known_sum([*parts, classifier])
-
-
-def is_there(name: str, settings: Settings, cost: EvaluationCost) -> bool:
-    """Whether an extractor's reference statistics are given or kept."""
-    given = settings.reference is not None and name == settings.evaluation.extractor
-    return given or cost.has_reference.get(name, False)

@@ -1,31 +1,69 @@
-"""What the cells of a study cost, one method after the other: as recorded, else as rehearsed."""
+"""The process of a dry run: loads the data, checks the methods, and tells what cells will cost.
+
+``python -m bench.commands.dry_run.rehearsal JOB.json`` downloads nothing and writes nothing but its
+answer, in the job's own folder, and data that it had to decode, in the job's cache. One method
+after the other costs what is recorded of it, else what is rehearsed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 from bench.commands.dry_run import recorded
-from bench.commands.dry_run.candidate import Candidate
-from bench.commands.dry_run.costs import CellCost, Findings, Remaining, known_sum
-from bench.commands.dry_run.evaluation_trial import (
-    EvaluationCost,
-    evaluation_seconds,
-    preparation_seconds,
-    try_evaluation,
-)
+from bench.commands.dry_run.candidate import Attempts, Candidate
+from bench.commands.dry_run.costs import CellCost, Findings, Remaining
+from bench.commands.dry_run.evaluation_trial import EvaluationCost, try_evaluation
 from bench.commands.dry_run.sampling_trial import DrawCost, diagnostic_evaluations, try_draws
-from bench.commands.dry_run.training_trial import StageCost, cost_of_stage, whole_training
-from bench.commands.dry_run.trials import Attempts
+from bench.commands.dry_run.training_trial import StageCost, cost_of_stage
+from bench.config.schema import CellConfig, Settings
 from bench.config.text import one_line
+from bench.executors.job import Job
+from bench.executors.serve import serve
+from bench.records.files import write_text
 from bench.records.record import ANCHORS, cell_name
 from bench.worker.build import Built
+from bench.worker.preparation import answering, examine
 
 METHOD_SECONDS = 30.0
 """After which nothing more of a method is tried; what is not known by then stays open."""
+
+
+def estimate(job: Job) -> None:
+    """Check what a study needs and estimate its costs.
+
+    The answer is written before each step of that too, any of which may end the process.
+    """
+    began = time.perf_counter()
+    settings = Settings.model_validate(job.request["settings"])
+    methods = job.request["methods"]
+    examined = examine(settings, methods, job.cache, download=False)
+    dataset, stages = examined.dataset, examined.answer["stages"]
+
+    def note(found: Findings) -> None:
+        answer = examined.answer | {"findings": found.model_dump()}
+        write_text(job.answer, json.dumps(answer))
+
+    candidates = []
+    for label, config in methods.items():
+        cell = CellConfig(settings=settings, method=label, method_config=config, seed=0)
+        candidates.append(Candidate(cell, dataset, examined.device, stages[label]))
+    # Reading the data takes a cell as long where they are not decoded first.
+    loaded = began if dataset.stored else time.perf_counter()
+    found = rehearse(
+        candidates,
+        job.request["seeds"],
+        study=Path(job.request["study"]),
+        cache=job.cache,
+        startup=loaded - job.begun(),
+        note=note,
+    )
+    note(found)
 
 
 @dataclass
@@ -35,7 +73,7 @@ class Shared:
     startup: float
     """Seconds until a cell's process has loaded its data."""
     evaluation: EvaluationCost = field(default_factory=EvaluationCost)
-    stages: dict[str, StageCost] = field(default_factory=dict)
+    stages: dict[str | None, StageCost] = field(default_factory=dict)
     """First stages that several methods have, by what identifies them."""
 
 
@@ -58,29 +96,20 @@ def rehearse(
         startup: seconds from the start of this process until its data were loaded.
         note: is told all that is known before each step, any of which may end this process.
     """
-    found, shared = Findings(load=os.getloadavg()[0]), Shared(startup)
-
-    def begin(what: str) -> None:
-        found.at = what
-        note(found)
-
-    begin("the evaluation")
+    found, shared = Findings(at="the evaluation", load=os.getloadavg()[0]), Shared(startup)
+    note(found)
     attempt = Attempts(METHOD_SECONDS, found.notes)
-    known = {
-        each.label: attempt("records", lambda each=each: recorded.from_records(each, study))  # type: ignore[misc]
-        for each in candidates
-    }
-    if None in known.values():
+    known = [attempt("records", None, recorded.from_records, each, study) for each in candidates]
+    if None in known:
         shared.evaluation = try_evaluation(candidates[0], cache, found.notes)
         anchors = not (study / ANCHORS).exists()
-        found.prepare_seconds = preparation_seconds(
-            candidates[0], shared.evaluation, anchors=anchors
-        )
-    for candidate in candidates:
-        begin(candidate.label)
-        whole = found.methods[candidate.label] = known[candidate.label] or CellCost()
+        found.prepare_seconds = shared.evaluation.of_preparation(candidates[0], anchors=anchors)
+    for candidate, cost in zip(candidates, known, strict=True):
+        found.at = candidate.cell.method
+        note(found)
+        whole = found.methods[candidate.cell.method] = cost or CellCost()
         try:
-            if known[candidate.label] is None:
+            if cost is None:
                 fill(whole, candidate, shared)
             found.cells |= cells_of(candidate, seeds, study, whole)
         except Exception as error:  # Of whatever kind a method's own are.
@@ -94,47 +123,42 @@ def fill(whole: CellCost, candidate: Candidate, shared: Shared) -> None:
     attempt, began = Attempts(METHOD_SECONDS, whole.troubles), time.perf_counter()
     built = candidate.shortened().built()
     whole.other_seconds = shared.startup + time.perf_counter() - began
-    drawn = attempt("sampling", lambda: try_draws(candidate, built))
+    drawn = attempt("sampling", None, try_draws, candidate, built)
     note_training(whole, built, candidate.stage, shared, attempt)
-    note_sampling(whole, candidate, drawn, shared)
+    if drawn is not None:
+        note_sampling(whole, candidate, drawn, shared.evaluation)
 
 
 def note_training(
     whole: CellCost, built: Built, first: str | None, shared: Shared, attempt: Attempts
 ) -> None:
     """Note what all stages cost, one that other methods have ``first`` too as for those."""
-    costs: list[StageCost | None] = []
-    for index, stage in enumerate(built.method.stages()):
-        key = first if index == 0 else None
-        cost = shared.stages.get(key) if key is not None else None
-        cost = cost or cost_of_stage(built, stage, attempt)
-        if key is not None and cost is not None:
+    costs: list[StageCost] = []
+    for stage in built.method.stages():
+        key = None if costs else first
+        cost = shared.stages.get(key) or cost_of_stage(built, stage, attempt)
+        if key is not None and not isnan(cost.seconds):
             shared.stages[key] = cost
             whole.first_stage_seconds = cost.seconds
         costs.append(cost)
-    whole.train_flops, whole.train_seconds = whole_training(costs)
-    told = dict.fromkeys(part for cost in costs if cost is not None for part in cost.told)
+    whole.train_flops = sum(cost.flops for cost in costs)
+    whole.train_seconds = sum(cost.seconds for cost in costs)
+    told = dict.fromkeys(part for cost in costs for part in cost.told)
     whole.sources.append(f"training: {'; '.join(told)}")
 
 
 def note_sampling(
-    whole: CellCost, candidate: Candidate, drawn: DrawCost | None, shared: Shared
+    whole: CellCost, candidate: Candidate, drawn: DrawCost, evaluation: EvaluationCost
 ) -> None:
     """Note what all images cost that a cell draws, and what becomes of them."""
-    if drawn is None:
-        return
     at_once = candidate.at_once(drawn.seconds * candidate.settings.sampling.batch)
     alone = candidate.alone(drawn.single_seconds)
     diagnosing = drawn.evaluation_flops * diagnostic_evaluations(candidate)
     whole.sample_flops = drawn.flops * (at_once + alone) + diagnosing
     whole.sample_seconds = drawn.seconds * at_once + drawn.single_seconds * alone
     whole.sources.append(f"sampling: {drawn.told}")
-    whole.evaluate_seconds = known_sum(
-        [
-            evaluation_seconds(candidate, shared.evaluation),
-            diagnosing * drawn.seconds / drawn.flops if diagnosing else 0.0,
-        ]
-    )
+    diagnosing_seconds = diagnosing * drawn.seconds / drawn.flops if diagnosing else 0.0
+    whole.evaluate_seconds = evaluation.of_cell(candidate) + diagnosing_seconds
 
 
 def cells_of(
@@ -144,9 +168,13 @@ def cells_of(
     first = candidate.outlined().stages()[0]
     cells = {}
     for seed in seeds:
-        name = cell_name(candidate.label, seed)
+        name = cell_name(candidate.cell.method, seed)
         remaining = recorded.remaining_of(study / name, candidate, whole)
         remaining.has_first_stage = recorded.is_kept(candidate, first, study, seed)
         if remaining != Remaining():
             cells[name] = remaining
     return cells
+
+
+if __name__ == "__main__":
+    serve(answering(estimate))

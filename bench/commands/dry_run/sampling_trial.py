@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from bench import metrics
-from bench.commands.dry_run.candidate import Candidate
-from bench.commands.dry_run.trials import ENOUGH, FEW, Trial, grown
+from bench.commands.dry_run.candidate import ENOUGH, FEW, Candidate, Trial, grown
 from bench.sampling.source import Source, count_sampling, timed
 from bench.worker.build import Built, data_spec
-from methods.base import Method
 
 REPEATS = 3
 SLOW = 1.0
@@ -48,7 +44,7 @@ def try_draws(candidate: Candidate, built: Built) -> DrawCost:
     # One image that is slow has to do for all.
     if built.device.type != "cpu" or single.seconds < ENOUGH:
         trial = grown(lambda size: time_batches(source, size, true), true, built.device)
-    told = f"draws of {trial.size} timed" + ("" if trial.size == true else f" for {true}")
+    told = trial.told("draws", true)
     told += f", {shortest:g} of {whole:g} evaluations" if longer != 1 else ""
     return DrawCost(flops * longer, flops / shortest, trial.of(longer), single.of(longer), told)
 
@@ -65,36 +61,26 @@ def time_batches(source: Source, size: int, true: int) -> float:
     return statistics.median(seconds) if size == true else min(seconds)
 
 
-# -- diagnostics ----------------------------------------------------------------------------------
-
-
-class Watched:
-    """In a method's place where only the evaluations of its denoiser are counted."""
-
-    def __init__(self, method: Method) -> None:
-        self.method, self.images = method, 0
-        self.needs_labels = method.needs_labels
-        self.config = getattr(method, "config", None)
-
-    def denoiser_for(self, labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor] | None:
-        """A denoiser that does nothing, where the method has one."""
-
-        def unchanged(x: Tensor, sigma: Tensor) -> Tensor:
-            self.images += len(x)
-            return x
-
-        return None if self.method.denoiser_for(labels) is None else unchanged
-
-
 def diagnostic_evaluations(candidate: Candidate) -> float:
     """Evaluations of the denoiser by all diagnostics of a cell."""
-    watched = Watched(candidate.outlined())
+    method, images = candidate.outlined(), 0
+    whole = method.denoiser_for
+
+    def unchanged(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal images
+        images += len(x)
+        return x
+
+    # Where the method has a denoiser, one that does nothing is in its place.
+    method.denoiser_for = lambda labels: (  # type: ignore[method-assign]
+        None if whole(labels) is None else unchanged
+    )
     metrics.diagnose(
-        cast("Method", watched),
+        method,
         candidate.dataset,
         data_spec(candidate.dataset),
         n=FEW,
         labels=lambda: torch.zeros(FEW, dtype=torch.int64),
         generator=torch.Generator(),
     )
-    return watched.images / FEW * candidate.settings.evaluation.diagnostic_samples
+    return images / FEW * candidate.settings.evaluation.diagnostic_samples

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 
-from bench.commands.dry_run.plan_estimate import Charge, PlanEstimate, PlannedCost
+from bench.commands.dry_run.costs import FREE, CellCost, PlanEstimate, PlannedCost
 from bench.report.table.numbers import number, scaled
 
 HEAD = ("training", "sampling", "training", "sampling", "evaluation", "other", "total")
@@ -24,28 +24,23 @@ def lines(found: PlanEstimate) -> list[str]:
 
 def texts(row: PlannedCost) -> list[str]:
     """A row's numbers; nothing for a cell that nothing is done with."""
-    if row.cost == Charge():
+    if row.cost is FREE:
         return ["0"] * len(HEAD)
     found = texts_of(row.cost)
     found[2] += "*" if row.trained_by else ""
     return found
 
 
-def texts_of(cost: Charge) -> list[str]:
+def texts_of(cost: CellCost) -> list[str]:
     """FLOPs, and seconds of all parts and in total."""
     flops = [cost.train_flops, cost.sample_flops]
-    seconds = [cost.train, cost.sample, cost.evaluate, cost.other, cost.total]
-    return [*map(operations, flops), *map(duration, seconds)]
+    written = [UNKNOWN if math.isnan(each) else scaled(each, "FLOP") for each in flops]
+    return [*written, *map(duration, [*cost.seconds, sum(cost.seconds)])]
 
 
-def operations(flops: float | None) -> str:
-    """Write FLOPs with a prefix."""
-    return UNKNOWN if flops is None else scaled(flops, "FLOP")
-
-
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """Write seconds in the unit that suits them."""
-    if seconds is None:
+    if math.isnan(seconds):
         return UNKNOWN
     for unit, name in ((YEAR, "years"), (DAY, "days"), (HOUR, "h"), (MINUTE, "min")):
         if seconds >= 2 * unit:
@@ -67,15 +62,17 @@ def totals(found: PlanEstimate) -> Iterator[str]:
     """The sums of FLOPs and of seconds, and the wall clock."""
     if not found.active:
         return
-    total, least = found.total, "" if found.is_whole else "at least "
-    known = [flops for flops in (total.train_flops, total.sample_flops) if flops is not None]
-    yield f"in total {least}{scaled(math.fsum(known), 'FLOP')} and " + (
+    total, preparing = found.total, found.findings.prepare_seconds
+    flops = [total.train_flops, total.sample_flops]
+    least = "at least " if math.isnan(sum([*flops, *total.seconds, preparing])) else ""
+    known = sum(each for each in flops if not math.isnan(each))
+    yield (
+        f"in total {least}{scaled(known, 'FLOP')} and "
         f"{duration(sum(row.cost.known_seconds for row in found.active))} of cells; wall clock "
         f"{least}{duration(found.wall_clock)} with {found.jobs} cell(s) at a time, each taken to "
         "be as fast as one alone"
     )
-    preparing = found.findings.prepare_seconds
-    if preparing is None:
+    if math.isnan(preparing):
         yield "before the cells: reference statistics and anchors, whose time is not known here"
     elif preparing >= 1:
         yield f"before the cells: {duration(preparing)} of reference statistics and anchors"

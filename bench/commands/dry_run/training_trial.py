@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from bench.commands.dry_run.costs import known_sum
-from bench.commands.dry_run.trials import Attempts, grown
-from bench.config.schema import Budget, Training
+from bench.commands.dry_run.candidate import Attempts, grown
+from bench.config.schema import Budget
 from bench.costs.ledger import Ledger, synchronize
 from bench.training.hooks import Hooks, InterruptedTrainingError
 from bench.training.optimizing import StageRun
@@ -48,53 +47,41 @@ class Updates:
 
 @dataclass(frozen=True)
 class StageCost:
-    """FLOPs and seconds of a whole stage."""
+    """FLOPs and seconds of a whole stage; ``nan`` is what is not known."""
 
-    flops: float
-    seconds: float
-    told: Sequence[str]
-
-
-def training_of(built: Built) -> Training:
-    """The method's own settings of training."""
-    return built.config.settings.training.of(built.config.method)
+    flops: float = math.nan
+    seconds: float = math.nan
+    told: Sequence[str] = ()
 
 
-def make_trainer(built: Built, hooks: Hooks = IDLE) -> Trainer:
+def make_trainer(built: Built, budget: Budget, hooks: Hooks = IDLE) -> Trainer:
     """A trainer as a cell has it, which compiles nothing and leaves nothing."""
     return Trainer(
         built.method,
         feed_of(built),
-        settings=training_of(built).model_copy(update={"compile": False, "snapshots": 0}),
-        budget=built.config.settings.budget,
+        settings=built.config.training.model_copy(update={"compile": False, "snapshots": 0}),
+        budget=budget,
         seed=0,
         ledger=Ledger(built.device),
         hooks=hooks,
     )
 
 
-def cost_of_stage(built: Built, stage: Stage, attempt: Attempts) -> StageCost | None:
+def cost_of_stage(built: Built, stage: Stage, attempt: Attempts) -> StageCost:
     """Try the steps of a stage, and scale them to its share of the budget."""
-    parts = [
-        attempt(
-            f"steps of '{', '.join(objective.label for objective in group)}'",
-            lambda group=group: try_updates(built, group),  # type: ignore[misc]
-        )
-        for group in groups(stage)
-    ]
-    known = [part for part in parts if part is not None]
-    return scaled_up(built, stage, known) if len(known) == len(parts) else None
-
-
-def groups(stage: Stage) -> Iterator[Sequence[Objective]]:
-    """The objectives of a stage that run equally often; a rare one would else hardly be seen."""
+    parts = []
+    # Objectives that run equally often are tried together; a rare one would else hardly be seen.
     for every in sorted({objective.every for objective in stage.objectives}):
-        yield [objective for objective in stage.objectives if objective.every == every]
+        group = [objective for objective in stage.objectives if objective.every == every]
+        labels = ", ".join(objective.label for objective in group)
+        parts.append(attempt(f"steps of '{labels}'", None, try_updates, built, group))
+    known = [part for part in parts if part is not None]
+    return scaled_up(built, stage, known) if len(known) == len(parts) else StageCost()
 
 
 def try_updates(built: Built, group: Sequence[Objective]) -> Updates:
     """Time updates and count their FLOPs, which are proportional to the images of a batch."""
-    settings, flops = training_of(built), dict[str, float]()
+    settings, flops = built.config.training, dict[str, float]()
     true = settings.batch
 
     def attempt(size: int) -> float:
@@ -103,8 +90,7 @@ def try_updates(built: Built, group: Sequence[Objective]) -> Updates:
         return rehearsed.seconds
 
     trial = grown(attempt, true, built.device)
-    told = f"steps of {trial.size} timed" + ("" if trial.size == true else f" for {true}")
-    told += " uncompiled" if settings.compile else ""
+    told = trial.told("steps", true) + (" uncompiled" if settings.compile else "")
     return Updates(group[0].every, flops, trial.of(true), told)
 
 
@@ -113,10 +99,10 @@ class Rehearsal:
 
     def __init__(self, built: Built, group: Sequence[Objective], size: int) -> None:
         hooks = replace(IDLE, progress=self._note, stopping=self._is_over)
-        self.trainer = trainer = make_trainer(built, hooks)
+        self.trainer = trainer = make_trainer(built, ENDLESS, hooks)
         self.is_whole = size == trainer.feed.batch
         self.marks: list[float] = []
-        trainer.budget, trainer.feed.batch = ENDLESS, size
+        trainer.feed.batch = size
         objectives = [replace(objective, every=1) for objective in group]
         trainer.stages = [Stage(name="rehearsal", objectives=objectives)]
         with suppress(InterruptedTrainingError):
@@ -152,23 +138,17 @@ class Rehearsal:
 
 def scaled_up(built: Built, stage: Stage, parts: Sequence[Updates]) -> StageCost:
     """The cost of all steps that the trainer would make of the stage."""
-    trainer = make_trainer(built)
+    budget = built.config.settings.budget
     flops = {name: each for part in parts for name, each in part.flops.items()}
     step_seconds = sum(part.seconds / part.every for part in parts)
     told = list(dict.fromkeys(part.told for part in parts))
-    steps = trainer.total_steps(StageRun(stage, {}, {}, flops=flops))
+    steps = make_trainer(built, budget).total_steps(StageRun(stage, {}, {}, flops=flops))
     if steps is None:
-        allowed = trainer.budget.amount * stage.share
-        steps, seconds = max(1, round(allowed / step_seconds)), allowed
+        seconds = budget.amount * stage.share
+        steps = max(1, round(seconds / step_seconds))
         told.insert(0, "the budget is the time")
     else:
         seconds = steps * step_seconds
     # Each objective runs at the first step, and at each ``every``-th after it.
     done = (flops[o.label] * math.ceil(steps / o.every) for o in stage.objectives)
     return StageCost(sum(done), seconds, told)
-
-
-def whole_training(costs: Sequence[StageCost | None]) -> tuple[float | None, float | None]:
-    """FLOPs and seconds of all stages; ``None`` where one of them is not known."""
-    flops = known_sum(None if cost is None else cost.flops for cost in costs)
-    return flops, known_sum(None if cost is None else cost.seconds for cost in costs)
