@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bench.config.errors import UserError, unknown
-from bench.data.sources.mixtures import truth
+from bench.data.sources import mixtures
 from bench.metrics import points
 from bench.metrics.extractors import efficientnet, exported, inception, resizing, resnet, verified
 from bench.metrics.extractors.classifier import SHAPES, load_classifier
@@ -234,7 +234,7 @@ def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path)
             f"--weights {name}={weights}: extractor '{name}' is a formula and has no weights; "
             "leave --weights out"
         )
-    density = truth(name)
+    density = mixtures.truth(name)
     found = points.hash_of(density)
     if found != SHA256[name]:
         raise UserError(
