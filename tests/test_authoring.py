@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.check import Finding, check, load_file
 from bench.cli import main
-from bench.commands.new.project import check_name, new
+from bench.commands.new.project import check_name, write_project
 from bench.config.errors import UserError
 from bench.records import record
 from methods import registry
@@ -516,7 +516,7 @@ def written(
 ) -> tuple[Path, dict[str, str]]:
     """A new method, and the environment in which it is installed."""
     place = tmp_path_factory.mktemp("new")
-    project = new("my_flow", place)
+    project = write_project("my_flow", place)
     install(project, place / "site")
     return project, python_path(place / "site")
 
@@ -556,7 +556,7 @@ def test_a_new_method_s_own_test_passes(written: tuple[Path, dict[str, str]]) ->
 
 @pytest.mark.usefixtures("processes")
 def test_a_new_method_s_own_test_finds_a_wrong_sampler(tmp_path: Path) -> None:
-    project = new("off_centre", tmp_path)
+    project = write_project("off_centre", tmp_path)
     path = project / "off_centre.py"
     text = path.read_text()
     assert "return samplers.draw(" in text
@@ -571,7 +571,7 @@ def test_a_new_method_s_own_test_finds_a_wrong_sampler(tmp_path: Path) -> None:
 
 
 def test_a_file_is_checked_before_it_is_installed(tmp_path: Path, call_bench: Bench) -> None:
-    new("my_flow", tmp_path)
+    write_project("my_flow", tmp_path)
     done = call_bench("check", "my_flow/my_flow.py", *POINTS)
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "broken.py").write_text("import no_such_module\n")
@@ -583,7 +583,7 @@ def test_a_file_is_checked_before_it_is_installed(tmp_path: Path, call_bench: Be
 @pytest.mark.parametrize("name", ["a", "my_flow", "sm2", "adam", "stage", "loss"])
 def test_names_are_put_everywhere(tmp_path: Path, name: str) -> None:
     """Also names that the template uses for something else."""
-    project = new(name, tmp_path)
+    project = write_project(name, tmp_path)
     assert {path.name for path in project.iterdir()} == {
         f"{name}.py", f"test_{name}.py", "pyproject.toml",
     }  # fmt: skip
@@ -600,10 +600,10 @@ def test_names_are_put_everywhere(tmp_path: Path, name: str) -> None:
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
-    project = new("my_flow", tmp_path)
+    project = write_project("my_flow", tmp_path)
     (project / "my_flow.py").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
-        new("my_flow", tmp_path)
+        write_project("my_flow", tmp_path)
     assert (project / "my_flow.py").read_text() == "mine"
 
 
@@ -627,7 +627,7 @@ def block(language: str) -> str:
 def readme_plugin(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     """The README's method, installed as its entry point says."""
     folder = tmp_path_factory.mktemp("readme")
-    project = new("flow", folder)
+    project = write_project("flow", folder)
     (project / "flow.py").write_text(block("python"))
     text = (project / "pyproject.toml").read_text()
     points = text.partition("[project.entry-points")[2].partition("\n\n")[0]

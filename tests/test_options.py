@@ -22,7 +22,7 @@ from bench.commands.evaluate import EvaluateOptions
 from bench.commands.options import parse_seeds
 from bench.commands.run import RunOptions
 from bench.commands.sample import SampleOptions
-from bench.commands.time import TimeOptions
+from bench.commands.time.command import TimeOptions
 from bench.config.errors import UserError
 
 GROUPS = {

@@ -6,10 +6,9 @@ import base64
 import html
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ def run(
     from bench import study
     from bench.commands.run import RunOptions
     from bench.commands.run.request import resolve
-    from bench.commands.shared import check_writable
+    from bench.commands.shared import check_writable, tracked
     from bench.progress.display import Display
     from bench.report.table import write_tables
 
@@ -80,39 +79,17 @@ def run(
     request = replace(resolve(chosen), command_started=time.time())
     check_writable(request.results)
     display = Display() if progress else Display(Console(quiet=True))
-    with tracked(request.folder, chosen.tracking) as open_tracker:
+    with tracked(request.results, chosen.tracking) as (open_tracker, sync):
         planned = study.execute(request, open_tracker, display)
         made = Study(request.folder)
         write_tables(made.report)
+        sync(request.folder)
     done = {folder for folder, row in made.report.cells if row.status == Status.FINISHED}
     failed = [cell.folder for cell in planned if cell.broken or cell.folder not in done]
     if failed:
         logs = ", ".join(str(folder) for folder in failed)
         raise FailedCellsError(f"{len(failed)} cell(s) have no result; see {logs}", made)
     return made
-
-
-@contextmanager
-def tracked(folder: Path, wanted: bool) -> Iterator[Any]:
-    """Yield what opens MLflow's tracker; it is brought up to date, or dropped after an error."""
-    from bench.tracking import Background, NullTracker, Tracker
-
-    trackers: list[Background | NullTracker] = []
-
-    def open_tracker() -> Background | NullTracker:
-        opener = partial(Tracker.open, folder.parent)
-        trackers.append(Background(opener) if wanted else NullTracker())
-        return trackers[-1]
-
-    try:
-        yield open_tracker
-        for tracker in trackers:
-            tracker.sync_study(folder)
-            tracker.close()
-    except BaseException:
-        for tracker in trackers:
-            tracker.drop()
-        raise
 
 
 def open_study(path: str | Path) -> Study:

@@ -1,9 +1,21 @@
-"""The command line's frame: its first page of help, and the groups of its commands."""
+"""The command line: its first page of help, and the commands in their groups."""
 
 from __future__ import annotations
 
 from cyclopts import App, Group
 
+from bench.commands.check import CheckOptions
+from bench.commands.compare.command import compare
+from bench.commands.data.command import prepare
+from bench.commands.evaluate import EvaluateOptions, ReferenceOptions
+from bench.commands.new.command import new
+from bench.commands.reproduce.command import reproduce
+from bench.commands.run import RunOptions
+from bench.commands.sample.command import sample
+from bench.commands.sensitivity import SensitivityOptions
+from bench.commands.show.command import plot, sync, table, ui
+from bench.commands.show.listings import datasets, methods
+from bench.commands.time.command import time
 from bench.version import __version__
 
 HELP = """Compare score-based generative models on the same data, networks, budget and device.
@@ -20,3 +32,70 @@ RUN = Group("Run", sort_key=1)
 LOOK = Group("Look", sort_key=2)
 AGAIN = Group("Measure again", sort_key=3)
 EXTEND = Group("Extend", sort_key=4)
+
+
+@app.command(group=RUN)
+def run(options: RunOptions = RunOptions()) -> int:
+    """Train, sample, evaluate and compare methods; continues what was interrupted."""
+    if options.dry_run:
+        from bench.commands.dry_run.command import dry_run
+
+        return dry_run(options)
+    from bench.commands.run.command import run
+
+    return run(options)
+
+
+app.command(table, group=LOOK)
+app.command(plot, group=LOOK)
+app.command(compare, group=LOOK)
+app.command(ui, group=LOOK)
+app.command(sync, group=LOOK)
+
+app.command(sample, group=AGAIN)
+app.command(time, group=AGAIN)
+app.command(reproduce, group=AGAIN)
+# What `reproduce` was called until 0.2.
+app.command(reproduce, name="rerun", show=False)
+
+
+@app.command(group=AGAIN)
+def evaluate(options: EvaluateOptions) -> int:
+    """Measure finished cells again, or images made elsewhere; trains and draws nothing."""
+    from bench.commands.evaluate.command import evaluate
+
+    return evaluate(options)
+
+
+@app.command(group=AGAIN)
+def reference(options: ReferenceOptions) -> int:
+    """Export a data set's reference statistics, as EDM and clean-fid read them."""
+    from bench.commands.evaluate.command import export_reference
+
+    return export_reference(options)
+
+
+@app.command(group=AGAIN)
+def sensitivity(options: SensitivityOptions) -> int:
+    """Show what each metric sees of known damage to real images, and what it misses."""
+    from bench.commands.sensitivity.command import sensitivity
+
+    return sensitivity(options)
+
+
+app.command(methods, group=EXTEND)
+app.command(datasets, group=EXTEND)
+app.command(new, group=EXTEND)
+
+
+@app.command(group=EXTEND)
+def check(options: CheckOptions) -> int:
+    """Hold methods against the interface, on the CPU; 1 if one breaks a rule."""
+    from bench.commands.check.command import check_methods
+
+    return check_methods(options)
+
+
+data = App(name="data", help="Prepare images of one's own ahead of a run.", group=EXTEND)
+data.command(prepare)
+app.command(data)

@@ -8,8 +8,6 @@ from typing import Any
 
 from cyclopts import CycloptsError
 
-# Imported for the commands that they put into the application.
-from bench.cli import again, extend, look, run  # noqa: F401
 from bench.cli.app import app
 from bench.config.errors import UserError
 

@@ -2,7 +2,7 @@
 
 # No annotations as text here: cyclopts reads those of a base class in its subclass's module.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,25 +60,9 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def join(tokens: Sequence[Token]) -> str:
-    """Join what was given for one option, which may have been repeated."""
-    return ",".join(token.value for token in tokens)
-
-
-def _names(kind: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return split(join(tokens))
-
-
-def _seeds(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return parse_seeds(join(tokens))
-
-
-def _nfe(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return parse_nfe(join(tokens))
-
-
-def _size(kind: Any, tokens: Sequence[Token]) -> int:
-    return parse_size(tokens[-1].value)
+def _listed_by(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
+    """Parse an option that may be repeated as one list."""
+    return lambda kind, tokens: parse(comma_separated([token.value for token in tokens]))
 
 
 def comma_separated(values: Sequence[object]) -> str:
@@ -86,13 +70,25 @@ def comma_separated(values: Sequence[object]) -> str:
     return ",".join(map(str, values))
 
 
-Names = Annotated[tuple[str, ...], Parameter(converter=_names, negative="", metavar="NAMES")]
+Names = Annotated[
+    tuple[str, ...], Parameter(converter=_listed_by(split), negative="", metavar="NAMES")
+]
 Seeds = Annotated[
     tuple[int, ...],
-    Parameter(converter=_seeds, negative="", metavar="SEEDS", show_default=comma_separated),
+    Parameter(
+        converter=_listed_by(parse_seeds),
+        negative="",
+        metavar="SEEDS",
+        show_default=comma_separated,
+    ),
 ]
-Evaluations = Annotated[tuple[int, ...], Parameter(converter=_nfe, negative="", metavar="NUMBERS")]
-Size = Annotated[int, Parameter(converter=_size, metavar="SIZE")]
+Evaluations = Annotated[
+    tuple[int, ...], Parameter(converter=_listed_by(parse_nfe), negative="", metavar="NUMBERS")
+]
+Size = Annotated[
+    int,
+    Parameter(converter=lambda kind, tokens: parse_size(tokens[-1].value), metavar="SIZE"),
+]
 Weights = Annotated[
     tuple[str, ...], Parameter(negative="", metavar="[NAME=]FILE", show_default=False)
 ]

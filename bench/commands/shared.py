@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bench import study
 from bench.config.errors import UserError
 from bench.records.record import RESERVE
 from bench.tracking import Background, NullTracker, Tracker, has_store
+from bench.tracking.tracker import PATIENCE
 
 SMALLEST_FREE = 64 * 2**20
 """Bytes that must be free where results go, before anything starts."""
@@ -49,8 +51,33 @@ def check_writable(results: Path) -> None:
         raise UserError(f"only {free >> 20} MiB are free at '{results}'; give another --results")
 
 
-def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
-    """Write and print the tables, draw the plots, and put both into MLflow."""
+@contextmanager
+def tracked(
+    results: Path, wanted: bool
+) -> Iterator[tuple[Callable[[], Background | NullTracker], Callable[..., None]]]:
+    """Yield what opens MLflow's tracker and what brings it up to date; dropped after an error."""
+    trackers: list[Background | NullTracker] = []
+
+    def open_tracker() -> Background | NullTracker:
+        opener = partial(Tracker.open, results)
+        trackers.append(Background(opener) if wanted else NullTracker())
+        return trackers[-1]
+
+    def sync(folder: Path, patience: float = PATIENCE) -> None:
+        for tracker in trackers:
+            tracker.sync_study(folder)
+            tracker.close(patience)
+
+    try:
+        yield open_tracker, sync
+    except BaseException:
+        for tracker in trackers:
+            tracker.drop()
+        raise
+
+
+def finish(folder: Path) -> None:
+    """Write and print the tables, and draw the plots."""
     from bench.report.nfe import render_nfe_table, write_nfe_tables
     from bench.report.plots import write_plots
     from bench.report.plots.nfe import write_nfe_plots
@@ -69,9 +96,6 @@ def finish(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
     if write_nfe_tables(report):
         print(render_nfe_table(report))
         write_nfe_plots(report)
-    for tracker in trackers:
-        tracker.sync_study(folder)
-        tracker.close()
 
 
 def show_in_store(folder: Path) -> None:

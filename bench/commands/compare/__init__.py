@@ -1,5 +1,1 @@
 """``bench compare``: what moved between two studies."""
-
-from bench.commands.compare.options import CompareOptions
-
-__all__ = ["CompareOptions"]

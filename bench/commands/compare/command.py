@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from bench.commands.compare.options import CompareOptions
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal
+
+from cyclopts import Parameter
+
+from bench.commands.options import Results
 from bench.records.study_file import study_at
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CompareOptions:
+    """Which two studies to compare."""
+
+    one: str
+    """Study to compare with, by name or folder."""
+    other: str
+    """Study that is compared, by name or folder."""
+    _: KW_ONLY
+    format: Literal["md", "json", "csv"] = "md"
+    """Format to print."""
+    results: Results = Path("results")
+    """Folder of all results."""
+
+
 def compare(options: CompareOptions) -> int:
-    """Print what moved beyond noise between two studies, and what else differs."""
+    """Say what moved beyond noise between two studies, and what else differs."""
     from bench.commands.compare.formats import render_comparison
 
     one, other = (study_at(options.results, name) for name in (options.one, options.other))

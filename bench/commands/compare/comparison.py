@@ -10,7 +10,7 @@ is compared exactly, and what is equal to the bit is no test's matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,7 +38,6 @@ MEASURED = {
     "cost.peak_memory_bytes": "peak memory, bytes",
 }
 """Costs that depend on the machine, and are compared on the same device alone."""
-Verdict = str
 MOVED, STAYED, UNKNOWN = "moved", "not moved", "no interval"
 CHANGED, EQUAL = "changed", "equal"
 
@@ -61,7 +60,7 @@ class Compared:
     p_holm: float
     how: str
     """What the interval rests on."""
-    verdict: Verdict
+    verdict: str
     is_better: bool | None
     """Whether the second is the better by the difference; ``None``: equal, or nobody knows."""
 
@@ -79,7 +78,7 @@ class Comparison:
     left_out: tuple[str, ...]
     """What both have and cannot be compared, and why."""
 
-    def of(self, verdict: Verdict) -> list[Compared]:
+    def of(self, verdict: str) -> list[Compared]:
         """The rows with a verdict."""
         return [row for row in self.rows if row.verdict == verdict]
 
@@ -93,57 +92,60 @@ class Comparison:
 
 def values(side: StudyReport, method: str, column: str) -> dict[int, float]:
     """Return a column's finite values of a method's finished cells by seed."""
-    if column not in side.frame.columns:
-        return {}
-    if method not in side.by_method:
+    if column not in side.frame.columns or method not in side.by_method:
         return {}
     cells = side.by_method[method]
     found = zip(cells["seed"], cells[column], strict=True)
     return {int(seed): float(value) for seed, value in found if math.isfinite(value)}
 
 
-Errors = Callable[[StudyReport, str, int], float]
-"""Gives the standard error of one cell's value: of a side, a method and a seed."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """A column of a method in two studies: the means compared, the test and what it rests on."""
-
-    one: float
-    other: float
-    test: Difference
-    how: str
-    is_equal: bool = False
+Sides = tuple[StudyReport, StudyReport]
 
 
 def compare_column(
-    sides: tuple[StudyReport, StudyReport], method: str, column: str, errors: Errors | None = None
-) -> Found | None:
-    """Compare a column of a method; ``None`` where one study has no value."""
+    sides: Sides, method: str, column: str, what: str, kind: str, *, sign: int | None = None
+) -> Compared | None:
+    """Compare a column of a method; ``None`` where one study has no value.
+
+    Args:
+        sides: both studies.
+        method: the method's label.
+        column: the column of the frame.
+        what: what the column is called.
+        kind: ``metric``, ``measured`` or ``counted``. A metric of one seed is held against the
+            jackknife's errors within it; the others of one seed have no test.
+        sign: 1 where more is better, -1 where less is, ``None`` where nobody knows.
+    """
     one, other = (values(side, method, column) for side in sides)
     if not one or not other:
         return None
     chosen = choose(one, other)
     if chosen.is_equal:
-        return Found(*chosen.means, Difference(0.0, math.nan, math.nan, len(one)), "", True)
-    test, how = over_seeds(chosen)
-    if errors is not None and len(chosen.one) == len(chosen.other) == 1:
+        test, how = Difference(0.0, math.nan, math.nan, len(one)), ""
+    elif kind == "metric" and len(chosen.one) == len(chosen.other) == 1:
         pair = (*chosen.one, *chosen.other)
-        told = [errors(side, method, seed) for side, seed in zip(sides, pair, strict=True)]
-        test, how = by_errors(test.mean, told), _within(pair)
-    return Found(*chosen.means, test, "" if math.isnan(test.p) else how)
-
-
-def _within(pair: Sequence[int]) -> str:
-    one, other = pair
-    return f"within seed {one}" if one == other else f"within seeds {one} and {other}"
-
-
-def jackknife_error(metric: str) -> Errors:
-    """Return the errors within a seed of a metric."""
-    return lambda side, method, seed: values(side, method, f"metrics.{metric}.error").get(
-        seed, math.nan
+        errors = [
+            values(side, method, f"{column}.error").get(seed, math.nan)
+            for side, seed in zip(sides, pair, strict=True)
+        ]
+        test = by_errors(over_seeds(chosen)[0].mean, errors)
+        alike = pair[0] == pair[1]
+        how = f"within seed {pair[0]}" if alike else "within seeds {} and {}".format(*pair)
+    else:
+        test, how = over_seeds(chosen)
+    return Compared(
+        method=method,
+        what=what,
+        kind=kind,
+        one=chosen.means[0],
+        other=chosen.means[1],
+        difference=test.mean,
+        half=test.half,
+        p=test.p,
+        p_holm=math.nan,
+        how="" if math.isnan(test.p) else how,
+        verdict=EQUAL if chosen.is_equal else UNKNOWN,
+        is_better=None if sign is None or test.mean == 0 else sign * test.mean > 0,
     )
 
 
@@ -178,7 +180,7 @@ def compare(one: Path, other: Path) -> Comparison:
     )
 
 
-def _metrics(sides: tuple[StudyReport, StudyReport]) -> tuple[list[str], list[str]]:
+def _metrics(sides: Sides) -> tuple[list[str], list[str]]:
     """Return the metrics that may be compared, and why others that both have may not."""
     left, right = (side.metrics for side in sides)
     alike, apart = [], []
@@ -192,92 +194,67 @@ def _metrics(sides: tuple[StudyReport, StudyReport]) -> tuple[list[str], list[st
 
 
 def _metric_rows(
-    sides: tuple[StudyReport, StudyReport], methods: Sequence[str], metrics: Sequence[str]
-) -> Iterator[Compared]:
+    sides: Sides, methods: Sequence[str], metrics: Sequence[str]
+) -> Iterator[Compared | None]:
     for method in methods:
         for name in metrics:
-            found = compare_column(sides, method, f"metrics.{name}", jackknife_error(name))
-            if found is not None:
-                sign = {"↓": -1, "↑": 1}.get(direction(name))
-                yield _row(method, f"{name} {direction(name)}".rstrip(), "metric", found, sign)
+            arrow = direction(name)
+            sign = {"↓": -1, "↑": 1}.get(arrow)
+            what = f"{name} {arrow}".rstrip()
+            yield compare_column(sides, method, f"metrics.{name}", what, "metric", sign=sign)
 
 
-def _measured_rows(sides: tuple[StudyReport, StudyReport], method: str) -> Iterator[Compared]:
-    if _devices(sides, method)[0] != _devices(sides, method)[1]:
+def _measured_rows(sides: Sides, method: str) -> Iterator[Compared]:
+    if _differ(_devices(sides, method)):
         return
     for column, title in MEASURED.items():
         field = column.removesuffix(".median")
-        if (
-            field != column
-            and _batches(sides, method, field)[0] != _batches(sides, method, field)[1]
-        ):
+        if field != column and _differ(_batches(sides, method, field)):
             continue
         # One seed has no test: the batches of a process share its moment of the machine.
-        found = compare_column(sides, method, column)
-        if found is not None:
-            row = _row(method, title, "measured", found, -1)
-            unfit = any(_unfit(side, method) for side in sides)
+        row = compare_column(sides, method, column, title, "measured", sign=-1)
+        if row is not None:
+            unfit = any(any(side.by_method[method]["unfit"]) for side in sides)
             yield replace(row, p=math.nan, how="machine not fit") if unfit else row
 
 
-def _row(method: str, what: str, kind: str, found: Found, sign: int | None) -> Compared:
-    test = found.test
-    return Compared(
-        method=method,
-        what=what,
-        kind=kind,
-        one=found.one,
-        other=found.other,
-        difference=test.mean,
-        half=test.half,
-        p=test.p,
-        p_holm=math.nan,
-        how=found.how,
-        verdict=EQUAL if found.is_equal else UNKNOWN,
-        is_better=None if sign is None or test.mean == 0 else sign * test.mean > 0,
-    )
-
-
-def _corrected(rows: Iterator[Compared] | Sequence[Compared]) -> list[Compared]:
+def _corrected(rows: Iterable[Compared | None]) -> list[Compared]:
     """Correct the p values of one family, and say what moved."""
-    family = [*rows]
+    family = [row for row in rows if row is not None]
     adjusted = holm([row.p for row in family])
-
     return [
         row if math.isnan(p) else replace(row, p_holm=p, verdict=MOVED if p <= LEVEL else STAYED)
         for row, p in zip(family, adjusted, strict=True)
     ]
 
 
-def _counted_rows(sides: tuple[StudyReport, StudyReport], method: str) -> Iterator[Compared]:
+def _counted_rows(sides: Sides, method: str) -> Iterator[Compared]:
     """Compare counts seed by seed where seeds are shared, else by their means."""
     for column, title in COUNTED.items():
-        found = compare_column(sides, method, column)
-        if found is not None:
+        row = compare_column(sides, method, column, title, "counted")
+        if row is not None:
             # Nothing is random in a count: no test, and no interval.
-            nothing = Difference(found.test.mean, math.nan, math.nan, found.test.count)
-            same = found.is_equal or found.test.mean == 0
-            row = _row(method, title, "counted", replace(found, test=nothing, how=""), None)
-            yield replace(row, verdict=EQUAL if same else CHANGED)
+            verdict = EQUAL if row.verdict == EQUAL or row.difference == 0 else CHANGED
+            yield replace(row, half=math.nan, p=math.nan, how="", verdict=verdict)
 
 
-def _devices(sides: tuple[StudyReport, StudyReport], method: str) -> list[str]:
+def _devices(sides: Sides, method: str) -> list[str]:
     cells = [side.by_method[method] for side in sides]
     return ["; ".join(sorted({str(name) for name in rows["device"]})) for rows in cells]
 
 
-def _batches(sides: tuple[StudyReport, StudyReport], method: str, field: str) -> list[set[float]]:
+def _batches(sides: Sides, method: str, field: str) -> list[set[float]]:
     return [{*values(side, method, f"{field}.batch").values()} for side in sides]
 
 
-def _unfit(side: StudyReport, method: str) -> bool:
-    return any(side.by_method[method]["unfit"])
+def _differ(pair: Sequence[object]) -> bool:
+    return pair[0] != pair[1]
 
 
-def _elsewhere(sides: tuple[StudyReport, StudyReport], method: str) -> Iterator[str]:
+def _elsewhere(sides: Sides, method: str) -> Iterator[str]:
     """Say why a method's measured costs are not compared."""
     devices = _devices(sides, method)
-    if devices[0] != devices[1]:
+    if _differ(devices):
         yield f"times and memory of {method}: measured on {devices[0]} and on {devices[1]}"
         return
     for field, title in (("cost.ms_per_image", "ms/image"), ("cost.latency_ms", "latency ms")):
@@ -290,9 +267,7 @@ def _list(numbers: set[float]) -> str:
     return ", ".join(f"{value:g}" for value in sorted(numbers))
 
 
-def _only(
-    sides: tuple[StudyReport, StudyReport], methods: Sequence[str], metrics: Sequence[str]
-) -> Iterator[str]:
+def _only(sides: Sides, methods: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:
     """Say what only one study has; an unfinished method is said to be."""
     for side, rest, letter in zip(sides, reversed(sides), "AB", strict=True):
         begun = {row.method for _, row in rest.cells}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -26,7 +26,7 @@ def differences(one: StudyReport, other: StudyReport) -> list[str]:
 
 def _facts(one: StudyReport, other: StudyReport) -> Iterator[str]:
     left, right = _told(one.cells), _told(other.cells)
-    for name in sorted(left | right, key=list(left | right).index):
+    for name in left | right:
         texts = ["; ".join(sorted(side.get(name, set()))) or "not said" for side in (left, right)]
         if texts[0] != texts[1]:
             yield f"{name}: {_short(texts[0])} and {_short(texts[1])}"
@@ -39,22 +39,18 @@ def _told(cells: Cells) -> dict[str, set[str]]:
         if not row.environment:
             continue
         environment = row.environment
+        dirty = " with changes" if environment.get("dirty") else ""
         told = {
             "data set": f"{row.dataset} ({row.data_variant})",
             "sha256 of the data": row.data.get("sha256"),
             "preset": row.preset,
-            "commit": _commit(environment),
+            "commit": f"{str(environment.get('commit'))[:12]}{dirty}",
             "device": device(environment),
             **{f"version of {k}": v for k, v in (environment.get("packages") or {}).items()},
         }
         for name, value in told.items():
             facts.setdefault(name, set()).add("none" if value is None else str(value))
     return facts
-
-
-def _commit(environment: Mapping[str, Any]) -> str:
-    text = str(environment.get("commit"))[:12]
-    return f"{text} with changes" if environment.get("dirty") else text
 
 
 def _settings(one: StudyReport, other: StudyReport) -> Iterator[str]:

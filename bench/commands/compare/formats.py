@@ -11,17 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.commands.compare.comparison import (
-    CHANGED,
-    EQUAL,
-    MOVED,
-    STAYED,
-    UNKNOWN,
-    Compared,
-    Comparison,
-    Verdict,
-    compare,
-)
+from bench.commands.compare import comparison
+from bench.commands.compare.comparison import Compared, Comparison
 from bench.config.errors import unknown
 from bench.report.ranking import LEVEL
 from bench.report.table.markdown import markdown_table
@@ -31,9 +22,6 @@ LARGE = 1e5
 """Numbers that are written with a prefix."""
 
 
-# Formats ----------------------------------------------------------------------------------------
-
-
 def markdown(found: Comparison) -> str:
     """Write a comparison for reading."""
     parts = [f"A: {found.one}\nB: {found.other}\n"]
@@ -41,7 +29,7 @@ def markdown(found: Comparison) -> str:
     for verdict, title in _SECTIONS.items():
         if rows := found.of(verdict):
             parts.append(f"{title}:\n\n{_table(rows, verdict)}")
-    if equal := found.of(EQUAL):
+    if equal := found.of(comparison.EQUAL):
         parts.append(_lines("Equal to the bit, seed by seed", _by_method(equal)))
     parts.append(_lines("Only in one", found.only))
     parts.append(_lines("Not compared", found.left_out))
@@ -51,10 +39,10 @@ def markdown(found: Comparison) -> str:
 
 _ALIKE = "Nothing else differs: settings, data, commit, packages, device and yardsticks agree.\n"
 _SECTIONS = {
-    MOVED: "Moved beyond noise",
-    STAYED: "Not moved beyond noise",
-    UNKNOWN: "Not judged: there is no interval, or none that holds for another session",
-    CHANGED: "Counted, changed",
+    comparison.MOVED: "Moved beyond noise",
+    comparison.STAYED: "Not moved beyond noise",
+    comparison.UNKNOWN: "Not judged: there is no interval, or none that holds for another session",
+    comparison.CHANGED: "Counted, changed",
 }
 
 
@@ -82,11 +70,11 @@ def notes(found: Comparison) -> list[str]:
     return told
 
 
-def _table(rows: Sequence[Compared], verdict: Verdict) -> str:
+def _table(rows: Sequence[Compared], verdict: str) -> str:
     head = ["method", "what", "A", "B", "B - A", "change"]
-    if verdict in {MOVED, STAYED}:
+    if verdict in {comparison.MOVED, comparison.STAYED}:
         head += ["p (Holm)", "from"]
-    if verdict == MOVED:
+    if verdict == comparison.MOVED:
         head.append("B is")
     return markdown_table(head, [_cells(row, head) for row in rows])
 
@@ -155,15 +143,11 @@ def to_csv(found: Comparison) -> str:
     return text.getvalue()
 
 
-FORMATS: dict[str, Callable[[Comparison], str]] = {
-    "md": markdown,
-    "json": to_json,
-    "csv": to_csv,
-}
+FORMATS: dict[str, Callable[[Comparison], str]] = {"md": markdown, "json": to_json, "csv": to_csv}
 
 
 def render_comparison(one: Path, other: Path, format: str = "md") -> str:
     """Compare two studies and write what was found as ``md``, ``json`` or ``csv``."""
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    return FORMATS[format](compare(one, other))
+    return FORMATS[format](comparison.compare(one, other))

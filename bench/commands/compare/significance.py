@@ -17,9 +17,6 @@ Z = 1.959963984540054
 BySeed = Mapping[int, float]
 
 
-# Tests ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Chosen:
     """The values of two studies that are compared, by seed."""

@@ -9,7 +9,7 @@ import yaml
 
 from bench.commands.dry_run.costs import Findings, PlanEstimate, estimate_plan
 from bench.commands.dry_run.table import lines
-from bench.commands.run.options import RunOptions
+from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import MissingDataError
 from bench.study.plan import plan

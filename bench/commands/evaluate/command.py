@@ -1,4 +1,4 @@
-"""``bench evaluate``: measure cells again, or images from elsewhere."""
+"""``bench evaluate`` and ``bench reference``: measure cells again, or images from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.commands.evaluate import stored
-from bench.commands.evaluate.options import EvaluateOptions
+from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, stored
 from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
 from bench.commands.evaluate.stored import Measured
 from bench.commands.shared import finish, heed_signals, show_in_store
@@ -61,7 +60,7 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], options: EvaluateOption
             raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
     with only_command(folder), hold(chosen):
         stored.evaluate_cells(folder, chosen, request_in(folder, options))
-        finish(folder, [])
+        finish(folder)
         show_in_store(folder)
     return 0
 
@@ -81,7 +80,7 @@ def evaluate_as(options: EvaluateOptions, name: str) -> int:
         request = request_in(folder, options)
         path = Path(options.path)
         print_notes(stored.add_foreign(folder, path, request, name=name, seed=options.seed))
-        finish(folder, [])
+        finish(folder)
         show_in_store(folder)
     return 0
 
@@ -102,3 +101,25 @@ def print_notes(measured: Measured) -> None:
     """Say what a reader of the values must know of the images."""
     for note in measured.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def export_reference(options: ReferenceOptions) -> int:
+    """Write a data set's reference statistics to a file."""
+    from bench.metrics.references import export
+
+    file = options.file
+    if file.suffix != ".npz":
+        raise UserError(f"'{file}': statistics are written as .npz; give such a name")
+    heed_signals()
+    settings = resolve_measuring(options, options.dataset)
+    if options.extractor is not None and settings.evaluation.also:
+        raise UserError(
+            f"--extractor {','.join(options.extractor)}: a file holds the statistics of one; name "
+            "one"
+        )
+    alone = settings.evaluation.model_copy(update={"also": ()})
+    request = request_of(settings.model_copy(update={"evaluation": alone}), options)
+    extractor, found = request.open().pairs[0]
+    export(file, found, extractor)
+    print(f"{file}: mu and sigma of {found.n} {found.variant} images by {extractor.name}")
+    return 0

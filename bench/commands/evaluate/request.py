@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.commands.evaluate.options import EvaluateOptions, MeasureOptions
+from bench.commands.evaluate import EvaluateOptions, MeasureOptions
 from bench.commands.evaluate.stored import EvaluationRequest
 from bench.commands.settings import default_device, parse_weights, resolve_settings
 from bench.config.errors import UserError, unknown

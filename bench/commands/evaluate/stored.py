@@ -30,23 +30,16 @@ from bench.records import record
 from bench.records.environment import describe
 from bench.records.files import write_text
 from bench.records.grid import write_grid
-from bench.records.record import (
-    ANCHORS,
-    FOREIGN,
-    GRID,
-    SAMPLES,
-    Anchors,
-    Record,
-    Status,
-    Value,
-    now,
-)
+from bench.records.record import Anchors, Record, Status, Value, now
 from bench.report.frame import read_foreign
 from bench.worker import GRID_IMAGES, open_device
 
 DRAWN = ("sampling_seed", "nfe", "sampler", "ema", "precision")
 """What a value's provenance says of how the samples were drawn."""
 
+Images = NDArray[Any]
+Labels = NDArray[np.int64] | None
+Values = dict[str, Value]
 Passing = Callable[[str], AbstractContextManager[Progress]]
 """Opens the display of a long pass by its title; gives what is told the fraction done."""
 
@@ -92,13 +85,28 @@ class EvaluationRequest:
                 settings, dataset, device=device, cache=self.cache, progress=progress
             )
 
+    def measure(
+        self, title: str, evaluator: metrics.Evaluator, images: Images, labels: Labels, **more: Any
+    ) -> Values:
+        """Measure images by an open evaluator, with their errors, under a title of progress."""
+        with self.passing(title) as progress:
+            return evaluator.measure(
+                images,
+                labels,
+                families=self.families,
+                jackknife=True,
+                insist=self.families is not None,
+                progress=progress,
+                **more,
+            )
+
 
 # Cells --------------------------------------------------------------------------------------------
 
 
 def evaluate_cells(
     study: Path, cells: Sequence[Path], request: EvaluationRequest
-) -> dict[str, dict[str, Value]]:
+) -> dict[str, Values]:
     """Measure finished cells and the anchors of their study; values are added to their records.
 
     Returns:
@@ -112,18 +120,10 @@ def evaluate_cells(
     evaluator = request.open()
     found = {}
     for folder, row in rows.items():
-        images, labels = _read_samples(folder / SAMPLES)
-        with request.passing(folder.name) as progress:
-            found[folder.name] = evaluator.measure(
-                images,
-                labels,
-                families=request.families,
-                jackknife=True,
-                insist=request.families is not None,
-                folder=folder,
-                provenance=_carried(row),
-                progress=progress,
-            )
+        images, labels = _read_samples(folder / record.SAMPLES)
+        found[folder.name] = request.measure(
+            folder.name, evaluator, images, labels, folder=folder, provenance=_carried(row)
+        )
         row.metrics |= found[folder.name]
         record.save(row, folder)
     _measure_foreign(study, evaluator, request)
@@ -168,7 +168,7 @@ def _carried(row: Record) -> dict[str, Any]:
     return {}
 
 
-def _read_samples(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+def _read_samples(path: Path) -> tuple[Images, Labels]:
     try:
         with path.open("rb") as file, np.load(file) as content:
             return content["images"], content.get("labels")
@@ -180,7 +180,7 @@ def _read_samples(path: Path) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
 
 def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
     """Give noise and held-out images the same metrics, the yardsticks of a new column."""
-    path = study / ANCHORS
+    path = study / record.ANCHORS
     rows = record.read_anchors(study).rows
     with request.passing("anchors") as progress:
         samples = request.settings.evaluation.samples
@@ -196,7 +196,7 @@ def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationR
 class Measured:
     """Foreign samples and what was measured of them."""
 
-    values: dict[str, Value]
+    values: Values
     samples: Split
     notes: tuple[str, ...]
     """What a reader of the values must know of the images."""
@@ -252,17 +252,9 @@ def _measure_given(
         "samples_notes": notes,
         "given": len(given.train),
     }
-    with request.passing("measuring") as progress:
-        values = evaluator.measure(
-            chosen.images,
-            chosen.labels,
-            families=request.families,
-            jackknife=True,
-            insist=request.families is not None,
-            folder=folder,
-            provenance=provenance,
-            progress=progress,
-        )
+    values = request.measure(
+        "measuring", evaluator, chosen.images, chosen.labels, folder=folder, provenance=provenance
+    )
     if not values:
         raise UserError(f"'{path}': none of what was asked for can be measured, as said above")
     return Measured(values, chosen, tuple(notes), dataset)
@@ -288,7 +280,7 @@ def add_foreign(
     Raises:
         UserError: as ``evaluate_samples``; or the data are not the study's.
     """
-    folder = study / FOREIGN / f"{name}-seed{seed}"
+    folder = study / record.FOREIGN / f"{name}-seed{seed}"
     measured = evaluate_samples(
         path, request, wanted=request.settings.evaluation.samples, folder=folder
     )
@@ -312,5 +304,5 @@ def add_foreign(
     )
     record.save(row, folder)
     shown = measured.samples.labels
-    write_grid(folder / GRID, np.array(measured.samples.images[:GRID_IMAGES]), labels=shown)
+    write_grid(folder / record.GRID, np.array(measured.samples.images[:GRID_IMAGES]), labels=shown)
     return measured

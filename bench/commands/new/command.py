@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from bench.commands.new.options import NewOptions
-from methods import registry
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from cyclopts import Parameter
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class NewOptions:
+    """What to call a new method, and where to write it."""
+
+    name: str
+    """Name of the method, and of its module."""
+    _: KW_ONLY
+    into: Path = Path()
+    """Folder to write the method's own folder into."""
 
 
 def new(options: NewOptions) -> int:
-    """Write the project of a new method, and say what to do with it."""
-    from bench.commands.new.project import new as write
+    """Write a method of your own to start from: a file that trains, its test, its entry point."""
+    from bench.commands.new.project import write_project
+    from methods import registry
 
-    name, folder = options.name, write(options.name, options.into)
+    name, folder = options.name, write_project(options.name, options.into)
     for path in sorted(folder.iterdir()):
         print(path)
     print(f"check    bench check {folder / name}.py")

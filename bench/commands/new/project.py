@@ -24,7 +24,7 @@ RESERVED = {*SECTIONS, "common", "all"}
 """Words that ``--set`` and ``bench check`` read in another way."""
 
 
-def new(name: str, into: Path) -> Path:
+def write_project(name: str, into: Path) -> Path:
     """Write the project of a method into the folder ``into/name``, and return that folder.
 
     UserError for a name that cannot be one or is taken; nothing that exists is written over.

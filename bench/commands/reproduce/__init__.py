@@ -1,5 +1,1 @@
 """``bench reproduce``: a finished cell made again from its folder alone."""
-
-from bench.commands.reproduce.options import ReproduceOptions
-
-__all__ = ["ReproduceOptions"]

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 
-from bench import study
-from bench.commands.reproduce import repeat
-from bench.commands.reproduce.options import ReproduceOptions
-from bench.commands.shared import check_writable, heed_signals, show_in_store
-from bench.progress.display import Display
-from bench.records.record import Status
+from cyclopts import Parameter
+
+from bench.commands.options import Results, Tracking
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Which cell to make again."""
+
+    record: str
+    """A finished cell: STUDY/CELL, its folder, or its record.json."""
+    _: KW_ONLY
+    data: Path | None = None
+    """Where the data set's images are, if not where they were."""
+    results: Results = Path("results")
+    """Folder of all results."""
+    tracking: Tracking = True
+    """Log to MLflow."""
 
 
 def reproduce(options: ReproduceOptions) -> int:
-    """Make a finished cell again, and print whether it gave the same; 1 if it did not."""
+    """Make a finished cell again, and say whether it is bit-equal (CPU) or within its interval."""
+    from bench import study
+    from bench.commands.reproduce import repeat
+    from bench.commands.shared import check_writable, heed_signals, show_in_store
+    from bench.progress.display import Display
+    from bench.records.record import Status
+
     folder = repeat.find(options.record, options.results)
     check_writable(options.results)
     heed_signals()

@@ -1,7 +1,7 @@
 """Repeating a finished cell from its folder alone, and saying whether it gave the same.
 
-The repetition is a study of its own, ``<study>-rerun``: what it repeats is only read, and nothing
-of an earlier repetition is taken over, a shared stage neither.
+The reproduction is a study of its own, ``<study>-rerun``: what it repeats is only read, and nothing
+of an earlier reproduction is taken over, a shared stage neither.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from bench import study
-from bench.commands.reproduce.verdict import Repetition, Row, compare
+from bench.commands.labels import load_method
+from bench.commands.reproduce.verdict import Reproduction, Row, compare
 from bench.config.errors import UserError, unknown
 from bench.config.messages import build
 from bench.config.schema import CellConfig, read_cell
@@ -110,10 +111,7 @@ def check_method(config: CellConfig, record: Record) -> None:
                 f"{made['version']}: install that"
             )
         raise unknown("method", config.method, registry.names())
-    try:
-        kind = registry.load(config.method)
-    except registry.BrokenMethodError as error:
-        raise UserError(one_line(error)) from error
+    kind = load_method(config.method)
     build(kind.Config, config.method_config, f"settings of {config.method}")
 
 
@@ -132,7 +130,7 @@ def check_places(data: Path | None, files: Mapping[str, Path | None]) -> None:
 
 
 def execute(folder: Path, results: Path, data: Path | None, display: Display) -> Path:
-    """Run a cell again, as a study of its own; return the folder of the repetition.
+    """Run a cell again, as a study of its own; return the folder of the reproduction.
 
     One that was broken off is gone on with.
 
@@ -159,7 +157,7 @@ def execute(folder: Path, results: Path, data: Path | None, display: Display) ->
 
 
 def keep_threads(config: CellConfig, record: Record) -> None:
-    """Give the repetition as many threads as the cell had, where its settings leave that open."""
+    """Give the reproduction as many threads as the cell had, where its settings leave that open."""
     threads = record.environment.get("threads")
     if config.settings.threads is None and threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -181,50 +179,49 @@ def claim(results: Path, record: Record, config: CellConfig) -> str:
 
 
 def is_broken_off(cell: Path, config: CellConfig) -> bool:
-    """Whether a folder holds a repetition of the same cell that did not come to its end."""
+    """Whether a folder holds a reproduction of the same cell that did not come to its end."""
     try:
         record = load(cell)
-        same = record is not None and read_cell(cell / CONFIG) == config
+        is_unfinished = record is not None and record.status != Status.FINISHED
+        return is_unfinished and read_cell(cell / CONFIG) == config
     except (OSError, ValueError, YAMLError):
         return False
-    return same and record is not None and record.status != Status.FINISHED
 
 
 # -- what came of it ----------------------------------------------------------------------------
 
 
-def judge(before: Path, now: Path) -> tuple[Repetition, list[Row]]:
-    """Compare a cell and its repetition: what came out, and what they were made with."""
+def judge(before: Path, now: Path) -> tuple[Reproduction, list[Row]]:
+    """Compare a cell and its reproduction: what came out, and what they were made with."""
     rows = read(before), read(now)
     unit = read_cell(before / CONFIG).settings.budget.unit
-    repetition = compare(before, now, rows, by_the_clock=unit == "s")
-    return repetition, [*differences(before, now, rows)]
+    reproduction = compare(before, now, rows, by_the_clock=unit == "s")
+    return reproduction, [*differences(before, now, rows)]
 
 
 def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterator[Row]:
-    """Yield what the two were not made alike with: it may explain what came out."""
-    yield from (_changed(*each) for each in settings_that_differ(before, now))
+    """Yield what the two were not made alike with: it may explain what came out.
+
+    What an older record does not tell of its surroundings or its sources is no difference.
+    """
+    places = (before, now)
+    yield from _changes(*(flatten("", study.portable(read_cell(p / CONFIG))) for p in places))
     old, new = rows[0].identity, rows[1].identity
     for part, told in study.NAMES.items():
-        if part in old and part in new and old[part] != new[part]:
-            yield _changed(told, old[part], new[part])
-    yield from _pairs(files(rows[0]), files(rows[1]))
-    yield from _pairs(surroundings(rows[0]), surroundings(rows[1]))
+        if part in old and part in new:
+            yield from _changes({told: old[part]}, {told: new[part]})
+    if old.get("source") and new.get("source"):
+        yield from _changes(*map(files, rows))
+    here, there = map(surroundings, rows)
+    shared = here.keys() & there.keys()
+    yield from _changes(*({name: side[name] for name in shared} for side in (here, there)))
     for earlier in rows[0].environment.get("earlier", ()):
         yield Row("an earlier process", ", ".join(sorted(earlier)), "", "was unlike the last")
 
 
-def settings_that_differ(before: Path, now: Path) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each setting whose value differs, other than the places of files."""
-    old, new = (flatten("", study.portable(read_cell(folder / CONFIG))) for folder in (before, now))
-    for name in study.differing(old, new):
-        yield name, old.get(name), new.get(name)
-
-
 def files(row: Record) -> dict[str, str]:
     """Return the hashes of the method's files of source, by their paths."""
-    source = row.identity.get("source", {})
-    return {f"{module.replace('.', '/')}.py": sha256 for module, sha256 in source.items()}
+    return {f"{module.replace('.', '/')}.py": sha for module, sha in row.identity["source"].items()}
 
 
 def surroundings(row: Record) -> dict[str, Any]:
@@ -232,17 +229,9 @@ def surroundings(row: Record) -> dict[str, Any]:
     return flatten("", {name: row.environment[name] for name in SOURCE if name in row.environment})
 
 
-def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield what differs between two mappings; an older record may tell less, which is nothing."""
-    if old and new:
-        for name in sorted(old.keys() | new.keys()):
-            known = name in old and name in new
-            if old.get(name) != new.get(name) and (known or name.endswith(".py")):
-                yield _changed(name, old.get(name), new.get(name))
-
-
-def _changed(what: str, before: Any, now: Any) -> Row:
-    return Row(what, _short(before), _short(now), "changed")
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:
+    for name in study.differing(old, new):
+        yield Row(name, _short(old.get(name)), _short(new.get(name)), "changed")
 
 
 def _short(value: Any) -> str:
@@ -251,20 +240,20 @@ def _short(value: Any) -> str:
     return text[:SHORT] if is_hash else one_line(text)[:60]
 
 
-def render(before: Path, now: Path, repetition: Repetition, differing: list[Row]) -> str:
+def render(before: Path, now: Path, reproduction: Reproduction, differing: list[Row]) -> str:
     """Write the outcome as Markdown: what was made otherwise, what came out, and the verdict."""
-    rows = [*differing, *repetition.rows]
+    rows = [*differing, *reproduction.rows]
     table = markdown_table(HEAD, [[row.what, row.before, row.now, row.verdict] for row in rows])
-    told = f"{before.parent.name}/{before.name}: {repetition.verdict}"
-    if differing and not repetition.is_equal:
+    told = f"{before.parent.name}/{before.name}: {reproduction.verdict}"
+    if differing and not reproduction.is_equal:
         told += f"\nIt was not made alike: {', '.join(dict.fromkeys(r.what for r in differing))}"
     where = shlex.join([str(before), str(now)])
     return f"{table}\n{told}\n\nbefore, now: {where}\n"
 
 
 def report(before: Path, now: Path) -> tuple[str, bool]:
-    """Compare a cell with its repetition, keep the page beside it; return it, and if it holds."""
-    repetition, differing = judge(before, now)
-    page = render(before, now, repetition, differing)
+    """Compare a cell with its reproduction, keep the page beside it; return it, and if it holds."""
+    reproduction, differing = judge(before, now)
+    page = render(before, now, reproduction, differing)
     write_text(now.parent / PAGE, page)
-    return page, repetition.holds
+    return page, reproduction.holds

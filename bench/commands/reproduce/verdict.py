@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -47,8 +47,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Repetition:
-    """A cell and its repetition, compared."""
+class Reproduction:
+    """A cell and its reproduction, compared."""
 
     rows: Sequence[Row]
     loose: Sequence[str]
@@ -89,8 +89,8 @@ class Repetition:
 
 def compare(
     before: Path, now: Path, rows: tuple[Record, Record], *, by_the_clock: bool
-) -> Repetition:
-    """Compare a cell's folder with that of its repetition; both are finished.
+) -> Reproduction:
+    """Compare a cell's folder with that of its reproduction; both are finished.
 
     ``by_the_clock`` says that training was as long as its seconds, whatever steps that made.
     """
@@ -103,12 +103,11 @@ def compare(
     ]
     if loose:
         # They are told, and judged by the metrics.
-        found = [row if row.is_equal else _told(row) for row in found]
-    return Repetition([*found, *_metrics(before, rows, bool(loose)), *_timings(*rows)], loose)
-
-
-def _told(row: Row) -> Row:
-    return Row(row.what, row.before, row.now, "differs, not judged", is_equal=False)
+        found = [
+            row if row.is_equal else replace(row, verdict="differs, not judged", fails=False)
+            for row in found
+        ]
+    return Reproduction([*found, *_metrics(before, rows, bool(loose)), *_timings(*rows)], loose)
 
 
 def reasons(before: Record, now: Record) -> Iterator[str]:
@@ -167,32 +166,25 @@ def _weights(before: Path, now: Path) -> Iterator[Row]:
     """Compare the final weights, and where training left its generators."""
     import torch
 
-    old, new = (
+    states = [
         torch.load(path, map_location="cpu", weights_only=True)["trainer"] for path in (before, now)
+    ]
+    for name in sorted(states[0]["networks"].keys() | states[1]["networks"].keys()):
+        yield _arrays(f"weights of {name}", *(state["networks"].get(name, {}) for state in states))
+    # Of the same draws they are the same.
+    generators = (
+        {n: v for n, v in state.items() if n.endswith("generator") and v is not None}
+        for state in states
     )
-    for name in sorted(old["networks"].keys() | new["networks"].keys()):
-        weights, others = (state["networks"].get(name, {}) for state in (old, new))
-        yield _arrays(f"weights of {name}", weights, others)
-    yield _arrays("random generators", _generators(old), _generators(new))
-
-
-def _generators(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Where training left its random generators: of the same draws they are the same."""
-    return {n: value for n, value in state.items() if n.endswith("generator") and value is not None}
+    yield _arrays("random generators", *generators)
 
 
 def _arrays(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Row:
-    changed = [
-        name
-        for name in before.keys() | now.keys()
-        if name not in before or name not in now or not _same(before[name], now[name])
-    ]
-    told = f"differs in {len(changed)} of {len(before.keys() | now.keys())}"
-    return _row(what, _hash(before), _hash(now), not changed, told)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return _hash({"": one}) == _hash({"": other})
+    names = before.keys() | now.keys()
+    shared = before.keys() & now.keys()
+    equal = sum(_hash({"": before[name]}) == _hash({"": now[name]}) for name in shared)
+    told = f"differs in {len(names) - equal} of {len(names)}"
+    return _row(what, _hash(before), _hash(now), equal == len(names), told)
 
 
 def _samples(before: Path, now: Path) -> Iterator[Row]:
@@ -206,33 +198,34 @@ def _images(what: str, before: Any, now: Any) -> Row:
     if before is None or now is None:
         one, other = ("none" if array is None else f"{len(array)}" for array in (before, now))
         return _row(what, one, other, is_equal=False)
-    same = _same(before, now)
+    one, other = (_hash({"": array}) for array in (before, now))
     told = "differs in shape"
     if before.shape == now.shape:
         count = int(np.any((before != now).reshape(len(before), -1), axis=1).sum())
         told = f"differs in {count} of {len(before)}"
-    return _row(what, _hash({"": before}), _hash({"": now}), same, told)
+    return _row(what, one, other, one == other, told)
 
 
 def _curves(before: Path, now: Path) -> Iterator[Row]:
     """Compare the points of each curve by images seen and value; their seconds differ."""
     old, new = _points(before), _points(now)
-    equal = 0
-    for name in sorted(old.keys() | new.keys()):
-        row = _curve(name, old.get(name, []), new.get(name, []))
-        equal += row.is_equal
-        if not row.is_equal:
-            yield row
-    if equal:
+    rows = [_curve(n, old.get(n, []), new.get(n, [])) for n in sorted(old.keys() | new.keys())]
+    yield from (row for row in rows if not row.is_equal)
+    if equal := sum(row.is_equal for row in rows):
         yield _row("curves", f"{equal} curves", f"{equal} curves", is_equal=True)
 
 
 def _curve(name: str, old: list[tuple[int, float]], new: list[tuple[int, float]]) -> Row:
-    pairs = zip(old, new, strict=False)
-    where = next((one[0] for one, other in pairs if not _is_same_point(one, other)), None)
-    is_equal = where is None and len(old) == len(new)
+    where = None
+    for (images, value), (other_images, other) in zip(old, new, strict=False):
+        if images != other_images or not _is_same_number(value, other):
+            where = images
+            break
     told = "differs" if where is None else f"differs from {where} images on"
-    return _row(f"curve {name}", _shown(old), _shown(new), is_equal, told)
+    before, now = (
+        f"{len(curve)} points, last {curve[-1][1]:.6g}" if curve else "none" for curve in (old, new)
+    )
+    return _row(f"curve {name}", before, now, where is None and len(old) == len(new), told)
 
 
 def _points(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -243,18 +236,10 @@ def _points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def _is_same_point(one: tuple[int, float], other: tuple[int, float]) -> bool:
-    return one[0] == other[0] and _is_same_number(one[1], other[1])
-
-
 def _is_same_number(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
     return one == other or (math.isnan(one) and math.isnan(other))
-
-
-def _shown(points: Sequence[tuple[int, float]]) -> str:
-    return f"{len(points)} points, last {points[-1][1]:.6g}" if points else "none"
 
 
 def _costs(before: Record, now: Record) -> Iterator[Row]:
@@ -274,33 +259,28 @@ def _metrics(before: Path, rows: tuple[Record, Record], is_loose: bool) -> Itera
     """Compare the metrics, by their intervals where the bits need not be the same."""
     old, new = rows[0].metrics, rows[1].metrics
     seeds = _seeds(before.parent, rows[0])
-    common = [name for name in old if name in new]
-    spans = {name: _span(old[name], new[name], seeds.get(name, ()), len(common)) for name in common}
-    for name in [*old, *(name for name in new if name not in old)]:
-        if name in spans:
-            yield _metric(name, old[name], new[name], spans[name], is_loose)
+    common = len(old.keys() & new.keys())
+    for name in {**old, **new}:
+        if name in old and name in new:
+            span = _span(old[name], new[name], seeds.get(name, ()), common)
+            yield _metric(name, old[name], new[name], span, is_loose)
         else:
             one, other = (_number(v[name].value) if name in v else "none" for v in (old, new))
             yield _row(name, one, other, is_equal=False)
 
 
 def _metric(name: str, old: Value, new: Value, span: tuple[float, str] | None, loose: bool) -> Row:
-    same = _is_same_number(old.value, new.value)
-    verdict, is_in = "equal", True
-    if not same:
-        verdict, is_in = _judge(abs(new.value - old.value), span)
-    if not same and not loose:
-        verdict = f"differs, {verdict}"
-    fails = not is_in if loose else not same
-    return Row(name, _number(old.value), _number(new.value), verdict, fails=fails, is_equal=same)
-
-
-def _judge(distance: float, span: tuple[float, str] | None) -> tuple[str, bool]:
-    """Say whether a difference is within a span, and whether that speaks for the repetition."""
-    if span is None:
-        return "no interval to judge by", True
-    inside = distance <= span[0]
-    return f"{'within' if inside else 'outside'} ±{span[0]:.3g} ({span[1]})", inside
+    """Judge a difference by how far two runs may lie apart; without a span nothing speaks."""
+    one, other = _number(old.value), _number(new.value)
+    if _is_same_number(old.value, new.value):
+        return _row(name, one, other, is_equal=True)
+    verdict, is_in = "no interval to judge by", True
+    if span is not None:
+        is_in = abs(new.value - old.value) <= span[0]
+        verdict = f"{'within' if is_in else 'outside'} ±{span[0]:.3g} ({span[1]})"
+    if loose:
+        return Row(name, one, other, verdict, fails=not is_in, is_equal=False)
+    return _row(name, one, other, is_equal=False, told=f"differs, {verdict}")
 
 
 def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple[float, str] | None:
@@ -338,10 +318,10 @@ def _seeds(study: Path, row: Record) -> dict[str, list[float]]:
 
 def _timings(before: Record, now: Record) -> Iterator[Row]:
     """Show what took how long: another machine, or the same on another day, differs in it."""
-    old, new = _times(before), _times(now)
-    for what in old:
-        if old[what] is not None or new[what] is not None:
-            yield Row(what, _number(old[what]), _number(new[what]), "not judged")
+    new = _times(now)
+    for what, value in _times(before).items():
+        if value is not None or new[what] is not None:
+            yield Row(what, _number(value), _number(new[what]), "not judged")
 
 
 def _times(row: Record) -> dict[str, float | None]:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
 
 from bench import study
-from bench.commands.run.options import RunOptions
+from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.commands.sample import sweep
-from bench.commands.shared import check_writable, finish, heed_signals, report_lost
+from bench.commands.sample import SampleOptions
+from bench.commands.sample.curve import draw_curves
+from bench.commands.shared import check_writable, finish, heed_signals, report_lost, tracked
 from bench.config.errors import UserError
 from bench.progress.display import Display
 from bench.records.nfe_curve import sampler_of
 from bench.records.record import Status, readable
-from bench.tracking import Background, NullTracker, Tracker
 
 SHORT_PATIENCE = 0.5
 """Seconds that a command which was stopped waits for MLflow; see ``Background.close``."""
@@ -30,28 +29,18 @@ def run(options: RunOptions) -> int:
     request = replace(resolve(options), command_started=psutil.Process().create_time())
     check_writable(request.results)
     display = Display()
-    trackers: list[Background | NullTracker] = []
     heed_signals()
-    lost: list[str] = []
-
-    def open_tracker() -> Background | NullTracker:
-        opener = partial(Tracker.open, request.results)
-        trackers.append(Background(opener) if options.tracking else NullTracker())
-        return trackers[-1]
-
-    try:
-        planned = study.execute(request, open_tracker, display)
-        if options.curve:
-            lost = draw_curve(request, planned, display)
-    except KeyboardInterrupt:
-        if any(request.folder.glob("*/record.json")):
-            break_off(request.folder, trackers)
-        drop(trackers)
-        raise
-    except UserError:
-        drop(trackers)
-        raise
-    finish(request.folder, trackers)
+    with tracked(request.results, options.tracking) as (open_tracker, sync):
+        try:
+            planned = study.execute(request, open_tracker, display)
+            lost = draw_curve(request, planned, display) if options.curve else []
+        except KeyboardInterrupt:
+            if any(request.folder.glob("*/record.json")):
+                break_off(request.folder)
+                sync(request.folder, SHORT_PATIENCE)
+            raise
+        finish(request.folder)
+        sync(request.folder)
     print_places(request, options.tracking)
     return max(report_failures(planned), report_lost(lost))
 
@@ -59,17 +48,10 @@ def run(options: RunOptions) -> int:
 def draw_curve(
     request: study.Request, planned: Sequence[study.Planned], display: Display
 ) -> list[str]:
-    """Sample for the curve; what keeps that from happening must not cost the table."""
-    try:
-        return sample_planned(request, planned, display)
-    except UserError as error:
-        return [f"no curve: {error}"]
+    """Sample the command's finished cells again for the curve; return the failures.
 
-
-def sample_planned(
-    request: study.Request, planned: Sequence[study.Planned], display: Display
-) -> list[str]:
-    """Sample the finished cells of a command again for the curve; return the failures."""
+    What keeps that from happening must not cost the table.
+    """
     cells = [
         cell.folder.name
         for cell in planned
@@ -78,16 +60,13 @@ def sample_planned(
     if not cells:
         display.say("note: no finished cell has a sampler to exchange; there is no curve to draw")
         return []
-    return sweep.execute(request, sweep.Sweep(cells=cells), display)
+    try:
+        return draw_curves(request, SampleOptions(cells=tuple(cells)), display)
+    except UserError as error:
+        return [f"no curve: {error}"]
 
 
-def drop(trackers: Sequence[Background | NullTracker]) -> None:
-    """End the logging of a command that ends here, and what it would say."""
-    for tracker in trackers:
-        tracker.drop()
-
-
-def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> None:
+def break_off(folder: Path) -> None:
     """Write and print the tables of a study that was stopped; plots take too long."""
     from bench.report.study_report import StudyReport
     from bench.report.table import render_table, write_tables
@@ -96,9 +75,6 @@ def break_off(folder: Path, trackers: Sequence[Background | NullTracker]) -> Non
     print(render_table(report))
     write_tables(report)
     print(f"plots    bench plot {folder.name}")
-    for tracker in trackers:
-        tracker.sync_study(folder)
-        tracker.close(SHORT_PATIENCE)
 
 
 def print_places(request: study.Request, tracking: bool) -> None:

@@ -13,7 +13,7 @@ from bench.commands.labels import (
     find_broken,
     resolve_label,
 )
-from bench.commands.run.options import RunOptions
+from bench.commands.run import RunOptions
 from bench.commands.settings import default_device, default_jobs, resolve_settings
 from bench.config.errors import UserError, unknown
 from bench.config.overrides import apply_overrides, parse_set

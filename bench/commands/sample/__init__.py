@@ -1,5 +1,41 @@
 """``bench sample``: finished cells sampled again, for the curve of quality against NFE."""
 
-from bench.commands.sample.options import SampleOptions
+from __future__ import annotations
 
-__all__ = ["SampleOptions"]
+from dataclasses import dataclass
+
+from cyclopts import Parameter
+
+from bench.commands import options
+from bench.config.errors import UserError
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(options.StudyOptions):
+    """Which cells to sample again, and how; UserError where a value makes no sense."""
+
+    cells: options.Names | None = None
+    """Cells, comma-separated: sde-seed0,cdm-seed0.
+    Default: all finished ones whose method has a sampler."""
+    samplers: options.Names | None = None
+    """Samplers, as heun,dpmpp_3m. Default: one of each kind, seven."""
+    nfe: options.Evaluations | None = None
+    """Network evaluations an image, at most. Default: 5,10,20,35,50,100,250."""
+    samples: int | None = None
+    """Samples a point. Default: as many as the cell's own."""
+    jobs: int | None = None
+    """Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."""
+    timeout: float | None = None
+    """Seconds that a cell's points may take together."""
+    tracking: options.Tracking = True
+    """Log to MLflow."""
+
+    def __post_init__(self) -> None:
+        options.check_limits(self.jobs, self.timeout)
+        options.check_each_once("cells", self.cells)
+        options.check_each_once("samplers", self.samplers)
+        options.check_number("samples", self.samples, 2, "samples")
+        if self.nfe is not None and (not self.nfe or min(self.nfe) < 1):
+            given = options.comma_separated(self.nfe)
+            raise UserError(f"--nfe '{given}': write network evaluations as 5,10,20")

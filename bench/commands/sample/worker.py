@@ -8,6 +8,8 @@ codes: 0 done, 1 a point failed (its reason is in the file), 75 interrupted.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +46,29 @@ class Resampling:
 
     def draw(self, wanted: list[Point]) -> int:
         """Draw the points that are wanted, keep each at once, and return how many failed."""
+        if self._fails(wanted, self._open):
+            return len(wanted)
+        return sum(
+            self._fails([point], partial(self._draw, point, at / len(wanted)))
+            for at, point in enumerate(wanted)
+        )
+
+    def _fails(self, points: list[Point], action: Callable[[], None]) -> bool:
+        """Do something for points; whether it went wrong, which is kept as their reason."""
         try:
-            self._open()
+            action()
         except InterruptedTrainingError:
             raise
         except Exception as error:
-            for point in wanted:
-                self._fail(point, error)
-            return len(wanted)
-        return sum(self._attempt(point, at / len(wanted)) for at, point in enumerate(wanted))
+            traceback.print_exception(error)
+            for point in points:
+                self._keep(point.model_copy(update={"reason": explain(error, 300)}))
+            return True
+        return False
+
+    def _keep(self, point: Point) -> None:
+        self.curve.put(point)
+        nfe_curve.save(self.curve, self.folder)
 
     def _open(self) -> None:
         cache = self.job.cache
@@ -62,25 +78,10 @@ class Resampling:
             self.settings, self.cell.dataset, device=self.cell.device, cache=cache
         )
 
-    def _attempt(self, point: Point, fraction: float) -> bool:
-        """Draw one point; whatever goes wrong is kept as its reason. Return whether it failed."""
+    def _draw(self, point: Point, fraction: float) -> None:
         what = f"{point.sampler['name']}, {point.sampler['steps']} steps"
         self.progress("sampling", fraction=fraction, stage=what)
-        try:
-            done = self._point(point)
-        except InterruptedTrainingError:
-            raise
-        except Exception as error:
-            self._fail(point, error)
-            return True
-        self.curve.put(done)
-        nfe_curve.save(self.curve, self.folder)
-        return False
-
-    def _fail(self, point: Point, error: Exception) -> None:
-        traceback.print_exception(error)
-        self.curve.put(point.model_copy(update={"reason": explain(error, 300)}))
-        nfe_curve.save(self.curve, self.folder)
+        self._keep(self._point(point))
 
     def _point(self, point: Point) -> Point:
         built = self.cell.with_sampler(point.sampler).build()

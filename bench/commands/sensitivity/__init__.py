@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from bench.commands.evaluate.options import MeasureOptions
+from bench.commands.evaluate import MeasureOptions
 from bench.commands.options import PLACES, check_number
 
 

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal
 
-from bench.commands.show.options import PlotOptions, SyncOptions, TableOptions, UiOptions
+from cyclopts import Parameter
+
+from bench.commands.options import Results, StudyOptions
 from bench.records.study_file import find_study, studies
 
 
-def table(options: TableOptions) -> int:
-    """Print a study's table in one format, and write it in all; and that of the curve."""
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(StudyOptions):
+    """Whose table to print, and how."""
+
+    format: Literal["md", "csv", "latex", "json"] = "md"
+    """Format to print."""
+
+
+def table(options: TableOptions = TableOptions()) -> int:
+    """Print a study's comparison table, and write it in every format."""
     from bench.report.nfe import write_nfe_tables
     from bench.report.study_report import StudyReport
     from bench.report.table import render_table, write_tables
@@ -21,25 +35,58 @@ def table(options: TableOptions) -> int:
     return 0
 
 
-def plot(options: PlotOptions) -> int:
-    """Draw a study's plots and name the files."""
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PlotOptions(StudyOptions):
+    """Whose plots to draw."""
+
+
+def plot(options: PlotOptions = PlotOptions()) -> int:
+    """Draw a study's plots."""
     from bench.report.plots import write_plots
     from bench.report.plots.nfe import write_nfe_plots
     from bench.report.study_report import StudyReport
 
     report = StudyReport.read(options.folder)
-    for path in [*write_plots(report, say=complain), *write_nfe_plots(report)]:
+    drawn = write_plots(report, say=lambda line: print(line, file=sys.stderr))
+    for path in [*drawn, *write_nfe_plots(report)]:
         print(path)
     return 0
 
 
-def complain(line: str) -> None:
-    """Say what could not be drawn."""
-    print(line, file=sys.stderr)
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class UiOptions:
+    """What MLflow's pages are to show, and where."""
+
+    port: int = 5000
+    """Port on the loopback interface."""
+    results: Results = Path("results")
+    """Folder of all results."""
 
 
-def sync(options: SyncOptions) -> int:
-    """Bring MLflow up to date with the studies; 1 if it could not be."""
+def ui(options: UiOptions = UiOptions()) -> int:
+    """Start the MLflow UI on the results and print the link to its charts."""
+    from bench.tracking.ui import ui as serve
+
+    serve(options.results, port=options.port)
+    return 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SyncOptions:
+    """Which studies to bring into MLflow."""
+
+    study: str | None = None
+    """Name of a study. Default: all under the results folder."""
+    _: KW_ONLY
+    results: Results = Path("results")
+    """Folder of all results."""
+
+
+def sync(options: SyncOptions = SyncOptions()) -> int:
+    """Bring MLflow up to what the cells' folders say; safe to repeat."""
     from bench.records.orphans import settle_study
     from bench.tracking import Tracker
 
@@ -53,12 +100,4 @@ def sync(options: SyncOptions) -> int:
             print(f"bench: {folder.name}: {tracker.trouble}", file=sys.stderr)
             return 1
         print(f"synced {folder.name}")
-    return 0
-
-
-def ui(options: UiOptions) -> int:
-    """Serve MLflow's pages on the results until stopped, and print the link to the charts."""
-    from bench.tracking.ui import ui as serve
-
-    serve(options.results, port=options.port)
     return 0

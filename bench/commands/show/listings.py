@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bench.config.presets import config_folder, datasets, presets
+from bench.config import presets
 from bench.config.text import one_line
 
 
-def list_methods() -> int:
-    """Print each method, its one line of description and where it comes from."""
+def methods() -> int:
+    """List the methods there are, built in and from plug-ins."""
     from methods import registry
 
     for name in registry.names():
@@ -24,12 +24,12 @@ def list_methods() -> int:
     return 0
 
 
-def list_datasets() -> int:
-    """Print each data set with its presets and where it is looked for."""
+def datasets() -> int:
+    """List the data sets there are, with their presets and where they are looked for."""
     from bench.data.catalogue import describe
 
     rows = {row.name: row for row in describe()}
-    for name in datasets():
+    for name in presets.datasets():
         row = rows.get(name)
         told = "any images, cropped and resized to the presets' size; from --data PATH"
         if row is not None:
@@ -38,8 +38,8 @@ def list_datasets() -> int:
                 f"{row.classes} classes; from {row.source}"
             )
         print(f"{name:<14} {told}")
-        for preset_name, preset in presets(name).items():
+        for preset_name, preset in presets.presets(name).items():
             extractor = preset.evaluation.get("extractor")
             print(f"    {preset_name:<8} budget {preset.budget}, extractor {extractor}")
-    print(f"presets in {config_folder()}")
+    print(f"presets in {presets.config_folder()}")
     return 0

@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-from bench.commands.shared import check_writable, heed_signals, report_lost, show_in_store
-from bench.commands.time import interleave
-from bench.commands.time.options import TimeOptions
-from bench.progress.display import Display
+from dataclasses import dataclass
+
+from cyclopts import Parameter
+
+from bench.commands.options import Names, StudyOptions, Tracking, check_each_once, check_number
+from bench.config.errors import UserError
+from bench.records.interleaved import FEWEST_ROUNDS, ROUNDS
 
 
-def time_together(options: TimeOptions) -> int:
-    """Time a study's finished cells in turn, print the times; 1 if a cell could not be timed."""
-    from bench.commands.time.report import render_timing, write_timing
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TimeOptions(StudyOptions):
+    """Which cells to time together, and how often; UserError where a value makes no sense."""
+
+    cells: Names | None = None
+    """Cells, comma-separated: sde-seed0,cdm-seed0. Default: all finished ones."""
+    rounds: int = ROUNDS
+    """Rounds there and back: A B C C B A times each cell twice. At least 6."""
+    batch: int | None = None
+    """Images a batch. Default: the protocol's, which the table's times are of."""
+    tracking: Tracking = True
+    """Log to MLflow."""
+
+    def __post_init__(self) -> None:
+        check_each_once("cells", self.cells)
+        check_number("batch", self.batch, 1, "images")
+        if self.rounds < FEWEST_ROUNDS:
+            raise UserError(
+                f"--rounds {self.rounds}: give at least {FEWEST_ROUNDS}; the median of fewer has "
+                "no 95 % interval"
+            )
+
+
+def time(options: TimeOptions = TimeOptions()) -> int:
+    """Time finished cells together, in turn: ms/image, latency and ratios; trains nothing."""
+    from bench.commands import shared
+    from bench.commands.time.interleave import time_cells
+    from bench.commands.time.report import PAGE, render_timing
+    from bench.progress.display import Display
+    from bench.records.files import write_text
     from bench.report.plots import write_plots
     from bench.report.study_report import StudyReport
     from bench.report.table import write_tables
 
     folder = options.folder
-    check_writable(folder.parent)
-    heed_signals()
-    found = interleave.execute(folder, options, Display())
-    write_timing(folder)
-    print(render_timing(found))
+    shared.check_writable(folder.parent)
+    shared.heed_signals()
+    found = time_cells(folder, options.cells, options.rounds, options.batch, Display())
+    page = render_timing(found)
+    write_text(folder / PAGE, page)
+    print(page)
     report = StudyReport.read(folder)
     write_tables(report)
     write_plots(report)
     if options.tracking:
-        show_in_store(folder)
+        shared.show_in_store(folder)
     print(f"timing   {folder}/timing.md (.json), and the times of {folder}/table.md")
-    return report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])
+    return shared.report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])

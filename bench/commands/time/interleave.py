@@ -8,24 +8,57 @@ ended by a cell, it is started again without that cell. What was there before is
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import study
-from bench.commands.sample.sweep import refusal
-from bench.commands.time.options import TimeOptions
-from bench.config.errors import UserError, unknown
+from bench.commands.cells import choose_cells
+from bench.config.errors import UserError
 from bench.executors import DONE, INTERRUPTED, End, Job, LocalExecutor, follow
 from bench.progress.display import Display
 from bench.records import interleaved
 from bench.records.interleaved import Timing
 from bench.records.locks import hold, only_command
-from bench.records.record import Record, Status
 from bench.records.study_file import read_study
-from bench.report.frame import read_records
 
 NAME = "timing"
 """What the process is called where its progress is shown."""
+
+
+def time_cells(
+    folder: Path, names: Sequence[str] | None, rounds: int, batch: int | None, display: Display
+) -> Timing:
+    """Time cells together and keep what was found; those without times are in ``failed``.
+
+    Without ``names`` all finished ones; without ``batch`` the protocol's.
+
+    Raises:
+        UserError: nothing can be timed, a cell that was named cannot, or all of them failed.
+    """
+    request = study.request_of(folder, jobs=1, timeout=None)
+    data_sha256 = read_study(folder).prepared.data_sha256
+    with only_command(folder):
+        cells, refused = choose(folder, names, data_sha256)
+        batch = batch or request.settings.sampling.batch
+        told = ", ".join(cell.name for cell in cells)
+        display.say(f"plan: {rounds} rounds of {told}, there and back, batch {batch}")
+        body = {
+            "study": folder.name,
+            "data_sha256": data_sha256,
+            "device": request.settings.device,
+            "rounds": rounds,
+            "batch": batch,
+        }
+        with hold(cells), display:
+            timing = without_the_fallen(request, body, cells, display)
+        timing.failed = refused | timing.failed
+        if not timing.cells:
+            log = folder / interleaved.LOG
+            raise UserError(f"no cell could be timed: {_listed(timing.failed)}; see {log}")
+        if (folder / interleaved.FILE).exists():
+            study.replace(folder / interleaved.FILE)
+        interleaved.save(timing, folder)
+    return timing
 
 
 def choose(
@@ -36,58 +69,15 @@ def choose(
     Raises:
         UserError: a cell that was named is unknown or cannot be timed, or none can.
     """
-    cells = {path.name: (path, record) for path, record in read_records(folder)[0]}
-    for name in names or ():
-        if name not in cells:
-            raise unknown(f"cell of study '{folder.name}'", name, cells)
-        reason = refusal(*cells[name], data_sha256)
-        if reason is not None:
-            raise UserError(f"{name}: {reason}")
-    chosen = names or [name for name, (_, record) in cells.items() if is_finished(record)]
-    reasons = {name: refusal(*cells[name], data_sha256) for name in chosen}
-    refused = {name: reason for name, reason in reasons.items() if reason is not None}
-    if not chosen:
-        raise UserError(f"study '{folder.name}' has no finished cell to time; see: bench table")
-    if len(refused) == len(chosen):
-        raise UserError("; ".join(f"{name}: {reason}" for name, reason in refused.items()))
-    return [cells[name][0] for name in chosen if name not in refused], refused
+    cells, refused = choose_cells(folder, names, data_sha256)
+    if not cells:
+        nothing = f"study '{folder.name}' has no finished cell to time; see: bench table"
+        raise UserError(_listed(refused) or nothing)
+    return [path for path, _ in cells], refused
 
 
-def is_finished(record: Record) -> bool:
-    """Whether a cell has a result."""
-    return record.status == Status.FINISHED
-
-
-def execute(folder: Path, options: TimeOptions, display: Display) -> Timing:
-    """Time the cells together and keep what was found; cells without times are in ``failed``.
-
-    Raises:
-        UserError: nothing can be timed, a cell that was named cannot, or all of them failed.
-    """
-    request = study.request_of(folder, jobs=1, timeout=None)
-    data_sha256 = read_study(folder).prepared.data_sha256
-    with only_command(folder):
-        cells, refused = choose(folder, options.cells, data_sha256)
-        batch = options.batch or request.settings.sampling.batch
-        names = ", ".join(cell.name for cell in cells)
-        display.say(f"plan: {options.rounds} rounds of {names}, there and back, batch {batch}")
-        body = {
-            "study": folder.name,
-            "data_sha256": data_sha256,
-            "device": request.settings.device,
-            "rounds": options.rounds,
-            "batch": batch,
-        }
-        with hold(cells), display:
-            timing = without_the_fallen(request, body, cells, display)
-        timing.failed = refused | timing.failed
-        if not timing.cells:
-            told = "; ".join(f"{name}: {reason}" for name, reason in timing.failed.items())
-            raise UserError(f"no cell could be timed: {told}; see {folder / interleaved.LOG}")
-        if (folder / interleaved.FILE).exists():
-            study.replace(folder / interleaved.FILE)
-        interleaved.save(timing, folder)
-    return timing
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def without_the_fallen(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from bench.costs.intervals import Interval
-from bench.records import interleaved
-from bench.records.files import write_text
 from bench.records.interleaved import Bounds, Timing, reasons
 from bench.report.frame import device
 from bench.report.table.markdown import markdown_table
 from bench.report.table.numbers import MARK, NOTHING, number
 
-FILE = "timing.md"
+PAGE = "timing.md"
 
 
 def render_timing(timing: Timing) -> str:
@@ -38,8 +35,7 @@ def render_timing(timing: Timing) -> str:
 
 
 def _times(told: Interval) -> list[str]:
-    bounds = f"{number(told.median)} [{number(told.low)}, {number(told.high)}]"
-    return [bounds, f"{number(told.q25)} to {number(told.q75)}"]
+    return [_bounds(told), f"{number(told.q25)} to {number(told.q75)}"]
 
 
 def _matrix(timing: Timing, name: str) -> str:
@@ -52,14 +48,14 @@ def _matrix(timing: Timing, name: str) -> str:
             median=1 / bounds.median, low=1 / bounds.high, high=1 / bounds.low
         )
     names = [cell.cell for cell in timing.cells]
-    rows = [[one, *(_ratio(found.get((one, other))) for other in names)] for one in names]
+    rows = [[one, *(_bounds(found.get((one, other))) for other in names)] for one in names]
     return markdown_table(["", *names], rows)
 
 
-def _ratio(bounds: Bounds | None) -> str:
-    if bounds is None:
+def _bounds(found: Bounds | Interval | None) -> str:
+    if found is None:
         return NOTHING
-    return f"{number(bounds.median)} [{number(bounds.low)}, {number(bounds.high)}]"
+    return f"{number(found.median)} [{number(found.low)}, {number(found.high)}]"
 
 
 def _notes(timing: Timing) -> Iterator[str]:
@@ -80,12 +76,3 @@ def _notes(timing: Timing) -> Iterator[str]:
             yield f"{MARK} {cell.cell}: {reason}."
     for cell_name, reason in timing.failed.items():
         yield f"Not timed: {cell_name}: {reason}."
-
-
-def write_timing(study: Path) -> list[Path]:
-    """Write ``timing.md`` beside a study's timing, if there is one."""
-    timing = interleaved.read(study)
-    if timing is None:
-        return []
-    write_text(study / FILE, render_timing(timing))
-    return [study / FILE]

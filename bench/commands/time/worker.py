@@ -112,13 +112,13 @@ class Turns:
     def warm_up(self, batch: int) -> None:
         """Warm up every cell."""
         for cell in list(self.taken):
-            self.attempt(cell.name, lambda cell=cell: cell.warm_up(batch))  # type: ignore[misc]
+            self.attempt(cell.name, partial(cell.warm_up, batch))
 
     def round(self, batch: int, clock: Clock = timed) -> None:
         """Visit every cell twice, there and back."""
         for cell in there_and_back(list(self.taken)):
             if cell.name not in self.failed:
-                self.attempt(cell.name, lambda cell=cell: cell.visit(batch, clock))  # type: ignore[misc]
+                self.attempt(cell.name, partial(cell.visit, batch, clock))
 
 
 def take(job: Job) -> Timing:

@@ -1,0 +1,65 @@
+"""Finished cells that a command takes up again: which they are, and why others cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import metrics
+from bench.config.errors import UserError, unknown
+from bench.config.schema import read_cell
+from bench.config.text import one_line
+from bench.records.record import CHECKPOINT, CONFIG, Record, Status
+from bench.records.source_code import source_digest
+from bench.report.frame import Cells, read_records
+from bench.study import cell_key
+from methods import registry
+
+
+def choose_cells(
+    study: Path,
+    names: Sequence[str] | None,
+    data_sha256: str,
+    fits: Callable[[Path], bool] = lambda folder: True,
+) -> tuple[Cells, dict[str, str]]:
+    """Return the cells that are named, or all finished ones that fit, and why others cannot be.
+
+    Raises:
+        UserError: a cell that was named is unknown or cannot be taken up again.
+    """
+    cells = {path.name: (path, record) for path, record in read_records(study)[0]}
+    for name in names or ():
+        if name not in cells:
+            raise unknown(f"cell of study '{study.name}'", name, cells)
+    finished = [name for name, (_, record) in cells.items() if record.status == Status.FINISHED]
+    chosen = names or [name for name in finished if fits(cells[name][0])]
+    reasons = {name: refusal(*cells[name], data_sha256) for name in chosen}
+    refused = {name: reason for name, reason in reasons.items() if reason is not None}
+    if names and refused:
+        raise UserError("{}: {}".format(*next(iter(refused.items()))))
+    return [cells[name] for name in chosen if name not in refused], refused
+
+
+def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
+    """Say why a cell cannot be sampled again and what to do, or return ``None`` if it can."""
+    again = f"run it again: {record.environment.get('command', 'bench run')}"
+    if record.status != Status.FINISHED:
+        return f"it is not finished but {record.status}; {again}"
+    if not (folder / CHECKPOINT).exists():
+        return f"its {CHECKPOINT} is gone; {again}"
+    config = read_cell(folder / CONFIG)
+    try:
+        source = source_digest(registry.load(config.method).__module__)
+        identity = metrics.identity(config.settings) | {"data_sha256": data_sha256}
+    except (KeyError, registry.BrokenMethodError, UserError) as error:
+        return f"its method or extractor cannot be loaded ({one_line(error)}); install it again"
+    made, now = (key.split("-") for key in (record.key, cell_key(config, identity, source)))
+    if made[0] != now[0]:
+        return f"its settings, extractor or evaluation protocol have changed since; {again}"
+    if made[1] != now[1]:
+        commit = str(record.environment.get("commit", "unknown"))[:12]
+        return (
+            f"the source of '{config.method}' has changed since it was trained (at commit "
+            f"{commit}), so its weights may mean something else; check that commit out, or {again}"
+        )
+    return None

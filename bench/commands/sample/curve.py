@@ -1,0 +1,212 @@
+"""Sampling finished cells again for the curve of quality against network evaluations.
+
+Each cell is sampled in a process of its own (:mod:`bench.commands.sample.worker`). Points that
+are there are reused, so the command resumes and extends; a cell's record and checkpoint are
+never touched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.commands.cells import choose_cells
+from bench.commands.sample import SampleOptions
+from bench.config.errors import UserError, unknown
+from bench.config.schema import read_cell
+from bench.executors import End, Job
+from bench.progress.display import Display
+from bench.records import nfe_curve
+from bench.records.locks import only_command
+from bench.records.nfe_curve import Point
+from bench.records.record import CONFIG, Record, Status
+from bench.records.study_file import read_study
+from bench.study import Planned, Request, Runner, Work
+from methods.samplers import SAMPLERS, SamplerSettings
+
+
+@dataclass
+class CurveCell(Planned):
+    """A cell and the points that it lacks."""
+
+    record: Record = field(kw_only=True)
+    missing: list[Point] = field(default_factory=list)
+
+
+# -- what is to be drawn ------------------------------------------------------------------------
+
+
+def choose(
+    study: Path, options: SampleOptions, data_sha256: str
+) -> tuple[list[CurveCell], list[str]]:
+    """Return the cells to sample, and a line for each that should be but cannot.
+
+    Raises:
+        UserError: a sampler or a cell that was named is unknown, or the cell has no sampler or
+            cannot be sampled.
+    """
+    for name in options.samplers or ():
+        if name not in SAMPLERS:
+            raise unknown("sampler", name, SAMPLERS)
+    cells, refused = choose_cells(
+        study, options.cells, data_sha256, lambda folder: sampler(folder) is not None
+    )
+    return (
+        [plan(folder, record, options) for folder, record in cells],
+        [f"{name}: {reason}" for name, reason in refused.items()],
+    )
+
+
+def sampler(folder: Path) -> SamplerSettings | None:
+    """The sampler's settings of a cell, or ``None`` if its method has none."""
+    return nfe_curve.sampler_of(read_cell(folder / CONFIG).method_config)
+
+
+def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
+    """Find the points that a cell lacks; UserError if it has no sampler."""
+    config, own = read_cell(folder / CONFIG), sampler(folder)
+    if own is None:
+        why = "its method has no sampler to exchange; its record is its point of the curve"
+        raise UserError(f"{folder.name}: {why}")
+    names, nfe = options.samplers or nfe_curve.SAMPLERS, {*(options.nfe or nfe_curve.NFE)}
+    wanted = nfe_curve.choose(
+        names,
+        sorted(nfe),
+        samples=options.samples or config.settings.evaluation.samples,
+        seed=config.seed,
+        own=own,
+        calls=nfe_curve.calls_per_evaluation(record, own),
+    )
+    missing = note(folder, record, wanted, names, nfe)
+    action = "sample" if missing else "reuse"
+    why = f"{len(missing)} of {len(wanted)} points to draw"
+    return CurveCell(
+        config, folder, record.key, record.identity, action, why, record=record, missing=missing
+    )
+
+
+def note(
+    folder: Path,
+    record: Record,
+    wanted: Sequence[Point],
+    samplers: Sequence[str],
+    nfe: Collection[int],
+) -> list[Point]:
+    """Note in a cell's file what is asked for; return the points that have no result yet."""
+    try:
+        stored = nfe_curve.read(folder, record)
+    except ValueError as error:
+        path = folder / nfe_curve.FILE
+        raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
+    before, missing = stored.model_copy(deep=True), []
+    for point in wanted:
+        found = stored.find(point)
+        if found is None or found.reason:
+            missing.append(point)
+            stored.points = [kept for kept in stored.points if kept is not found]
+        else:
+            found.asked = sorted({*found.asked, *point.asked})
+    for name in samplers:
+        answered = {n for point in wanted if point.sampler["name"] == name for n in point.asked}
+        if left := {*nfe} - answered:
+            stored.too_few[name] = sorted({*stored.too_few.get(name, ()), *left})
+    if stored != before:
+        nfe_curve.save(stored, folder)
+    return missing
+
+
+# -- drawing it ---------------------------------------------------------------------------------
+
+
+class SamplingWork(Work[CurveCell]):
+    """Samples cells again. Names every point that failed."""
+
+    def __init__(self, request: Request, data_sha256: str, scratch: Path, display: Display) -> None:
+        self.request, self.display = request, display
+        self.data_sha256, self.scratch = data_sha256, scratch
+        self.failures: list[str] = []
+
+    def renew(self, cell: CurveCell, *, elsewhere: bool) -> None:
+        """Leave out the points that another command has drawn meanwhile."""
+        stored = nfe_curve.read(cell.folder, cell.record)
+        drawn = [point for point in stored.points if not point.reason]
+        cell.missing = [p for p in cell.missing if not any(map(p.is_for, drawn))]
+        if not cell.missing:
+            cell.action, cell.why = "reuse", "drawn by another command"
+
+    def lay_out(self, cell: CurveCell) -> Job:
+        """The job of drawing what is missing; only its points and its log go into the cell."""
+        folder = self.scratch / cell.folder.name
+        folder.mkdir()
+        return self.request.job(
+            "bench.commands.sample.worker",
+            folder,
+            log=cell.folder.resolve() / nfe_curve.LOG,
+            limits=self.request.limits,
+            request={
+                "cell": str(cell.folder.resolve()),
+                "data_sha256": self.data_sha256,
+                "points": [point.model_dump(mode="json") for point in cell.missing],
+            },
+        )
+
+    def close(self, cell: CurveCell, end: End) -> None:
+        """Give each point without a result its reason, unless the user stopped the command."""
+        reason = "" if end.status == Status.INTERRUPTED else end.reason
+        failed = settle(cell, reason)
+        self.failures += failed
+        lost = f", {len(failed)} failed" if failed else ""
+        drawn = f"{len(cell.missing) - len(failed)} points drawn{lost}"
+        self.display.close(cell.folder.name, drawn)
+
+
+def settle(cell: CurveCell, reason: str) -> list[str]:
+    """Give the points that their process did not come to its end as their reason, if it has one.
+
+    Returns a line for each reason that points failed for, and where to look.
+    """
+    stored = nfe_curve.read(cell.folder, cell.record)
+    lost = [point for point in cell.missing if reason and stored.find(point) is None]
+    for point in lost:
+        stored.put(point.model_copy(update={"reason": reason}))
+    if lost:
+        nfe_curve.save(stored, cell.folder)
+    reasons: dict[str, list[str]] = {}
+    for found in filter(None, map(stored.find, cell.missing)):
+        if found.reason:
+            what = f"{found.sampler['name']} with {found.sampler['steps']} steps"
+            reasons.setdefault(found.reason, []).append(what)
+    log = cell.folder / nfe_curve.LOG
+    return [
+        f"{cell.folder.name}: {', '.join(what)}: {reason}; see {log}"
+        for reason, what in reasons.items()
+    ]
+
+
+def draw_curves(request: Request, options: SampleOptions, display: Display) -> list[str]:
+    """Draw what is missing of the cells' curves; return a line for each failure.
+
+    Raises:
+        UserError: nothing can be sampled, or a cell that was named cannot.
+    """
+    data_sha256 = read_study(request.folder).prepared.data_sha256
+
+    def wait() -> None:
+        display.say(f"another command holds study '{request.name}'; waiting for it")
+
+    with only_command(request.folder, wait), tempfile.TemporaryDirectory() as scratch:
+        cells, refused = choose(request.folder, options, data_sha256)
+        if not cells:
+            nothing = (
+                f"study '{request.name}' has no finished cell whose method has a sampler; see its "
+                "table: bench table"
+            )
+            raise UserError(refused[0] if refused else nothing)
+        for cell in cells:
+            display.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
+        work = SamplingWork(request, data_sha256, Path(scratch), display)
+        with display:
+            Runner(work, request.jobs, display).run(cells)
+    return refused + work.failures
