@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from bench import cli
+from bench.commands.sample import NFE
 from bench.records import nfe_curve, record
 from bench.records.nfe_curve import Curve, Point
 from bench.records.record import Record, Status
-from bench.report import nfe
-from bench.report.plots import nfe as nfe_plots
+from bench.report import nfe_table
+from bench.report.plots import nfe_curve as nfe_plots
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
 from bench.tracking.content import study_files
@@ -245,7 +246,7 @@ def test_one_option_of_run_draws_the_default_curve(tmp_path: Path, run_bench: Be
     folder = tmp_path / "results" / "gmm2d-smoke"
     points = stored(folder / "sde-seed0").points
     assert {p.sampler["name"] for p in points} == set(nfe_curve.SAMPLERS)
-    assert {n for p in points for n in p.asked} == set(nfe_curve.NFE)
+    assert {n for p in points for n in p.asked} == set(NFE)
     assert (folder / "nfe-curve.md").read_text().strip() in done.stdout
     assert "| smm " in done.stdout.split("nfe")[0]
     assert list((folder / "plots").glob("nfe-curve-*.png"))
@@ -460,7 +461,7 @@ def fake(tmp_path: Path) -> Path:
 
 
 def test_seeds_are_joined_with_their_interval(fake: Path) -> None:
-    text = nfe.render_nfe_table(StudyReport.read(fake))
+    text = nfe_table.render_nfe_table(StudyReport.read(fake))
     mean, half, _ = mean_interval([4.0, 4.1, 4.2])
     assert rows(text)["sde", "heun"] == ["", f"{mean:.2f} ± {half:.2f}", "2.10 ± 0.25"]
     assert rows(text)["cdm", "heun"][1] == "4.1 ± 1.3 (1 failed)"
@@ -471,7 +472,7 @@ def test_seeds_are_joined_with_their_interval(fake: Path) -> None:
 def test_points_of_an_earlier_training_do_not_count(fake: Path) -> None:
     for cell in fake.glob("sde-seed*"):
         nfe_curve.save(stored(cell).model_copy(update={"key": "another"}), cell)
-    lines = rows(nfe.render_nfe_table(StudyReport.read(fake)))
+    lines = rows(nfe_table.render_nfe_table(StudyReport.read(fake)))
     assert ("sde", "heun") not in lines
     assert ("cdm", "heun") in lines
 
@@ -480,7 +481,7 @@ def test_unfinished_cells_have_no_points(fake: Path) -> None:
     row = load(fake / "sde-seed0")
     row.status = Status.FAILED
     record.save(row, fake / "sde-seed0")
-    assert "Seeds: cdm 3, sde 2" in nfe.render_nfe_table(StudyReport.read(fake))
+    assert "Seeds: cdm 3, sde 2" in nfe_table.render_nfe_table(StudyReport.read(fake))
 
 
 @pytest.mark.slow
@@ -497,13 +498,13 @@ def test_table_and_plot_write_the_curve_too(fake: Path, capsys: pytest.CaptureFi
 def test_a_study_without_a_curve_has_no_files_of_it(tmp_path: Path) -> None:
     folder = fake_study.write_study(tmp_path / "fake")
     report = StudyReport.read(folder)
-    assert nfe.write_nfe_tables(report) == []
+    assert nfe_table.write_nfe_tables(report) == []
     assert nfe_plots.write_nfe_plots(report) == []
-    assert nfe.render_nfe_table(report) == ""
+    assert nfe_table.render_nfe_table(report) == ""
 
 
 def test_lines_stand_where_their_values_are(fake: Path) -> None:
-    content = nfe.load_points(StudyReport.read(fake))
+    content = nfe_table.load_points(StudyReport.read(fake))
     assert content is not None
     figure = nfe_plots.draw(content, "fd_digits_500")
     panels = figure.axes

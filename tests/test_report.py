@@ -24,10 +24,10 @@ from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import ranking, study_report
 from bench.report.frame import refuse_difference
 from bench.report.plots import write_plots
-from bench.report.plots.curves import ledger
 from bench.report.plots.drawing import DPI, PlottedStudy, plain, save
 from bench.report.plots.fidelity import fidelity, pairs
 from bench.report.plots.samples import SamplePanel, samples, side_by_side
+from bench.report.plots.training_curves import ledger
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval, mean_intervals
 from bench.report.table import write_tables
@@ -616,7 +616,8 @@ def test_written_grids_are_enlarged_by_whole_factors(tmp_path: Path, side: int, 
 @pytest.mark.usefixtures("processes")
 def test_importing_reports_and_tracking_loads_nothing_heavy() -> None:
     code = (
-        "import sys, bench.report.table, bench.report.plots, bench.report.nfe, bench.tracking\n"
+        "import sys, bench.report.table, bench.report.plots, bench.report.nfe_table\n"
+        "import bench.tracking\n"
         "heavy = {'torch', 'mlflow', 'pandas', 'matplotlib', 'scipy', 'numpy'} - {'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

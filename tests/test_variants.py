@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.commands.labels import check_reach, resolve_label
+from bench.commands.method_labels import check_reach, resolve_label
 from bench.config.errors import UserError
 from bench.config.presets import choose_preset, datasets, merge, presets
 from bench.config.schema import Preset

@@ -4,9 +4,18 @@ An executor writes the job's file, has ``python -m TASK JOB.json`` run somewhere
 for it. The task's module calls :func:`serve`. Progress goes through a file of the job's folder.
 """
 
-from bench.executors.executor import End, Executor, Handle, Told, follow
-from bench.executors.job import BAD_INPUT, DONE, FAILED, INTERRUPTED, NO_DATA, Job, Limits
-from bench.executors.local import LocalExecutor, explain_end
+from bench.executors.endings import (
+    BAD_INPUT,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NO_DATA,
+    End,
+    explain_end,
+)  # fmt: skip
+from bench.executors.executor import Executor, Handle, Told, follow
+from bench.executors.job import Job, Limits
+from bench.executors.local import LocalExecutor
 from bench.executors.serve import serve
 
 __all__ = [

@@ -2,32 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bench.executors.endings import End
 from bench.executors.job import Job
 from bench.records.record import Status
 
 Told = dict[str, Any]
 """A job's progress: ``phase``, ``fraction``, and what else there is to be shown."""
 FOLLOW_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class End:
-    """How a job's process ended."""
-
-    code: int
-    """Its exit code; a signal's number, negative, if one ended it."""
-    status: Status
-    """What that is for a cell which could not say it itself."""
-    reason: str
-    pid: int
-    """Number that its process had."""
-    seconds: float
-    """From its start on."""
-    was_asked: bool
-    """Whether we ended it: for a limit, or since the command was stopped."""
 
 
 class Handle(Protocol):

@@ -16,15 +16,6 @@ from bench.records.record import LOG, SIGN, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"
-DONE = 0
-FAILED = 1
-"""Exit code: what it was to do failed; the files in its folder say why."""
-BAD_INPUT = 2
-"""Exit code: one line on standard error, the last, says what is wrong."""
-NO_DATA = 3
-"""Exit code: as ``BAD_INPUT``, for want of data."""
-INTERRUPTED = 75
-"""Exit code: it was asked to stop; started again it goes on."""
 
 
 class Limits(BaseModel, frozen=True, extra="forbid"):

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 
 from bench.costs.machine.readings import oom_kills
-from bench.executors.executor import End, Told
+from bench.executors.endings import End, explain_end
+from bench.executors.executor import Told
 from bench.executors.job import Job
 from bench.records.record import Status
 
@@ -23,11 +24,6 @@ GRACE_SECONDS = 10.0
 """Time between asking a job to stop and ending it."""
 ROOT = Path(__file__).resolve().parents[2]
 """Where this package's own source is imported from."""
-HINTS = {
-    signal.SIGKILL: ", perhaps for lack of memory",
-    signal.SIGBUS: ", perhaps since a file that it had mapped was cut short or cannot be read",
-}
-"""What a signal may mean, of those that say little by their names."""
 
 
 @dataclass
@@ -166,13 +162,3 @@ def memory_of(process: subprocess.Popen[bytes]) -> int:
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 used += each.memory_info().rss
     return used
-
-
-def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status, str]:
-    """Say how a process ended that could not say it itself; ``was_short``: memory was."""
-    if code >= 0:
-        return Status.KILLED, f"its process ended with code {code}; see {log}"
-    number = signal.Signals(-code)
-    if number == signal.SIGKILL and was_short:
-        return Status.MEMORY, "its process was ended by the kernel for lack of memory"
-    return Status.KILLED, f"its process was ended by {number.name}{HINTS.get(number, '')}"

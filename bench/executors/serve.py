@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from bench.executors.job import INTERRUPTED, Job
+from bench.executors.endings import INTERRUPTED
+from bench.executors.job import Job
 
 OOM_SCORE = 500
 """Of 1000: how readily the kernel ends this process when memory runs short."""

@@ -27,9 +27,7 @@ SAMPLERS = (
     "euler_maruyama", "ancestral", "edm_stochastic", "heun", "dpmpp_3m", "ipndm",
     "predictor_corrector",
 )  # fmt: skip
-"""Drawn where no others are asked for: each kind once."""
-NFE = (5, 10, 20, 35, 50, 100, 250)
-"""Network evaluations an image where no others are asked for."""
+"""Drawn where no others are asked for, each kind once, in the order in which they are told."""
 ENVIRONMENT = ("device", "device_type", "threads", "cells_at_once")
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.config.seeds import derive
+from bench.config.random_streams import derive
 from bench.costs.flops import count_calls, count_flops
 from bench.costs.ledger import synchronize
 from bench.data.dataset import to_uint8

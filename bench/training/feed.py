@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.config.seeds import derive
+from bench.config.random_streams import derive
 from methods.base import Batch
 
 RESIDENT = 2**30

@@ -9,8 +9,8 @@ import torch
 
 from bench.config.errors import UserError
 from bench.config.messages import build
+from bench.config.random_streams import derive
 from bench.config.schema import CellConfig, Settings, Training
-from bench.config.seeds import derive
 from bench.config.text import one_line
 from bench.data import Dataset, load
 from bench.sampling.source import Source

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bench import metrics
-from bench.config.seeds import derive
+from bench.config.random_streams import derive
 from bench.costs.flops import parameters
 from bench.costs.machine.fitness import Watch
 from bench.records.files import write_atomically

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.commands.check import CheckOptions
-from bench.commands.labels import check_labels, check_variant
+from bench.commands.method_labels import check_labels, check_variant
 from bench.config.presets import choose_preset
 from bench.config.text import one_line
 from methods import registry

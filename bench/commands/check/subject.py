@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench.config.overrides import resolve_method
+from bench.config.random_streams import derive
 from bench.config.schema import Budget, Preset, Training
-from bench.config.seeds import derive
 from bench.config.text import one_line
 from bench.costs.ledger import Ledger
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer

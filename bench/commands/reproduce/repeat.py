@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from bench import study
-from bench.commands.labels import load_method
+from bench.commands.method_labels import load_method
 from bench.commands.reproduce.verdict import Reproduction, Row, compare
 from bench.config.errors import UserError, unknown
 from bench.config.messages import build

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import study
-from bench.commands.labels import (
+from bench.commands.method_labels import (
     check_common,
     check_labels,
     check_overrides,

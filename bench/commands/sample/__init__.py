@@ -9,6 +9,9 @@ from cyclopts import Parameter
 from bench.commands import options
 from bench.config.errors import UserError
 
+NFE = (5, 10, 20, 35, 50, 100, 250)
+"""Network evaluations an image where no others are asked for."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)

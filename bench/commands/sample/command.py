@@ -14,8 +14,8 @@ def sample(options: SampleOptions = SampleOptions()) -> int:
     from bench.commands.sample.curve import draw_curves
     from bench.commands.settings import default_jobs
     from bench.progress.display import Display
-    from bench.report.nfe import render_nfe_table, write_nfe_tables
-    from bench.report.plots.nfe import write_nfe_plots
+    from bench.report.nfe_table import render_nfe_table, write_nfe_tables
+    from bench.report.plots.nfe_curve import write_nfe_plots
     from bench.report.study_report import StudyReport
 
     folder = options.folder

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.commands.cells import choose_cells
-from bench.commands.sample import SampleOptions
+from bench.commands.sample import NFE, SampleOptions
 from bench.config.errors import UserError, unknown
 from bench.config.schema import read_cell
 from bench.executors import End, Job
@@ -70,7 +70,7 @@ def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
     if own is None:
         why = "its method has no sampler to exchange; its record is its point of the curve"
         raise UserError(f"{folder.name}: {why}")
-    names, nfe = options.samplers or nfe_curve.SAMPLERS, {*(options.nfe or nfe_curve.NFE)}
+    names, nfe = options.samplers or nfe_curve.SAMPLERS, {*(options.nfe or NFE)}
     wanted = nfe_curve.choose(
         names,
         sorted(nfe),

@@ -24,7 +24,7 @@ class TableOptions(StudyOptions):
 
 def table(options: TableOptions = TableOptions()) -> int:
     """Print a study's comparison table, and write it in every format."""
-    from bench.report.nfe import write_nfe_tables
+    from bench.report.nfe_table import write_nfe_tables
     from bench.report.study_report import StudyReport
     from bench.report.table import render_table, write_tables
 
@@ -44,7 +44,7 @@ class PlotOptions(StudyOptions):
 def plot(options: PlotOptions = PlotOptions()) -> int:
     """Draw a study's plots."""
     from bench.report.plots import write_plots
-    from bench.report.plots.nfe import write_nfe_plots
+    from bench.report.plots.nfe_curve import write_nfe_plots
     from bench.report.study_report import StudyReport
 
     report = StudyReport.read(options.folder)

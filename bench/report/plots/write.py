@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.records.metric_names import direction
-from bench.report.plots.curves import ledger, losses, metric_curve
 from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped, save
 from bench.report.plots.fidelity import fidelity, pairs
 from bench.report.plots.quality import FLOPS, TIME, quality
 from bench.report.plots.samples import samples
+from bench.report.plots.training_curves import ledger, losses, metric_curve
 from bench.report.study_report import StudyReport
 
 if TYPE_CHECKING:

@@ -1,0 +1,48 @@
+"""How a job's process ended: exit codes, and in words what a code or a signal means."""
+
+import signal
+from dataclasses import dataclass
+
+from bench.records.record import Status
+
+DONE = 0
+FAILED = 1
+"""Exit code: what it was to do failed; the files in its folder say why."""
+BAD_INPUT = 2
+"""Exit code: one line on standard error, the last, says what is wrong."""
+NO_DATA = 3
+"""Exit code: as ``BAD_INPUT``, for want of data."""
+INTERRUPTED = 75
+"""Exit code: it was asked to stop; started again it goes on."""
+HINTS = {
+    signal.SIGKILL: ", perhaps for lack of memory",
+    signal.SIGBUS: ", perhaps since a file that it had mapped was cut short or cannot be read",
+}
+"""What a signal may mean, of those that say little by their names."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job's process ended."""
+
+    code: int
+    """Its exit code; a signal's number, negative, if one ended it."""
+    status: Status
+    """What that is for a cell which could not say it itself."""
+    reason: str
+    pid: int
+    """Number that its process had."""
+    seconds: float
+    """From its start on."""
+    was_asked: bool
+    """Whether we ended it: for a limit, or since the command was stopped."""
+
+
+def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status, str]:
+    """Say how a process ended that could not say it itself; ``was_short``: memory was."""
+    if code >= 0:
+        return Status.KILLED, f"its process ended with code {code}; see {log}"
+    number = signal.Signals(-code)
+    if number == signal.SIGKILL and was_short:
+        return Status.MEMORY, "its process was ended by the kernel for lack of memory"
+    return Status.KILLED, f"its process was ended by {number.name}{HINTS.get(number, '')}"
