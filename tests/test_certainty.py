@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import UserError
-from bench.metrics import evaluation, extractors, statistics
+from bench.metrics import evaluation, extractors, frechet_distance
 from bench.metrics.features import Features
 from bench.metrics.references import Reference
 from bench.records import files, record
@@ -44,10 +44,13 @@ def within(share: float, rate: float, count: int, sigmas: float = 4.0) -> bool:
 
 def left_out(features: Array, mu: Array, sigma: Array) -> tuple[float, float]:
     """The jackknife as it is defined: every distance computed anew from the features left."""
-    parts = np.array_split(statistics.permutation(len(features)), BLOCKS)
-    whole = statistics.frechet_to_features(features, mu, sigma)
+    parts = np.array_split(frechet_distance.permutation(len(features)), BLOCKS)
+    whole = frechet_distance.frechet_to_features(features, mu, sigma)
     rest = np.array(
-        [statistics.frechet_to_features(np.delete(features, part, 0), mu, sigma) for part in parts]
+        [
+            frechet_distance.frechet_to_features(np.delete(features, part, 0), mu, sigma)
+            for part in parts
+        ]
     )
     error = math.sqrt((BLOCKS - 1) / BLOCKS * ((rest - rest.mean()) ** 2).sum())
     return error, BLOCKS * whole - (BLOCKS - 1) * rest.mean()
@@ -62,7 +65,7 @@ def test_the_jackknife_is_that_of_its_definition(count: int, size: int) -> None:
     x = random.normal(size=(count, size)) @ random.normal(size=(size, size)) + 100
     other = random.normal(size=(4 * size, size)) @ random.normal(size=(size, size))
     given = (x.astype(np.float32), other.mean(axis=0), np.cov(other, rowvar=False))
-    assert statistics.frechet_jackknife(*given) == pytest.approx(left_out(*given), rel=1e-7)
+    assert frechet_distance.frechet_jackknife(*given) == pytest.approx(left_out(*given), rel=1e-7)
 
 
 def test_few_features_never_make_a_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,13 +75,13 @@ def test_few_features_never_make_a_covariance(monkeypatch: pytest.MonkeyPatch) -
         np.linalg, "eigvalsh", lambda matrix: (shapes.add(matrix.shape), original(matrix))[1]
     )
     x = np.random.default_rng(0).normal(size=(60, 200))
-    statistics.frechet_jackknife(x, np.zeros(200), np.eye(200))
+    frechet_distance.frechet_jackknife(x, np.zeros(200), np.eye(200))
     assert shapes == {(60, 60), (57, 57)}
 
 
 def test_moments_without_a_part_are_those_of_the_rest() -> None:
     x = np.random.default_rng(0).normal(1e4, 1, size=(50, 6))
-    rest = statistics.moments(x).without(statistics.moments(x[:7]))
+    rest = frechet_distance.moments(x).without(frechet_distance.moments(x[:7]))
     assert rest.count == 43
     np.testing.assert_allclose(rest.mean, x[7:].mean(axis=0), rtol=1e-13)
     np.testing.assert_allclose(rest.covariance, np.cov(x[7:], rowvar=False), atol=1e-7)
@@ -86,7 +89,7 @@ def test_moments_without_a_part_are_those_of_the_rest() -> None:
 
 def test_too_few_samples_have_no_jackknife() -> None:
     with pytest.raises(ValueError, match="39 samples do not fill 20 blocks"):
-        statistics.frechet_jackknife(np.zeros((39, 2)), np.zeros(2), np.eye(2))
+        frechet_distance.frechet_jackknife(np.zeros((39, 2)), np.zeros(2), np.eye(2))
 
 
 # The jackknife, against a known distance ----------------------------------------------------------
@@ -110,8 +113,8 @@ def test_the_corrected_distance_is_unbiased_and_its_interval_covers(
 
     samples, truth = gaussian_samples(shift, scale, STUDIES)
     exact = (np.zeros(SIZE), np.eye(SIZE))
-    plug_in = np.array([statistics.frechet_to_features(x, *exact) for x in samples])
-    error, corrected = np.array([statistics.frechet_jackknife(x, *exact) for x in samples]).T
+    plug_in = np.array([frechet_distance.frechet_to_features(x, *exact) for x in samples])
+    error, corrected = np.array([frechet_distance.frechet_jackknife(x, *exact) for x in samples]).T
 
     def bias(estimates: Array) -> float:
         """The mean error, in its standard errors."""
@@ -132,11 +135,11 @@ def test_a_naive_bootstrap_fails_where_the_jackknife_covers() -> None:
 
     def interval(x: Array) -> Array:
         rows = random.integers(0, COUNT, (100, COUNT))
-        again = [statistics.frechet_to_features(x[chosen], *exact) for chosen in rows]
+        again = [frechet_distance.frechet_to_features(x[chosen], *exact) for chosen in rows]
         return np.percentile(again, [2.5, 97.5])
 
     low, _ = np.array([interval(x) for x in samples]).T
-    plug_in = [statistics.frechet_to_features(x, *exact) for x in samples]
+    plug_in = [frechet_distance.frechet_to_features(x, *exact) for x in samples]
     # It never covers, and lies above even the plug-in value: the bias is added a second time.
     assert (low > truth).all()
     assert np.mean(low) > 0.9 * np.mean(plug_in)

@@ -27,7 +27,7 @@ from bench.commands.compare.comparison import (
 )
 from bench.commands.compare.formats import render_comparison
 from bench.commands.compare.significance import by_errors, choose, over_seeds, welch
-from bench.metrics import statistics
+from bench.metrics import frechet_distance
 from bench.records import files, record
 from bench.records.record import Anchors, Record, Value
 from bench.report.ranking import holm
@@ -343,7 +343,7 @@ def test_two_draws_of_one_network_do_not_move() -> None:
     p = []
     for _ in range(studies):
         one, other = 0.2 + 0.9 * random.normal(size=(2, 200, size))
-        distances = [statistics.frechet_to_features(x, *exact) for x in (one, other)]
-        errors = [statistics.frechet_jackknife(x, *exact)[0] for x in (one, other)]
+        distances = [frechet_distance.frechet_to_features(x, *exact) for x in (one, other)]
+        errors = [frechet_distance.frechet_jackknife(x, *exact)[0] for x in (one, other)]
         p.append(by_errors(distances[1] - distances[0], errors).p)
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
-from bench.metrics import classification_score, extractors, statistics
+from bench.metrics import classification_score, extractors, frechet_distance
 from bench.metrics.classification_score import (
     RESNET,
     build,
@@ -61,12 +61,12 @@ def test_distance_of_features_is_that_of_their_moments(shape: tuple[int, int, in
     random = np.random.default_rng(0)
     one = random.normal(1, 2, (first, size)) @ random.normal(size=(size, size))
     other = random.normal(size=(second, size))
-    expected = statistics.frechet_distance(
+    expected = frechet_distance.frechet_distance(
         one.mean(0), np.cov(one, rowvar=False), other.mean(0), np.cov(other, rowvar=False)
     )
-    got = statistics.frechet_between(one, other)
+    got = frechet_distance.frechet_between(one, other)
     assert got == pytest.approx(expected, rel=1e-6)
-    assert statistics.frechet_between(other, one) == pytest.approx(got, rel=1e-10)
+    assert frechet_distance.frechet_between(other, one) == pytest.approx(got, rel=1e-10)
 
 
 @pytest.mark.parametrize("count", [2, 20, 200])
@@ -75,10 +75,10 @@ def test_distance_of_features_in_closed_form(count: int) -> None:
     x = np.random.default_rng(1).normal(size=(count, 24))
     mean, shift = x.mean(axis=0), np.linspace(-1, 2, 24)
     trace = np.trace(np.cov(x, rowvar=False))
-    assert statistics.frechet_between(x + shift, x) == pytest.approx(shift @ shift, rel=1e-6)
+    assert frechet_distance.frechet_between(x + shift, x) == pytest.approx(shift @ shift, rel=1e-6)
     shrunk = mean + 0.25 * (x - mean)
-    assert statistics.frechet_between(shrunk, x) == pytest.approx(0.5625 * trace, rel=1e-6)
-    assert statistics.frechet_between(x, x) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance.frechet_between(shrunk, x) == pytest.approx(0.5625 * trace, rel=1e-6)
+    assert frechet_distance.frechet_between(x, x) == pytest.approx(0, abs=1e-6)
 
 
 # Class-wise distance

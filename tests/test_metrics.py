@@ -22,13 +22,14 @@ from bench import data, metrics
 from bench.config.errors import UserError
 from bench.data.dataset import Dataset, Split, fingerprint
 from bench.metrics import (
-    all_pairs,
     evaluation,
     extractors,
+    frechet_distance,
+    kernel,
     known_answers,
+    precision_recall,
     protocol,
     references,
-    statistics,
 )
 from bench.metrics.extractors import Extractor
 from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
@@ -69,19 +70,19 @@ def test_frechet_distance_of_known_gaussians() -> None:
     mean, eye = np.linspace(-1, 2, size), np.eye(size)
     zero = np.zeros(size)
     expected = mean @ mean + size * (1 - 0.4) ** 2
-    assert statistics.frechet_distance(zero, eye, mean, 0.16 * eye) == pytest.approx(expected)
+    assert frechet_distance.frechet_distance(zero, eye, mean, 0.16 * eye) == pytest.approx(expected)
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
     a, b = np.linspace(0, 3, size), np.linspace(5, 0, size)
-    got = statistics.frechet_distance(zero, basis * a @ basis.T, zero, basis * b @ basis.T)
+    got = frechet_distance.frechet_distance(zero, basis * a @ basis.T, zero, basis * b @ basis.T)
     assert got == pytest.approx(((np.sqrt(a) - np.sqrt(b)) ** 2).sum())
 
 
 def test_frechet_distance_is_symmetric_and_zero_on_itself() -> None:
     one, two = gaussian(1, 16), gaussian(2, 16)
-    forth = statistics.frechet_distance(*one, *two)
-    assert forth == pytest.approx(statistics.frechet_distance(*two, *one), rel=1e-10)
-    assert statistics.frechet_distance(*one, *one) == pytest.approx(0, abs=1e-9)
-    assert statistics.frechet_distance(*one, *one) >= 0
+    forth = frechet_distance.frechet_distance(*one, *two)
+    assert forth == pytest.approx(frechet_distance.frechet_distance(*two, *one), rel=1e-10)
+    assert frechet_distance.frechet_distance(*one, *one) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance.frechet_distance(*one, *one) >= 0
 
 
 @pytest.mark.parametrize("size", [2, 40])
@@ -91,7 +92,7 @@ def test_frechet_distance_agrees_with_scipy(size: int) -> None:
     (mu1, s1), (mu2, s2) = gaussian(3, size), gaussian(4, size)
     root = np.real(sqrtm(s1 @ s2))
     expected = ((mu1 - mu2) ** 2).sum() + np.trace(s1 + s2 - 2 * root)
-    assert statistics.frechet_distance(mu1, s1, mu2, s2) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance.frechet_distance(mu1, s1, mu2, s2) == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
@@ -102,7 +103,7 @@ def test_frechet_distance_agrees_with_clean_fid() -> None:
         pytest.skip("this scipy's sqrtm takes no disp, which clean-fid passes")
     one, two = gaussian(5, 32), gaussian(6, 32)
     expected = fid.frechet_distance(*one, *two)
-    assert statistics.frechet_distance(*one, *two) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance.frechet_distance(*one, *two) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 9, 31, 32, 33, 200])
@@ -110,9 +111,11 @@ def test_features_fewer_than_dimensions_give_the_same(count: int) -> None:
     x = np.random.default_rng(7).normal(1, 2, size=(count, 32)).astype(np.float32)
     mu, sigma = gaussian(8, 32)
     exact = x.astype(np.float64)
-    expected = statistics.frechet_distance(exact.mean(0), np.cov(exact, rowvar=False), mu, sigma)
+    expected = frechet_distance.frechet_distance(
+        exact.mean(0), np.cov(exact, rowvar=False), mu, sigma
+    )
     # The full form is the less exact one: it adds the roots of eigenvalues that should be zero.
-    assert statistics.frechet_to_features(x, mu, sigma) == pytest.approx(expected, rel=2e-8)
+    assert frechet_distance.frechet_to_features(x, mu, sigma) == pytest.approx(expected, rel=2e-8)
 
 
 def test_few_features_take_the_small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +124,9 @@ def test_few_features_take_the_small_matrix(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         np.linalg, "eigvalsh", lambda matrix: (shapes.append(matrix.shape), original(matrix))[1]
     )
-    statistics.frechet_to_features(np.random.default_rng(0).normal(size=(5, 64)), *gaussian(1, 64))
+    frechet_distance.frechet_to_features(
+        np.random.default_rng(0).normal(size=(5, 64)), *gaussian(1, 64)
+    )
     assert shapes == [(5, 5)]
 
 
@@ -129,7 +134,9 @@ def test_shift_moves_the_distance_by_its_square() -> None:
     x = np.random.default_rng(9).normal(size=(100, 8))
     mu, sigma = x.mean(axis=0), np.cov(x, rowvar=False)
     shift = np.arange(8.0)
-    assert statistics.frechet_to_features(x + shift, mu, sigma) == pytest.approx(shift @ shift)
+    assert frechet_distance.frechet_to_features(x + shift, mu, sigma) == pytest.approx(
+        shift @ shift
+    )
 
 
 # Streaming statistics
@@ -139,7 +146,7 @@ def test_shift_moves_the_distance_by_its_square() -> None:
 def test_moments_equal_numpy(sizes: list[int]) -> None:
     # A mean far from zero is where naive sums of squares lose their digits.
     x = np.random.default_rng(0).normal(1e6, 1, size=(50, 6))
-    moments = statistics.Moments(6)
+    moments = frechet_distance.Moments(6)
     for part in np.split(x, np.cumsum(sizes)[:-1]):
         moments.update(part)
     assert moments.count == 50
@@ -149,13 +156,13 @@ def test_moments_equal_numpy(sizes: list[int]) -> None:
 
 def test_moments_need_two_vectors() -> None:
     with pytest.raises(ValueError, match="two vectors"):
-        _ = statistics.moments(np.zeros((1, 3))).covariance
+        _ = frechet_distance.moments(np.zeros((1, 3))).covariance
 
 
 def test_fixed_order_never_changes() -> None:
     # Held-out anchors and limited references of any two users must pick the same images.
-    assert statistics.permutation(10).tolist() == ORDER_OF_TEN
-    assert sorted(statistics.permutation(1000).tolist()) == list(range(1000))
+    assert frechet_distance.permutation(10).tolist() == ORDER_OF_TEN
+    assert sorted(frechet_distance.permutation(1000).tolist()) == list(range(1000))
 
 
 ORDER_OF_TEN = [6, 7, 0, 8, 5, 4, 1, 9, 3, 2]
@@ -167,11 +174,11 @@ ORDER_OF_TEN = [6, 7, 0, 8, 5, 4, 1, 9, 3, 2]
 def test_inception_score_of_known_probabilities() -> None:
     classes = 7
     single = np.tile(np.eye(classes)[2], (70, 1))
-    assert statistics.inception_score(single) == (pytest.approx(1), pytest.approx(0))
+    assert frechet_distance.inception_score(single) == (pytest.approx(1), pytest.approx(0))
     even = np.tile(np.eye(classes), (10, 1))
-    assert statistics.inception_score(even, splits=1)[0] == pytest.approx(classes)
+    assert frechet_distance.inception_score(even, splits=1)[0] == pytest.approx(classes)
     flat = np.full((70, classes), 1 / classes)
-    assert statistics.inception_score(flat)[0] == pytest.approx(1)
+    assert frechet_distance.inception_score(flat)[0] == pytest.approx(1)
 
 
 def test_inception_score_agrees_with_a_direct_sum() -> None:
@@ -179,14 +186,14 @@ def test_inception_score_agrees_with_a_direct_sum() -> None:
     marginal = p.mean(axis=0)
     divergence = [sum(q * math.log(q / m) for q, m in zip(row, marginal, strict=True)) for row in p]
     expected = math.exp(sum(divergence) / len(p))
-    assert statistics.inception_score(p, splits=1)[0] == pytest.approx(expected)
+    assert frechet_distance.inception_score(p, splits=1)[0] == pytest.approx(expected)
 
 
 def test_inception_score_spreads_over_splits() -> None:
     p = np.random.default_rng(0).dirichlet(np.full(5, 0.3), size=40)
-    order = statistics.permutation(40)
-    parts = [statistics.inception_score(p[order][k::1][:4], 1)[0] for k in range(0, 40, 4)]
-    mean, spread = statistics.inception_score(p, splits=10)
+    order = frechet_distance.permutation(40)
+    parts = [frechet_distance.inception_score(p[order][k::1][:4], 1)[0] for k in range(0, 40, 4)]
+    mean, spread = frechet_distance.inception_score(p, splits=10)
     assert mean == pytest.approx(np.mean(parts))
     assert spread == pytest.approx(np.std(parts))
 
@@ -194,19 +201,19 @@ def test_inception_score_spreads_over_splits() -> None:
 def test_inception_score_ignores_classwise_order() -> None:
     ordered = np.repeat(np.eye(10), 50, axis=0)
     # In the order given, each of ten splits would hold one class and score 1.
-    assert statistics.inception_score(ordered)[0] > 8
+    assert frechet_distance.inception_score(ordered)[0] > 8
 
 
 def test_inception_score_needs_enough_images() -> None:
     with pytest.raises(ValueError, match="do not fill"):
-        statistics.inception_score(np.eye(3))
+        frechet_distance.inception_score(np.eye(3))
 
 
 def test_accuracy() -> None:
     p = np.eye(4)[[0, 1, 2, 3]]
-    assert statistics.accuracy(p, np.array([0, 1, 2, 0])) == 0.75
+    assert frechet_distance.accuracy(p, np.array([0, 1, 2, 0])) == 0.75
     with pytest.raises(ValueError, match="4 images but 3 labels"):
-        statistics.accuracy(p, np.zeros(3, np.int64))
+        frechet_distance.accuracy(p, np.zeros(3, np.int64))
 
 
 # Self-test
@@ -357,7 +364,7 @@ def test_limited_reference_takes_from_everywhere(
     ordered = dataclasses.replace(digits, train=train, sha256=fingerprint(train, None))
     part = metrics.reference(ordered, extractor, cache=tmp_path, limit=300)
     whole = metrics.reference(ordered, extractor, cache=tmp_path)
-    distance = statistics.frechet_distance(part.mu, part.sigma, whole.mu, whole.sigma)
+    distance = frechet_distance.frechet_distance(part.mu, part.sigma, whole.mu, whole.sigma)
     assert distance < 0.5
 
 
@@ -484,10 +491,10 @@ def test_distance_grows_with_what_is_wrong(
     def distance(given: Tensor | np.ndarray) -> float:
         given = torch.as_tensor(given).clamp(0, 255).byte()
         features = metrics.extract(extractor, given).features
-        return statistics.frechet_to_features(features, reference.mu, reference.sigma)
+        return frechet_distance.frechet_to_features(features, reference.mu, reference.sigma)
 
     real = distance(images)
-    chosen = statistics.permutation(len(digits.train))
+    chosen = frechet_distance.permutation(len(digits.train))
     without = chosen[digits.train.labels[chosen] != 3][:500]
     assert distance(digits.train.images[without]) > 2.5 * real
     assert distance(noisy) > 2 * real
@@ -561,17 +568,17 @@ def test_moments_are_of_all_and_features_of_a_random_part(
     # The same fixed order, so that any first part is a fair sample of all classes.
     np.testing.assert_allclose(part.features, reference.features[:200], atol=1e-4)
     assert (np.bincount(part.labels, minlength=10) >= 10).all()
-    expected = all_pairs.mean_within(part.features[:50])
+    expected = kernel.mean_within(part.features[:50])
     assert part.kernel_mean == pytest.approx(expected, rel=1e-12)
     samples = metrics.extract(extractor, digits.train.images[:100])
     values = metrics.evaluate(samples, part, extractor=extractor, n=100)
-    given = all_pairs.kernel_distance(samples.features, part.features[:50])
+    given = kernel.kernel_distance(samples.features, part.features[:50])
     assert values["kd_digits_100"].value == pytest.approx(given, rel=1e-9)
     assert values["kd_digits_100"].provenance["reference_n"] == 50
     # As many real images as samples, or what is inside would depend on their ratio.
     four = ("precision", "recall", "density", "coverage")
     assert {values[f"{name}_digits_100"].provenance["reference_n"] for name in four} == {100}
-    overlap = all_pairs.overlap(part.features[:100], samples.features)
+    overlap = precision_recall.overlap(part.features[:100], samples.features)
     assert values["precision_digits_100"].value == overlap.precision
 
 

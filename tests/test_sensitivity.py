@@ -22,7 +22,7 @@ from bench.commands.sensitivity.report import Judged, Verdict, markdown, table, 
 from bench.data import Dataset, Split, load
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors import Extractor
-from bench.metrics.statistics import frechet_between
+from bench.metrics.frechet_distance import frechet_between
 
 COMMITTED = Path(__file__).parent.parent / "results" / "reference" / "sensitivity" / "digits"
 FILES = ("sensitivity.md", "sensitivity.csv", "sensitivity.png", "sensitivity.pdf", "damages.png")

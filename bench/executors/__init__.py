@@ -4,7 +4,7 @@ An executor writes the job's file, has ``python -m TASK JOB.json`` run somewhere
 for it. The task's module calls :func:`serve`. Progress goes through a file of the job's folder.
 """
 
-from bench.executors.endings import (
+from bench.executors.endings import (  # fmt: skip
     BAD_INPUT,
     DONE,
     FAILED,
@@ -12,7 +12,7 @@ from bench.executors.endings import (
     NO_DATA,
     End,
     explain_end,
-)  # fmt: skip
+)
 from bench.executors.executor import Executor, Handle, Told, follow
 from bench.executors.job import Job, Limits
 from bench.executors.local import LocalExecutor

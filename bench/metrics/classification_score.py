@@ -22,8 +22,8 @@ from torch.nn import functional
 from bench.data.dataset import Dataset, Pixels, Split
 from bench.metrics.extractors.classifier import FeatureClassifier, Shape
 from bench.metrics.extractors.loading import exact
+from bench.metrics.frechet_distance import count_classes, permutation
 from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
-from bench.metrics.statistics import count_classes, permutation
 from bench.records.record import Value
 
 _TEST_BATCH = 500

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.config.errors import UserError
 from bench.config.schema import Settings
-from bench.metrics import all_pairs, points, protocol, statistics
+from bench.metrics import frechet_distance, kernel, points, precision_recall, protocol
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
@@ -142,12 +142,12 @@ class Context:
 
 def _frechet(context: Context) -> dict[str, Value]:
     given = (context.samples.features, context.reference.mu, context.reference.sigma)
-    value = statistics.frechet_to_features(*given)
-    least = statistics.BLOCKS * statistics.LEAST_OF_A_BLOCK
+    value = frechet_distance.frechet_to_features(*given)
+    least = frechet_distance.BLOCKS * frechet_distance.LEAST_OF_A_BLOCK
     if not context.jackknife or len(context.samples) < least:
         return {"fd": Value(value=value)}
-    error, corrected = statistics.frechet_jackknife(*given)
-    facts = {"jackknife_blocks": statistics.BLOCKS}
+    error, corrected = frechet_distance.frechet_jackknife(*given)
+    facts = {"jackknife_blocks": frechet_distance.BLOCKS}
     return {"fd": Value(value=value, error=error, corrected=corrected, provenance=facts)}
 
 
@@ -156,8 +156,8 @@ def _inception_score(context: Context) -> dict[str, Value]:
     if probabilities.shape[1] == 0:
         why = f"extractor '{context.extractor.name}' tells no classes"
         return context.without("is", why=why)
-    splits = min(statistics.SPLITS, len(probabilities))
-    score, spread = statistics.inception_score(probabilities, splits)
+    splits = min(frechet_distance.SPLITS, len(probabilities))
+    score, spread = frechet_distance.inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
 
 
@@ -168,7 +168,7 @@ def _kernel(context: Context) -> dict[str, Value]:
     real = reference.features[:KERNEL]
     if min(len(real), len(samples)) < 2:
         return context.without("kd", why="it needs two images or more on either side")
-    distance = all_pairs.kernel_distance(
+    distance = kernel.kernel_distance(
         samples, real, own_mean=reference.kernel_mean, device=context.extractor.device
     )
     facts = {"reference_n": len(real), "estimator": "unbiased, all pairs"}
@@ -181,10 +181,10 @@ def _overlap(context: Context) -> dict[str, Value]:
         return context.without(*_OVERLAP, why=NO_FEATURES)
     # As many of each: a manifold grows with the features that span it.
     real = reference.features[: len(samples)]
-    if min(len(real), len(samples)) < all_pairs.least():
-        why = f"neighbours need {all_pairs.least()} images or more on either side"
+    if min(len(real), len(samples)) < precision_recall.least():
+        why = f"neighbours need {precision_recall.least()} images or more on either side"
         return context.without(*_OVERLAP, why=why)
-    found = all_pairs.overlap(real, samples, device=context.extractor.device)
+    found = precision_recall.overlap(real, samples, device=context.extractor.device)
     facts = {"reference_n": len(real)}
     return {family: Value(value=value, provenance=facts) for family, value in vars(found).items()}
 
@@ -195,7 +195,7 @@ def _accuracy(context: Context) -> dict[str, Value]:
     if not context.knows_classes:
         why = f"extractor '{context.extractor.name}' does not tell the classes of these data"
         return context.never("accuracy", why=why)
-    right = statistics.accuracy(context.samples.probabilities, context.labels)
+    right = frechet_distance.accuracy(context.samples.probabilities, context.labels)
     return {"accuracy": Value(value=right)}
 
 
@@ -208,13 +208,17 @@ def _classwise(context: Context) -> dict[str, Value]:
         return context.without("fdc", why=NO_FEATURES)
     if reference.labels is None:
         return context.without("fdc", why="the reference's images have no labels")
-    counts = statistics.count_classes(labels, len(samples), reference.classes)
+    counts = frechet_distance.count_classes(labels, len(samples), reference.classes)
     known = np.bincount(reference.labels, minlength=reference.classes)
-    gap = statistics.gap_of(counts, "samples") or statistics.gap_of(known, "reference images")
+    gap = frechet_distance.gap_of(counts, "samples") or frechet_distance.gap_of(
+        known, "reference images"
+    )
     if gap:
         return context.without("fdc", why=gap)
     distances = [
-        statistics.frechet_between(samples.features[labels == label], reference.of_class(label))
+        frechet_distance.frechet_between(
+            samples.features[labels == label], reference.of_class(label)
+        )
         for label in range(reference.classes)
     ]
     facts = {"classes": len(counts), "fewest_of_a_class": int(counts.min())}

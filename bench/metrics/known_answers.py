@@ -4,14 +4,15 @@ import math
 
 import numpy as np
 
-from bench.metrics.all_pairs import kernel_distance, overlap
-from bench.metrics.statistics import (
+from bench.metrics.frechet_distance import (
     accuracy,
     frechet_between,
     frechet_distance,
     frechet_to_features,
     inception_score,
 )
+from bench.metrics.kernel import kernel_distance
+from bench.metrics.precision_recall import overlap
 
 _TOLERANCE = 1e-8
 

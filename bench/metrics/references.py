@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from bench.config.errors import UserError
 from bench.config.text import one_line
 from bench.data.dataset import Dataset, Progress, unheard
-from bench.metrics.all_pairs import mean_within
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, extract
+from bench.metrics.frechet_distance import Moments, permutation
+from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
-from bench.metrics.statistics import Moments, permutation
 from bench.records.files import new_file, write_atomically
 
 KEPT = 50_000

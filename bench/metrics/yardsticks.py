@@ -11,8 +11,8 @@ from bench.metrics import classification_score
 from bench.metrics.evaluation import evaluate
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, extract
+from bench.metrics.frechet_distance import gap_of, permutation
 from bench.metrics.references import Reference, selected_rows
-from bench.metrics.statistics import gap_of, permutation
 from bench.records.record import Value
 
 NOISE = "noise"

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from bench.metrics import extract, extractors
 from bench.metrics.extractors import efficientnet
-from bench.metrics.statistics import frechet_distance
+from bench.metrics.frechet_distance import frechet_distance
 
 CPU = torch.device("cpu")
 COUNT = int(os.environ.get("SCOREBENCH_SPEED_IMAGES", "1024"))

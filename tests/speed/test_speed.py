@@ -141,7 +141,7 @@ def test_features_of_2000_images(benchmark: Any, tmp_path: Path) -> None:
 
 def test_frechet_distance_of_2000_images(benchmark: Any) -> None:
     """The distance at Inception's 2048 dimensions, moments given."""
-    from bench.metrics.statistics import frechet_distance
+    from bench.metrics.frechet_distance import frechet_distance
 
     rng = np.random.default_rng(0)
     moments = []

@@ -25,7 +25,7 @@ from bench.config.text import one_line
 from bench.data import Dataset, Split, load
 from bench.data.dataset import Progress
 from bench.data.sources.given import load_samples
-from bench.metrics.statistics import permutation
+from bench.metrics.frechet_distance import permutation
 from bench.records import record
 from bench.records.environment import describe
 from bench.records.files import write_text

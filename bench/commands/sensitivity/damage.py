@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset, Split
+from bench.metrics.frechet_distance import permutation
 from bench.metrics.references import selected_rows
-from bench.metrics.statistics import permutation
 
 Images = NDArray[np.uint8]
 Pixels = NDArray[np.float64]

@@ -30,9 +30,9 @@ from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import Features, hash_of, share_of
+from bench.metrics.frechet_distance import permutation
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
-from bench.metrics.statistics import permutation
 from bench.records.record import Value
 
 MEASURED = tuple(name for name in FAMILIES if name not in {"cas", "sw2", "modes"})
