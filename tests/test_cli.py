@@ -22,7 +22,7 @@ from bench.records.record import Status
 from methods import registry
 
 from . import plugins
-from .conftest import Bench
+from .conftest import Bench, python_path
 
 ALL = ",".join(registry.names())
 SMOKE = ("--dataset", "digits", "--preset", "smoke")
@@ -43,7 +43,7 @@ def study(smoke: Path) -> Path:
 
 def test_every_cell_finishes_with_all_its_files(study: Path) -> None:
     files = {"config.yaml", "record.json", "metrics.jsonl", "features-digits.npz", "samples.npz"}
-    files |= {"grid.png", "checkpoint.pt", "log.txt"}
+    files |= {"grid.png", "checkpoint.pt", "log.txt", "job.json"}
     for folder, row in record.cells(study):
         assert row.status == Status.FINISHED
         assert {path.name for path in folder.iterdir()} == files
@@ -168,9 +168,7 @@ def test_untracked_runs_need_no_mlflow(tmp_path: Path, run_bench: Bench) -> None
     hidden = tmp_path / "hidden"
     (hidden / "mlflow").mkdir(parents=True)
     (hidden / "mlflow" / "__init__.py").write_text("raise ImportError('not installed')")
-    done = run_bench(
-        "run", "--methods", "smm", *SMOKE, "--no-tracking", env={"PYTHONPATH": str(hidden)}
-    )
+    done = run_bench("run", "--methods", "smm", *SMOKE, "--no-tracking", env=python_path(hidden))
     assert done.returncode == 0, done.stderr
 
 

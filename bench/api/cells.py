@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config.errors import UserError
-from bench.records.record import Record
+from bench.config import UserError
+from bench.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class StudyCell:
     @cached_property
     def _trained(self) -> Trained:
         from bench.commands.cells import refusal
-        from bench.records.study_file import read_study
+        from bench.records import read_study
         from bench.worker import load_finished
 
         sha256 = read_study(self.folder.parent).prepared.data_sha256

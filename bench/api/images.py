@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.api.arguments import Names, options_of
-from bench.config.errors import UserError
-from bench.records.record import Value
+from bench.config import UserError
+from bench.records import Value
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.api.arguments import Names, options_of
 from bench.api.cells import StudyCell
-from bench.config.errors import UserError, unknown
-from bench.records.record import Status
+from bench.config import UserError, unknown
+from bench.records import Status
 from bench.report.study_report import StudyReport
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def open_study(path: str | Path) -> Study:
     Raises:
         UserError: there is none, a record cannot be read, or values were not measured alike.
     """
-    from bench.records.study_file import study_at
+    from bench.records import study_at
 
     study = Study(study_at(Path("results"), str(path)))
     assert study.report.cells

@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import CycloptsError
 
 from bench.cli.app import app
-from bench.config.errors import UserError
+from bench.config import UserError
 
 STOPPED = 130
 """Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""

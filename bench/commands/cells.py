@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import metrics
-from bench.config.errors import UserError, unknown
-from bench.config.schema import read_cell
-from bench.config.text import one_line
-from bench.records.record import CHECKPOINT, CONFIG, Record, Status
+from bench.config import UserError, one_line, read_cell, unknown
+from bench.records import CHECKPOINT, CONFIG, Record, Status
 from bench.records.source_code import source_digest
 from bench.report.frame import Cells, read_records
 from bench.study import cell_key

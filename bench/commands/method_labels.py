@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.config.errors import UserError, unknown
-from bench.config.overrides import resolve_method
-from bench.config.schema import Preset
-from bench.config.text import one_line
+from bench.config import Preset, UserError, one_line, resolve_method, unknown
 from bench.report.frame import flatten
 from methods import registry
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter, Token
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from bench.config.errors import UserError
-from bench.records.study_file import find_study
+from bench.config import UserError
+from bench.records import find_study
 
 SMALLEST_MEMORY = 2**26
 """Bytes below which a limit of memory must be a slip of the pen."""

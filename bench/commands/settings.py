@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from bench.config.errors import UserError
-from bench.config.messages import build
-from bench.config.schema import Preset, Settings
+from bench.config import Preset, Settings, UserError, build
 
 
 def resolve_settings(

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import study
-from bench.config.errors import UserError
-from bench.records.record import RESERVE
+from bench.config import UserError
+from bench.records import RESERVE
 from bench.tracking import Background, NullTracker, Tracker, has_store
 from bench.tracking.tracker import PATIENCE
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.config.errors import MissingDataError, UserError, unknown
+from bench.config import MissingDataError, UserError, unknown
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
 

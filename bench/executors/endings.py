@@ -3,7 +3,7 @@
 import signal
 from dataclasses import dataclass
 
-from bench.records.record import Status
+from bench.records import Status
 
 DONE = 0
 FAILED = 1

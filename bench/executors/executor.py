@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from bench.executors.endings import End
 from bench.executors.job import Job
-from bench.records.record import Status
+from bench.records import Status
 
 Told = dict[str, Any]
 """A job's progress: ``phase``, ``fraction``, and what else there is to be shown."""

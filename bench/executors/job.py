@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from bench.records.locks import given_command
-from bench.records.record import LOG, SIGN, write_anyhow
+from bench.records import LOG, SIGN, given_command, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"

@@ -18,7 +18,7 @@ from bench.costs.machine.readings import oom_kills
 from bench.executors.endings import End, explain_end
 from bench.executors.executor import Told
 from bench.executors.job import Job
-from bench.records.record import Status
+from bench.records import Status
 
 GRACE_SECONDS = 10.0
 """Time between asking a job to stop and ending it."""

@@ -24,7 +24,7 @@ from bench.metrics.extractors.classifier import FeatureClassifier, Shape
 from bench.metrics.extractors.loading import exact
 from bench.metrics.frechet_distance import count_classes, permutation
 from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
-from bench.records.record import Value
+from bench.records import Value
 
 _TEST_BATCH = 500
 _WIDTHS = (32, 64, 128, 128)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.data.dataset import Dataset
 from bench.metrics.protocol import PROTOCOL
-from bench.records.record import Value
+from bench.records import Value
 from methods.base import DataSpec, Method
 from methods.diagnostics import LEVELS, martingale_violation, score_error
 from methods.samplers import SamplerSettings

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config.errors import UserError
-from bench.config.schema import Settings
+from bench.config import Settings, UserError
 from bench.metrics import frechet_distance, kernel, points, precision_recall, protocol
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics
-from bench.records.record import Value
+from bench.records import Value
 
 NO_FEATURES = "imported statistics hold no features"
 NO_LABELS = "the samples have no labels"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.config.schema import Settings
+from bench.config import Settings
 from bench.data.dataset import Dataset, Pixels, Progress, unheard
 from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import NO_LABELS, evaluate
@@ -20,7 +20,7 @@ from bench.metrics.features import Features, extract, features_file, share_of, s
 from bench.metrics.protocol import cas_name, to_stderr
 from bench.metrics.references import Reference, reference
 from bench.metrics.yardsticks import HELD_OUT, NOISE, anchors
-from bench.records.record import Value
+from bench.records import Value
 
 CURVE = ("fd", "is")
 """What is measured along the training."""

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.dataset import Progress, unheard
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.protocol import PROTOCOL
-from bench.records.files import write_atomically
+from bench.records import write_atomically
 
 Images = NDArray[np.uint8 | np.float32] | Tensor
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.sources.mixtures import draw
-from bench.records.record import Value
+from bench.records import Value
 from methods.mixtures import GaussianMixture
 
 PROJECTIONS = 128

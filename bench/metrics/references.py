@@ -16,15 +16,14 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from bench.config.errors import UserError
-from bench.config.text import one_line
+from bench.config import UserError, one_line
 from bench.data.dataset import Dataset, Progress, unheard
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, extract
 from bench.metrics.frechet_distance import Moments, permutation
 from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
-from bench.records.files import new_file, write_atomically
+from bench.records import new_file, write_atomically
 
 KEPT = 50_000
 """Images whose features are kept; mean and covariance are of all."""

@@ -13,7 +13,7 @@ from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, extract
 from bench.metrics.frechet_distance import gap_of, permutation
 from bench.metrics.references import Reference, selected_rows
-from bench.records.record import Value
+from bench.records import Value
 
 NOISE = "noise"
 HELD_OUT = "real (held-out)"

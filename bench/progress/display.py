@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from bench.records.metric_names import headline
-from bench.records.record import Record, Status
+from bench.records import Record, Status, headline
 
 PLAIN_SECONDS = 10.0
 """Seconds between plain lines of one cell."""

@@ -9,8 +9,7 @@ from typing import IO, TypeVar
 
 from pydantic import BaseModel
 
-from bench.config.errors import UserError
-from bench.config.text import one_line
+from bench.config import UserError, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.config.errors import UserError
+from bench.config import UserError
 
 FOLDER = ".locks"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.config.text import digest
+from bench.config import digest
 
 
 def source_files(module: str) -> dict[str, Path]:

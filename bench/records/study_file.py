@@ -5,10 +5,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel
 
-from bench.config.errors import UserError, unknown
-from bench.config.messages import build
-from bench.config.schema import Settings
-from bench.config.text import one_line
+from bench.config import Settings, UserError, build, one_line, unknown
 from bench.records.files import write_text
 
 STUDY = "study.yaml"

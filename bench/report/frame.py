@@ -12,12 +12,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config.errors import UserError
-from bench.config.text import digest
-from bench.records import interleaved, record
-from bench.records.files import read_json
-from bench.records.metric_names import HIGHER_IS_BETTER, LOWER_IS_BETTER, metric_family
-from bench.records.record import LOG, Anchors, Record, Status, Value
+from bench.config import UserError, digest
+from bench.records import (
+    HIGHER_IS_BETTER,
+    LOG,
+    LOWER_IS_BETTER,
+    Anchors,
+    Record,
+    Status,
+    Value,
+    interleaved,
+    metric_family,
+    read_json,
+    record,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.config.errors import UserError
-from bench.records import nfe_curve
-from bench.records.files import write_text
-from bench.records.metric_names import direction, headline
-from bench.records.record import Record, Status
+from bench.config import UserError
+from bench.records import Record, Status, direction, headline, nfe_curve, write_text
 from bench.report.frame import device, metric_names, refuse_difference
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval

@@ -16,10 +16,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.config.errors import UserError
-from bench.config.presets import config_folder
-from bench.config.text import one_line
-from bench.records.record import CONFIG
+from bench.config import UserError, config_folder, one_line
+from bench.records import CONFIG
 from bench.report.frame import flatten
 from bench.report.summary import TableRow
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records.metric_names import direction
-from bench.records.record import Status
+from bench.records import Status, direction
 from bench.report.frame import of_one_source
 
 if TYPE_CHECKING:

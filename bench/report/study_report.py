@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.records import interleaved
-from bench.records.record import Anchors, Status
+from bench.records import Anchors, Status, interleaved
 from bench.report import published, ranking
 from bench.report.frame import (
     Cells,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records.record import Status
+from bench.records import Status
 from bench.report.frame import TEXT
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config.schema import Sampling
+from bench.config import Sampling
 from bench.costs.intervals import Interval, interval
 from bench.sampling.source import BatchCache, Source, count_sampling, draw_batches, timed
 

@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.config.text import to_yaml
+from bench.config import to_yaml
 from bench.executors import End, Job
 from bench.progress.display import Display
-from bench.records.files import write_text
-from bench.records.orphans import note_end
-from bench.records.record import CONFIG, LOG, RECORD, Record, Status, load, now, save_anyhow
+from bench.records import (
+    CONFIG,
+    LOG,
+    RECORD,
+    Record,
+    Status,
+    load,
+    note_end,
+    now,
+    save_anyhow,
+    write_text,
+)
 from bench.study.plan import Planned, decide, record_bytes
 from bench.study.request import Request
 from bench.study.runner import Work

@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.progress.display import Display
-from bench.records.locks import only_command
-from bench.records.orphans import is_running, settle_study
-from bench.records.record import RECORD, RESERVE, keep_reserve, readable
+from bench.records import (
+    RECORD,
+    RESERVE,
+    is_running,
+    keep_reserve,
+    only_command,
+    readable,
+    settle_study,
+)
 from bench.study.cells import CellWork
 from bench.study.plan import Planned, plan
 from bench.study.preparation import make_ready

@@ -6,9 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.config.schema import WHEREABOUTS, CellConfig, read_cell
-from bench.config.text import digest
-from bench.records.record import CONFIG, RECORD, Record, Status, cell_name, load, readable
+from bench.config import WHEREABOUTS, CellConfig, digest, read_cell
+from bench.records import CONFIG, RECORD, Record, Status, cell_name, load, readable
 from bench.records.source_code import source_hashes
 from bench.report.frame import flatten
 from bench.study.request import Request, differing

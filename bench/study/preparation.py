@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.config.errors import MissingDataError, UserError
-from bench.config.text import one_line
+from bench.config import MissingDataError, UserError, one_line
 from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, Told, follow
 from bench.progress.display import Display
-from bench.records.study_file import Prepared, StudyFile, write_study
+from bench.records import Prepared, StudyFile, write_study
 from bench.study.request import Request, check_study
 
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config.errors import UserError
-from bench.config.schema import Settings
+from bench.config import Settings, UserError
 from bench.executors import Job, Limits
-from bench.records.study_file import is_study, read_study
+from bench.records import is_study, read_study
 from bench.report.frame import flatten
 
 RERUN = ("failed", "stale", "all", "none")

@@ -10,8 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from bench.executors import End, Executor, Handle, Job, LocalExecutor
 from bench.progress.display import Display
-from bench.records.locks import CellLock
-from bench.records.record import Status
+from bench.records import CellLock, Status
 from bench.study.plan import Planned
 
 stopping, deaf = threading.Event(), threading.Event()

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
-from bench.records import record
-from bench.records.record import LOG, Record, Status
-from bench.records.study_file import STUDY
+from bench.records import LOG, STUDY, Record, Status, record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

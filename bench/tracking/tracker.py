@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.records import record
-from bench.records.record import CONFIG, GRID, Record, Status
+from bench.records import CONFIG, GRID, Record, Status, record
 from bench.tracking import content, store
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
 from bench.tracking.store import PAUSE, alone, locked, origin_of

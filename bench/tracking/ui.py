@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, open_store, store_uri
 from bench.tracking.tracker import VIEW, first_line
 

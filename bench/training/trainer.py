@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config import Budget, Training
 from bench.config.random_streams import derive
-from bench.config.schema import Budget, Training
 from bench.costs.flops import count_flops
 from bench.costs.ledger import Ledger
 from bench.training import checkpoint

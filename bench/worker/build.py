@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.config.errors import UserError
-from bench.config.messages import build
+from bench.config import CellConfig, Settings, Training, UserError, build, one_line
 from bench.config.random_streams import derive
-from bench.config.schema import CellConfig, Settings, Training
-from bench.config.text import one_line
 from bench.data import Dataset, load
 from bench.sampling.source import Source
 from bench.training.checkpoint import seed_everything

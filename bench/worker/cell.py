@@ -12,17 +12,13 @@ from typing import Any
 import torch
 
 from bench import metrics
-from bench.config.errors import UserError
-from bench.config.schema import read_cell
-from bench.config.text import one_line
+from bench.config import UserError, one_line, read_cell
 from bench.costs.flops import peak_memory
 from bench.costs.ledger import Ledger
 from bench.executors import Job
+from bench.records import Attempt, Status, note_death, remove_unfinished, write_atomically
 from bench.records import record as records
 from bench.records.environment import note
-from bench.records.files import remove_unfinished, write_atomically
-from bench.records.orphans import note_death
-from bench.records.record import Attempt, Status
 from bench.training import State
 from bench.worker.build import build_cell, device_for, load_data
 from bench.worker.partial_samples import Parts

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.costs.ledger import Ledger
-from bench.records.files import write_atomically
+from bench.records import write_atomically
 from bench.sampling.source import Timed
 from bench.training import State
 from bench.training.checkpoint import Pace

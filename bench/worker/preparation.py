@@ -13,13 +13,10 @@ from typing import Any
 import torch
 
 from bench import metrics
-from bench.config.errors import MissingDataError, UserError
-from bench.config.schema import Settings
-from bench.config.text import one_line
+from bench.config import MissingDataError, Settings, UserError, one_line
 from bench.data import Dataset, load
 from bench.executors import BAD_INPUT, DONE, NO_DATA, Job, serve
-from bench.records.files import write_text
-from bench.records.record import ANCHORS, Anchors
+from bench.records import ANCHORS, Anchors, write_text
 from bench.worker.build import build_method, open_device
 from bench.worker.process import Progress
 from bench.worker.shared_stages import stage_key

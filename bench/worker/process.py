@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from bench.config.errors import UserError
-from bench.config.text import one_line
+from bench.config import UserError, one_line
 from bench.executors import INTERRUPTED, Job
 from bench.training import InterruptedTrainingError
 

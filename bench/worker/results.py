@@ -9,9 +9,8 @@ from bench import metrics
 from bench.config.random_streams import derive
 from bench.costs.flops import parameters
 from bench.costs.machine.fitness import Watch
-from bench.records.files import write_atomically
+from bench.records import GRID, SAMPLES, Value, is_sampled, write_atomically
 from bench.records.grid import write_grid
-from bench.records.record import GRID, SAMPLES, Value, is_sampled
 from bench.sampling.source import timed
 from bench.sampling.timing import Drawn, draw_and_time, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError

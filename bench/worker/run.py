@@ -5,7 +5,7 @@ import traceback
 from contextlib import suppress
 
 from bench.executors import DONE, FAILED, INTERRUPTED, Job
-from bench.records.record import Status
+from bench.records import Status
 from bench.training import DivergedError, InterruptedTrainingError
 from bench.worker.cell import Cell
 from bench.worker.process import explain, is_for_memory

@@ -14,10 +14,8 @@ from contextlib import suppress
 import torch
 from filelock import FileLock, Timeout
 
-from bench.config.schema import Settings
-from bench.config.text import digest
-from bench.records.files import write_atomically
-from bench.records.record import SharedBy, read_curves
+from bench.config import Settings, digest
+from bench.records import SharedBy, read_curves, write_atomically
 from bench.records.source_code import source_digest
 from bench.training import InterruptedTrainingError, State
 from bench.worker.cell import Cell

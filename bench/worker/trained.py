@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from bench.config.errors import UserError
-from bench.config.schema import CellConfig, read_cell
+from bench.config import CellConfig, UserError, read_cell
 from bench.data import Dataset
-from bench.records.record import CONFIG, Record, load
+from bench.records import CONFIG, Record, load
 from bench.worker.build import Built, build_cell, device_for, load_data
 from bench.worker.cell import read_checkpoint
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from bench.commands.check import CheckOptions
 from bench.commands.method_labels import check_labels, check_variant
-from bench.config.presets import choose_preset
-from bench.config.text import one_line
+from bench.config import choose_preset, one_line
 from methods import registry
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.commands.check.rule import demand, describe, rule, some
 from bench.commands.check.subject import Seen, Subject, differing, weights
-from bench.config.overrides import resolve_method
+from bench.config import resolve_method
 from bench.config.random_streams import derive
 from methods import registry
 from methods.base import Method

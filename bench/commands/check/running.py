@@ -16,9 +16,7 @@ import methods
 from bench.commands.check import rules, sampling_rules  # noqa: F401  # They fill RULES, in this order.
 from bench.commands.check.rule import RULES, BrokenRuleError, InterfaceRule
 from bench.commands.check.subject import Subject
-from bench.config.errors import UserError, unknown
-from bench.config.presets import choose_preset
-from bench.config.text import one_line
+from bench.config import UserError, choose_preset, one_line, unknown
 from bench.data.catalogue import KNOWN
 from bench.training.checkpoint import generators_kept
 from methods import registry

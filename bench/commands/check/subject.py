@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from bench.config.overrides import resolve_method
+from bench.config import Budget, Preset, Training, one_line, resolve_method
 from bench.config.random_streams import derive
-from bench.config.schema import Budget, Preset, Training
-from bench.config.text import one_line
 from bench.costs.ledger import Ledger
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from bench.training.checkpoint import seed_everything

@@ -9,7 +9,7 @@ from typing import Literal
 from cyclopts import Parameter
 
 from bench.commands.options import Results
-from bench.records.study_file import study_at
+from bench.records import study_at
 
 
 @Parameter(name="*")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from bench.commands.compare.differences import differences
 from bench.commands.compare.significance import by_errors, choose, over_seeds
-from bench.config.errors import UserError
-from bench.records.metric_names import direction
+from bench.config import UserError
+from bench.records import direction
 from bench.report.frame import difference
 from bench.report.ranking import LEVEL, Difference, holm
 from bench.report.study_report import StudyReport

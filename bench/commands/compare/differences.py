@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from bench.records.record import CONFIG
+from bench.records import CONFIG
 from bench.report.frame import Cells, device, difference, flatten
 from bench.report.study_report import StudyReport
 

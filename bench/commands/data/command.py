@@ -33,7 +33,7 @@ def prepare(options: PrepareOptions) -> int:
     """
     from bench.commands.settings import default_device
     from bench.commands.shared import check_writable, heed_signals
-    from bench.config.presets import choose_preset
+    from bench.config import choose_preset
     from bench.data import load
     from bench.progress.display import passing
 

@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.config.errors import UserError
-from bench.config.schema import CellConfig, Settings
-from bench.config.text import one_line
+from bench.config import CellConfig, Settings, UserError, one_line
 from bench.data.dataset import Dataset
 from bench.records.nfe_curve import sampler_of
 from bench.sampling.timing import settle

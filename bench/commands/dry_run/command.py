@@ -11,7 +11,7 @@ from bench.commands.dry_run.costs import Findings, PlanEstimate, estimate_plan
 from bench.commands.dry_run.table import lines
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
-from bench.config.errors import MissingDataError
+from bench.config import MissingDataError
 from bench.study.plan import plan
 from bench.study.preparation import preparation, wait_for_answer
 from bench.study.request import Request, check_study

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bench.commands.dry_run.candidate import Attempts, Candidate, grown
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.costs.ledger import synchronize
 from bench.data.dataset import Dataset, Split
 from bench.metrics import classification_score as cas

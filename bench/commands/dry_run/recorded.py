@@ -12,10 +12,10 @@ import torch
 from bench.commands.dry_run.candidate import Candidate
 from bench.commands.dry_run.costs import CellCost, Remaining
 from bench.commands.dry_run.sampling_trial import diagnostic_evaluations
-from bench.config.schema import WHEREABOUTS, read_cell
+from bench.config import WHEREABOUTS, read_cell
+from bench.records import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
+from bench.records import load as load_record
 from bench.records.environment import device_name
-from bench.records.record import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
-from bench.records.record import load as load_record
 from bench.records.source_code import source_hashes
 from bench.worker.partial_samples import last_part
 from bench.worker.shared_stages import stage_key

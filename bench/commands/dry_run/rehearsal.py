@@ -21,12 +21,10 @@ from bench.commands.dry_run.costs import CellCost, Findings, Remaining
 from bench.commands.dry_run.evaluation_trial import EvaluationCost, try_evaluation
 from bench.commands.dry_run.sampling_trial import DrawCost, diagnostic_evaluations, try_draws
 from bench.commands.dry_run.training_trial import StageCost, cost_of_stage
-from bench.config.schema import CellConfig, Settings
-from bench.config.text import one_line
+from bench.config import CellConfig, Settings, one_line
 from bench.executors.job import Job
 from bench.executors.serve import serve
-from bench.records.files import write_text
-from bench.records.record import ANCHORS, cell_name
+from bench.records import ANCHORS, cell_name, write_text
 from bench.worker.build import Built
 from bench.worker.preparation import answering, examine
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bench.commands.dry_run.candidate import Attempts, grown
-from bench.config.schema import Budget
+from bench.config import Budget
 from bench.costs.ledger import Ledger, synchronize
 from bench.training.hooks import Hooks, InterruptedTrainingError
 from bench.training.optimizing import StageRun

@@ -10,12 +10,9 @@ from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, stored
 from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
 from bench.commands.evaluate.stored import Measured
 from bench.commands.shared import finish, heed_signals, show_in_store
-from bench.config.errors import UserError
-from bench.config.presets import datasets
+from bench.config import UserError, datasets
 from bench.metrics import HELD_OUT, NOISE
-from bench.records.locks import hold, only_command
-from bench.records.record import RECORD, Status, cells
-from bench.records.study_file import find_study, is_study
+from bench.records import RECORD, Status, cells, find_study, hold, is_study, only_command
 from methods import registry
 
 

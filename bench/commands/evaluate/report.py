@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from bench.records.metric_names import direction
-from bench.records.record import Value
+from bench.records import Value, direction
 from bench.report.table.markdown import markdown_table
 from bench.report.table.notes import measured
 from bench.report.table.numbers import number

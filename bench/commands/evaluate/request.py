@@ -9,13 +9,10 @@ from pathlib import Path
 from bench.commands.evaluate import EvaluateOptions, MeasureOptions
 from bench.commands.evaluate.stored import EvaluationRequest
 from bench.commands.settings import default_device, parse_weights, resolve_settings
-from bench.config.errors import UserError, unknown
-from bench.config.messages import build
-from bench.config.presets import choose_preset
-from bench.config.schema import Settings
+from bench.config import Settings, UserError, build, choose_preset, unknown
 from bench.metrics.protocol import FAMILIES
 from bench.progress.display import passing
-from bench.records.study_file import read_study
+from bench.records import read_study
 
 INCEPTIONS = {"fid": "fd", "kid": "kd", "fidc": "fdc"}
 """What Inception's values are called, by the family that they are of."""

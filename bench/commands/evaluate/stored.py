@@ -19,18 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.config.errors import UserError
-from bench.config.schema import Settings
-from bench.config.text import one_line
+from bench.config import Settings, UserError, one_line
 from bench.data import Dataset, Split, load
 from bench.data.dataset import Progress
 from bench.data.sources.given import load_samples
 from bench.metrics.frechet_distance import permutation
-from bench.records import record
+from bench.records import Anchors, Record, Status, Value, now, record, write_text
 from bench.records.environment import describe
-from bench.records.files import write_text
 from bench.records.grid import write_grid
-from bench.records.record import Anchors, Record, Status, Value, now
 from bench.report.frame import read_foreign
 from bench.worker import GRID_IMAGES, open_device
 

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.config.errors import UserError
-from bench.config.overrides import SECTIONS
+from bench.config import SECTIONS, UserError
 from methods import registry
 
 TEMPLATE = Path(__file__).parent / "template"

@@ -33,7 +33,7 @@ def reproduce(options: ReproduceOptions) -> int:
     from bench.commands.reproduce import repeat
     from bench.commands.shared import check_writable, heed_signals, show_in_store
     from bench.progress.display import Display
-    from bench.records.record import Status
+    from bench.records import Status
 
     folder = repeat.find(options.record, options.results)
     check_writable(options.results)

@@ -19,15 +19,10 @@ from yaml import YAMLError
 from bench import study
 from bench.commands.method_labels import load_method
 from bench.commands.reproduce.verdict import Reproduction, Row, compare
-from bench.config.errors import UserError, unknown
-from bench.config.messages import build
-from bench.config.schema import CellConfig, read_cell
-from bench.config.text import one_line
+from bench.config import CellConfig, UserError, build, one_line, read_cell, unknown
 from bench.progress.display import Display
+from bench.records import CONFIG, RECORD, Record, Status, is_study, load, read_json, write_text
 from bench.records.environment import SOURCE
-from bench.records.files import read_json, write_text
-from bench.records.record import CONFIG, RECORD, Record, Status, load
-from bench.records.study_file import is_study
 from bench.report.frame import flatten
 from bench.report.table.markdown import markdown_table
 from bench.tracking import NullTracker

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from bench.records.record import CHECKPOINT, SAMPLES, Record, Status, Value, cells, read_curves
+from bench.records import CHECKPOINT, SAMPLES, Record, Status, Value, cells, read_curves
 from bench.report.frame import flatten
 
 COUNTED = (

@@ -15,10 +15,10 @@ from bench.commands.run.request import resolve
 from bench.commands.sample import SampleOptions
 from bench.commands.sample.curve import draw_curves
 from bench.commands.shared import check_writable, finish, heed_signals, report_lost, tracked
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.progress.display import Display
+from bench.records import Status, readable
 from bench.records.nfe_curve import sampler_of
-from bench.records.record import Status, readable
 
 SHORT_PATIENCE = 0.5
 """Seconds that a command which was stopped waits for MLflow; see ``Background.close``."""

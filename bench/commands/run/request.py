@@ -15,10 +15,15 @@ from bench.commands.method_labels import (
 )
 from bench.commands.run import RunOptions
 from bench.commands.settings import default_device, default_jobs, resolve_settings
-from bench.config.errors import UserError, unknown
-from bench.config.overrides import apply_overrides, parse_set
-from bench.config.presets import choose_preset, datasets
-from bench.config.text import digest
+from bench.config import (
+    UserError,
+    apply_overrides,
+    choose_preset,
+    datasets,
+    digest,
+    parse_set,
+    unknown,
+)
 from methods import registry
 
 RESERVED = ("cache", "mlartifacts", "mlflow.db")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cyclopts import Parameter
 
 from bench.commands import options
-from bench.config.errors import UserError
+from bench.config import UserError
 
 NFE = (5, 10, 20, 35, 50, 100, 250)
 """Network evaluations an image where no others are asked for."""

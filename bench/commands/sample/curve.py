@@ -14,15 +14,11 @@ from pathlib import Path
 
 from bench.commands.cells import choose_cells
 from bench.commands.sample import NFE, SampleOptions
-from bench.config.errors import UserError, unknown
-from bench.config.schema import read_cell
+from bench.config import UserError, read_cell, unknown
 from bench.executors import End, Job
 from bench.progress.display import Display
-from bench.records import nfe_curve
-from bench.records.locks import only_command
+from bench.records import CONFIG, Record, Status, nfe_curve, only_command, read_study
 from bench.records.nfe_curve import Point
-from bench.records.record import CONFIG, Record, Status
-from bench.records.study_file import read_study
 from bench.study import Planned, Request, Runner, Work
 from methods.samplers import SAMPLERS, SamplerSettings
 

@@ -21,10 +21,9 @@ from bench.costs.flops import count_calls
 from bench.costs.intervals import interval
 from bench.costs.machine.fitness import Watch
 from bench.executors import DONE, FAILED, INTERRUPTED, Job, serve
-from bench.records import nfe_curve
+from bench.records import load, nfe_curve
 from bench.records.environment import describe
 from bench.records.nfe_curve import Curve, Point
-from bench.records.record import load
 from bench.sampling.source import draw_batches
 from bench.training import InterruptedTrainingError
 from bench.worker import Built, Progress, Stop, explain, load_finished

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.commands.sensitivity.damage import Damage, LeftOut, Real, damages
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.dataset import Dataset, Progress, Split, unheard
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
@@ -33,7 +33,7 @@ from bench.metrics.features import Features, hash_of, share_of
 from bench.metrics.frechet_distance import permutation
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
-from bench.records.record import Value
+from bench.records import Value
 
 MEASURED = tuple(name for name in FAMILIES if name not in {"cas", "sw2", "modes"})
 """Families of metrics on the page: those of images that take no training."""

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.records.files import write_atomically, write_text
+from bench.records import direction, write_atomically, write_text
 from bench.records.grid import grid_image, scale_for
-from bench.records.metric_names import direction
 from bench.report.plots.drawing import DPI, STYLE, new_figure, save
 from bench.report.table.markdown import markdown_table
 from bench.report.table.numbers import NOTHING, number

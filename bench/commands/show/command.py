@@ -10,7 +10,7 @@ from typing import Literal
 from cyclopts import Parameter
 
 from bench.commands.options import Results, StudyOptions
-from bench.records.study_file import find_study, studies
+from bench.records import find_study, studies
 
 
 @Parameter(name="*")
@@ -87,7 +87,7 @@ class SyncOptions:
 
 def sync(options: SyncOptions = SyncOptions()) -> int:
     """Bring MLflow up to what the cells' folders say; safe to repeat."""
-    from bench.records.orphans import settle_study
+    from bench.records import settle_study
     from bench.tracking import Tracker
 
     one = options.study

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bench.config import presets
-from bench.config.text import one_line
+from bench.config import one_line, presets
 
 
 def methods() -> int:

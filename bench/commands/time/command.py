@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cyclopts import Parameter
 
 from bench.commands.options import Names, StudyOptions, Tracking, check_each_once, check_number
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.records.interleaved import FEWEST_ROUNDS, ROUNDS
 
 
@@ -41,7 +41,7 @@ def time(options: TimeOptions = TimeOptions()) -> int:
     from bench.commands.time.interleave import time_cells
     from bench.commands.time.report import PAGE, render_timing
     from bench.progress.display import Display
-    from bench.records.files import write_text
+    from bench.records import write_text
     from bench.report.plots import write_plots
     from bench.report.study_report import StudyReport
     from bench.report.table import write_tables

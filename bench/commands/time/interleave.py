@@ -13,13 +13,11 @@ from pathlib import Path
 
 from bench import study
 from bench.commands.cells import choose_cells
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.executors import DONE, INTERRUPTED, End, Job, LocalExecutor, follow
 from bench.progress.display import Display
-from bench.records import interleaved
+from bench.records import hold, interleaved, only_command, read_study
 from bench.records.interleaved import Timing
-from bench.records.locks import hold, only_command
-from bench.records.study_file import read_study
 
 NAME = "timing"
 """What the process is called where its progress is shown."""

@@ -19,10 +19,9 @@ import torch
 from bench.costs.intervals import interval
 from bench.costs.machine.fitness import Watch
 from bench.executors import DONE, INTERRUPTED, Job, serve
+from bench.records import now, write_text
 from bench.records.environment import describe
-from bench.records.files import write_text
 from bench.records.interleaved import AT, TimedCell, Timing, ratios, there_and_back
-from bench.records.record import now
 from bench.sampling.source import Source, timed
 from bench.sampling.timing import WarmUp, warm_up, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError

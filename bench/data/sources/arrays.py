@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.sources.entries import Content, Entry, damaged
 from bench.data.sources.images import LARGEST_SIDE, shown
 from bench.data.sources.zips import DAMAGE, open_archive

@@ -18,7 +18,7 @@ import PIL
 from numpy.lib import format as npy
 from PIL import Image
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.dataset import Fingerprint
 from bench.data.sources import images
 from bench.data.sources.entries import Content, Entry

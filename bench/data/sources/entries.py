@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.sources import images
 from bench.data.sources.images import said_by, shown
 

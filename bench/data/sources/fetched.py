@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from bench.config.errors import MissingDataError, UserError
+from bench.config import MissingDataError, UserError
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split
 from bench.data.sources import idx

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.sources.entries import Content, of_files
 from bench.data.sources.images import SUFFIXES, UNREAD, is_hidden, is_hidden_image, shown
 

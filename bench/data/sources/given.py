@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
 from bench.data.sources import folders

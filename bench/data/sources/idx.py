@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Split
 

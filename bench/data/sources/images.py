@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.config.errors import UserError
-from bench.config.text import one_line
+from bench.config import UserError, one_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
 FORMATS = ("PNG", "JPEG", "WEBP")

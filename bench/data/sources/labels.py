@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.sources.entries import INDEX, Content
 from bench.data.sources.images import shown
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.sources.entries import Content, Entry, damaged
 
 FILE = "data.mdb"

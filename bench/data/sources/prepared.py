@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.dataset import Fingerprint, Progress, Split, unheard
 from bench.data.sources.decoding import Decoding, MixedError, Rule, Tally, free, synced
 from bench.data.sources.entries import Content
 from bench.data.sources.labels import Labels
-from bench.records.files import sync_folder
+from bench.records import sync_folder
 
 FORMAT = 3
 """Version of what the cache holds; raised when images are read differently."""

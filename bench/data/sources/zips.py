@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.data.sources.entries import Content, damaged, of_files
 from bench.data.sources.images import shown
 

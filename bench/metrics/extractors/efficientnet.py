@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.metrics.extractors.resizing import clean_resize, to_rgb
 
 SIZE = 128

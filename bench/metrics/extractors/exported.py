@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.metrics.extractors.resizing import times
 
 Shape = tuple[int, ...]

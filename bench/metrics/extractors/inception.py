@@ -21,11 +21,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.metrics.extractors.resizing import clean_resize, to_rgb
 from bench.metrics.extractors.verified import ROOT_VARIABLE, find
 from bench.metrics.protocol import Say, to_stderr
-from bench.records.files import write_atomically
+from bench.records import write_atomically
 
 FILE = "inception-2015-12-05.pt"
 """The name under which clean-fid looks for the file."""

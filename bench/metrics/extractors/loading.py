@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.config.errors import UserError, unknown
+from bench.config import UserError, unknown
 from bench.data.sources import mixtures
 from bench.metrics import points
 from bench.metrics.extractors import efficientnet, exported, inception, resizing, resnet, verified

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from bench.config.errors import UserError
+from bench.config import UserError
 
 CLEAN = "clean: bicubic, antialiased, float, clipped to 0..255"
 """What a value's provenance says of ``clean_resize``."""

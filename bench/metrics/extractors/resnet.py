@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.config.errors import UserError
+from bench.config import UserError
 from bench.metrics.extractors.verified import ROOT_VARIABLE, find, places
 
 FILES = {"cifar-resnet20": "resnet20-12fca82f.th", "cifar-resnet56": "resnet56-4bfd9763.th"}

@@ -32,7 +32,7 @@ from torch.nn import functional
 from bench import data
 from bench.data.dataset import Dataset, Split
 from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
-from bench.records.files import write_atomically
+from bench.records import write_atomically
 
 
 @dataclass(frozen=True)

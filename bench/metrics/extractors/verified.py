@@ -8,7 +8,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from bench.config.errors import UserError
+from bench.config import UserError
 
 ROOT_VARIABLE = "SCOREBENCH_WEIGHTS"
 """Environment variable naming a folder in which files of weights lie under their own names."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.records.files import write_atomically
+from bench.records import write_atomically
 from bench.records.grid import PALETTE
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number, scaled

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.records.metric_names import metric_family
+from bench.records import metric_family
 from bench.report.plots.drawing import PlottedStudy, legend_above, new_figure
 from bench.report.summary import TableRow
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.records import direction
 from bench.records.grid import PALETTE
-from bench.records.metric_names import direction
 from bench.report.nfe_table import REAL, NfePoints, load_points, sampler_order
 from bench.report.plots import drawing
 from bench.report.plots.drawing import draw_level, handles_of, log_scale, new_figure

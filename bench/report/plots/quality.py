@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.records.metric_names import direction
+from bench.records import direction
 from bench.report.plots import drawing
 from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
 from bench.report.table.numbers import MARK

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import record
-from bench.records.files import write_atomically
+from bench.records import record, write_atomically
 from bench.records.grid import grid_image, is_points, scale_for, scatter_image
 from bench.report.plots.drawing import DPI, Skipped
 from bench.report.study_report import StudyReport

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.records.metric_names import direction
+from bench.records import direction
 from bench.report.plots import drawing
 from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
 from bench.report.table.numbers import number

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.records.metric_names import direction
+from bench.records import direction
 from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped, save
 from bench.report.plots.fidelity import fidelity, pairs
 from bench.report.plots.quality import FLOPS, TIME, quality

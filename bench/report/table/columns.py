@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.records.metric_names import direction, headline
+from bench.records import direction, headline
 from bench.report.ranking import Ranking, rank_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.config.errors import unknown
-from bench.config.text import one_line
-from bench.records.files import write_text
+from bench.config import one_line, unknown
+from bench.records import write_text
 from bench.report.study_report import StudyReport
 from bench.report.table.as_json import to_json
 from bench.report.table.columns import Column, columns, quality_columns

@@ -1,6 +1,6 @@
 """A Markdown table that is aligned for a terminal too."""
 
-from bench.config.text import one_line
+from bench.config import one_line
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from bench.records.record import Status
+from bench.records import Status
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table.columns import Column
