@@ -14,7 +14,7 @@ from tests.speed.verdicts import Row, Verdict, judge
 SLOWDOWN = 0.3
 """Of the planted faults: this much of a call's CPU time is burnt after it."""
 FAULTS = {
-    "test_training_step[sde-score]": ("bench/training.py", "Trainer._step"),
+    "test_training_step[sde-score]": ("bench/training/trainer.py", "Trainer._step"),
     "test_sampling_pass[smm]": ("methods/smm.py", "SMM.sample"),
 }
 """By benchmark, the file and what in it is slowed."""
