@@ -326,7 +326,7 @@ def test_a_run_that_another_process_holds_is_left_for_later(
 EIGHT = """
 import sys, time
 from pathlib import Path
-from bench import record
+from bench.records import record
 from bench.tracking import Tracker
 study = Path(sys.argv[1])
 tracker = Tracker.open(study.parent)
