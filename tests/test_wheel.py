@@ -41,7 +41,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path
 def test_the_wheel_holds_presets_and_weights(installed: Path) -> None:
     assert (installed / "bench" / "configs" / "digits.yaml").exists()
     assert (installed / "bench" / "configs" / "published" / "cifar10.yaml").exists()
-    assert list((installed / "bench" / "metrics" / "weights").glob("*"))
+    assert list((installed / "bench" / "metrics" / "extractors" / "weights").glob("*"))
     assert not (installed / "tests").exists()
 
 
