@@ -1,7 +1,5 @@
 """What the functions take, in the form that the command's options have."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line: its first page of help, and the commands in their groups."""
 
-from __future__ import annotations
-
 from cyclopts import App, Group
 
 from bench.commands.check import CheckOptions

@@ -1,7 +1,5 @@
 """Running the command: exit codes, and errors in one line."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

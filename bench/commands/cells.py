@@ -1,7 +1,5 @@
 """Finished cells that a command takes up again: which they are, and why others cannot be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

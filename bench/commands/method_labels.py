@@ -1,7 +1,5 @@
 """Methods and variants by their labels, ``cdm`` or ``cdm:semi``, and what is set for them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

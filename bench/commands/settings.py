@@ -1,7 +1,5 @@
 """From a preset and what was asked for to the settings that all cells of a study share."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

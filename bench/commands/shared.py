@@ -1,7 +1,5 @@
 """What several commands do: heed signals, look at the disk, write tables and plots."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Errors that are the user's to mend, each told in one line."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

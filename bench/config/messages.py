@@ -1,7 +1,5 @@
 """Says in one line what is wrong with a setting."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args

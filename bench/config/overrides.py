@@ -1,7 +1,5 @@
 """``--set`` and variants: from a preset to the settings of each method."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``configs/NAME.yaml`` and the command line make one frozen, validated configuration."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,12 +70,12 @@ class Training(Section):
     """What a method's own recipe has otherwise: ``smm: {batch: 64}``."""
 
     @model_validator(mode="after")
-    def _recipes_are_valid(self) -> Training:
+    def _recipes_are_valid(self) -> "Training":
         for method in self.per_method:
             self.of(method)
         return self
 
-    def of(self, label: str) -> Training:
+    def of(self, label: str) -> "Training":
         """The settings of one method or variant."""
         own = self.per_method.get(label.split(":", maxsplit=1)[0], {})
         return Training.model_validate(self.model_dump(exclude={"per_method"}) | own)
@@ -119,7 +117,7 @@ class Evaluation(Section):
         return (self.extractor, *self.also)
 
     @model_validator(mode="after")
-    def _extractors_differ(self) -> Evaluation:
+    def _extractors_differ(self) -> "Evaluation":
         for name in self.also:
             if self.extractors.count(name) > 1:
                 raise ValueError(f"extractor '{name}' stands twice; name each once")

@@ -1,7 +1,5 @@
 """Texts that settings are read from and written to: strict YAML, digests, single lines."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """Counted FLOPs and network calls, parameters and peak memory."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Repeated timings as a median with quartiles and a bootstrap interval."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pydantic import BaseModel

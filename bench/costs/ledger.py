@@ -1,7 +1,5 @@
 """What a run costs: a ledger of seconds, counted FLOPs, counted network calls, peak memory."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

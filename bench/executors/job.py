@@ -3,8 +3,6 @@
 Nothing else is handed over: no open file, no variable and no clock of another process.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any
@@ -83,6 +81,6 @@ class Job(BaseModel, frozen=True, extra="forbid"):
         write_anyhow(self.path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Job:
+    def read(cls, path: Path) -> "Job":
         """Read a job's file."""
         return cls.model_validate_json(path.read_bytes())

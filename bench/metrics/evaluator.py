@@ -1,7 +1,5 @@
 """All that a study measures quality with, opened once: its extractors, each with its reference."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +41,7 @@ class Evaluator:
         device: torch.device,
         cache: Path,
         progress: Progress = unheard,
-    ) -> Evaluator:
+    ) -> "Evaluator":
         """Load a study's extractors, and compute or read their references.
 
         Raises:
@@ -71,7 +69,7 @@ class Evaluator:
         return cls(dataset, pairs, evaluation.batch)
 
     @property
-    def lead(self) -> Evaluator:
+    def lead(self) -> "Evaluator":
         """The evaluator with the first extractor alone."""
         return replace(self, pairs=self.pairs[:1])
 

@@ -1,7 +1,5 @@
 """Distances and scores of features and class probabilities, all in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,7 +51,7 @@ class Moments:
         self.mean = self.mean + step * (size / total)
         self.count = total
 
-    def without(self, part: Moments) -> Moments:
+    def without(self, part: "Moments") -> "Moments":
         """Return the moments of what is left when the vectors of ``part`` are taken out."""
         rest = Moments(len(self.mean))
         rest.count = self.count - part.count

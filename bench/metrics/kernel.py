@@ -5,8 +5,6 @@ the mean over a hundred subsets of a thousand, and its expectation is the same.
 Source: Binkowski et al. 2018, equation 4; Gretton et al. 2012, lemma 6.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

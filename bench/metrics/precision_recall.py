@@ -7,8 +7,6 @@ Source: Kynkäänniemi et al. 2019 (precision and recall, k = 3); Naeem et al. 2
 coverage, k = 5, whose balls are open).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """All pairs of two sets of features, a tile at a time: memory does not grow with their number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

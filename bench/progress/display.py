@@ -1,7 +1,5 @@
 """Shows how a study goes on: live bars on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time
@@ -112,7 +110,7 @@ class Display:
         self.printed: dict[str, float] = {}
         self.progress = _bars("{task.fields[cell]:<14}", self.console)
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> "Display":
         if self.live:
             self.progress.start()
         return self

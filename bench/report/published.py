@@ -5,8 +5,6 @@ metric and number of samples are those that it was measured with. Too good is as
 bad: a value is flagged on either side of its band.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +44,7 @@ class Published(BaseModel):
     """What our value's provenance must hold."""
 
     @model_validator(mode="after")
-    def _band_holds_the_value(self) -> Published:
+    def _band_holds_the_value(self) -> "Published":
         if not self.band[0] <= self.value <= self.band[1]:
             raise ValueError(f"band {self.band} does not hold {self.value}")
         return self

@@ -1,7 +1,5 @@
 """Draws a method's samples, batch by batch, the same bits in any order."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass

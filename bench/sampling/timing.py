@@ -1,7 +1,5 @@
 """Times a method's samples, after a warm-up that ends when the times have settled."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """When a checkpoint is due, and what it holds: states of networks and of global generators."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The data's order: batches of real images on the device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the trainer calls back, and how training ends before its budget does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Optimizers, learning rates, moving averages and precision, as a method asks for them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext

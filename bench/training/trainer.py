@@ -1,7 +1,5 @@
 """Runs a method's stages within a budget."""
 
-from __future__ import annotations
-
 import math
 from contextlib import contextmanager, nullcontext
 from typing import Any

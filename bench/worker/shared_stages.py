@@ -5,8 +5,6 @@ variants of ``sde`` that differ in their sampler alone. The first cell that come
 trains it and leaves its result under ``stages/`` in the study's folder; the others take it over.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from contextlib import suppress
@@ -50,7 +48,7 @@ class StagePlace:
         self.path.parent.mkdir(exist_ok=True)
         self.lock = FileLock(f"{self.path}.lock")
 
-    def __enter__(self) -> StagePlace:
+    def __enter__(self) -> "StagePlace":
         while True:
             with suppress(Timeout):
                 self.lock.acquire(timeout=0)

@@ -1,7 +1,5 @@
 """A finished cell, whose final weights are drawn from again; nothing of it is ever written."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ class Trained:
             network.eval().requires_grad_(False)
         return built
 
-    def with_sampler(self, sampler: dict[str, Any]) -> Trained:
+    def with_sampler(self, sampler: dict[str, Any]) -> "Trained":
         """The same weights, to be drawn from otherwise."""
         body = self.config.method_config | {"sampler": sampler}
         return replace(self, config=self.config.model_copy(update={"method_config": body}))

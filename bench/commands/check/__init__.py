@@ -1,7 +1,5 @@
 """``bench check``: methods held against the interface."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 
 from cyclopts import Parameter

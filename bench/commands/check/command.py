@@ -1,7 +1,5 @@
 """``bench check``: print what every rule found of methods, variants or a file."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """What a rule of the interface is, and how one is broken."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

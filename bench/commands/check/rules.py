@@ -1,7 +1,5 @@
 """The rules of building and training, one function each, in order."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Applies the rules to a method."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The rules of sampling, one function each, in order."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the rules look at: a method on made-up data, and what a short training shows of it."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

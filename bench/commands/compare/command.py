@@ -1,7 +1,5 @@
 """``bench compare``: print what moved between two studies."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal

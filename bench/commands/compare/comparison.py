@@ -7,8 +7,6 @@ jackknife's error within it. Holm's correction holds the chance of any false mov
 is compared exactly, and what is equal to the bit is no test's matter.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What differs between two studies beside their results: settings, code, machine and data."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether two studies differ beyond noise: by seed, by Welch's test, by the errors within one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

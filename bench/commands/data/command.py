@@ -1,7 +1,5 @@
 """``bench data prepare``: decode a data set into the cache, and say what it is."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

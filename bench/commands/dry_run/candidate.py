@@ -3,8 +3,6 @@
 Work is tried on a few images and scaled to many, within a limit of seconds.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
@@ -48,7 +46,7 @@ class Candidate:
         sampler = sampler_of(self.cell.method_config)
         return max(1.0, calls) if sampler is None else samplers.nfe(sampler)
 
-    def shortened(self) -> Candidate:
+    def shortened(self) -> "Candidate":
         """The same method with one step of its sampler, if it has one."""
         config = self.cell.method_config
         if sampler_of(config) is None:

@@ -1,7 +1,5 @@
 """``bench run --dry-run``: print what would be run, and do nothing."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 ``nan`` is what is not known, and so is all that is made of it.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Mapping, Sequence

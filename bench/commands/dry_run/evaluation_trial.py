@@ -1,7 +1,5 @@
 """What evaluation costs: the extractors and the classifier of the CAS take a few images."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """What finished cells of the same settings cost, and how much remains of those that were begun."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path

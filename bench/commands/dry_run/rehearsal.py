@@ -5,8 +5,6 @@ answer, in the job's own folder, and data that it had to decode, in the job's ca
 after the other costs what is recorded of it, else what is rehearsed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """What sampling costs: the cell's own sampler draws a few batches, one step of it where it can."""
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass
 

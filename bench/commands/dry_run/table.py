@@ -1,7 +1,5 @@
 """The costs of a plan as a table, with the totals and where the numbers come from."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What training costs: the cell's own trainer makes a few steps, of which its budget is made up."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

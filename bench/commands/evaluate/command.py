@@ -1,7 +1,5 @@
 """``bench evaluate`` and ``bench reference``: measure cells again, or images from elsewhere."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

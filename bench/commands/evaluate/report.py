@@ -1,7 +1,5 @@
 """The values of one set of samples, for people and for programs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """From options to what is to be measured, and how; UserError in one line if it cannot be."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

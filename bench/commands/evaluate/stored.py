@@ -5,8 +5,6 @@ not seen them yet; nothing is trained or drawn. Foreign samples, a folder, zip o
 images, go the same way, and can stand in a study's tables as a row without costs.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager

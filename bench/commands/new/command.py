@@ -1,7 +1,5 @@
 """``bench new``: write the project of a method, and say what to do with it."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The template is an ordinary method under ``template/``, kept by the same linters
 rest, in which the names are replaced.
 """
 
-from __future__ import annotations
-
 import keyword
 import re
 from collections.abc import Iterable, Mapping

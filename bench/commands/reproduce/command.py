@@ -1,7 +1,5 @@
 """``bench reproduce``: make a finished cell again, and say whether it gave the same."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path

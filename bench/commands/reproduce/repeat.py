@@ -4,8 +4,6 @@ The reproduction is a study of its own, ``<study>-rerun``: what it repeats is on
 of an earlier reproduction is taken over, a shared stage neither.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Whether a cell that was run a second time gave the same: bit by bit, or within its interval."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

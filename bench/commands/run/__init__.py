@@ -1,7 +1,5 @@
 """``bench run``: train, sample, evaluate and compare. Its options; what they ask for is beside."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

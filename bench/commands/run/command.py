@@ -1,7 +1,5 @@
 """``bench run``: from what was asked for to a study, its table, plots and runs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace

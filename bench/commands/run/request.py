@@ -1,7 +1,5 @@
 """From the options of ``bench run`` to a validated request; UserError in one line for the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``bench sample``: finished cells sampled again, for the curve of quality against NFE."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from cyclopts import Parameter

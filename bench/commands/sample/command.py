@@ -1,7 +1,5 @@
 """``bench sample``: draw finished cells again, and write the curve."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from bench.commands.sample import SampleOptions

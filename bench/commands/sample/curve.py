@@ -5,8 +5,6 @@ are there are reused, so the command resumes and extends; a cell's record and ch
 never touched.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field

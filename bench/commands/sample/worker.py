@@ -5,8 +5,6 @@ the cell's own were. Each point is kept as soon as it is there; nothing is ever 
 codes: 0 done, 1 a point failed (its reason is in the file), 75 interrupted.
 """
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable
 from functools import partial

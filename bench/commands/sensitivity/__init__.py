@@ -1,7 +1,5 @@
 """``bench sensitivity``: what each metric sees of known damage to real images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

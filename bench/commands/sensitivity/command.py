@@ -1,7 +1,5 @@
 """``bench sensitivity``: measure damaged real images, and write the page."""
 
-from __future__ import annotations
-
 from bench.commands.evaluate.request import request_of, resolve_measuring
 from bench.commands.sensitivity import SensitivityOptions
 from bench.commands.shared import check_writable, heed_signals

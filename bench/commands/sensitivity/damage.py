@@ -9,8 +9,6 @@ Sajjadi et al. 2018 and Naeem et al. 2020 looked at theirs; JPEG is that of Parm
 All of it is the same under every version of numpy; only JPEG depends on Pillow's library.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -14,8 +14,6 @@ without error; for shares the binomial deviation, two hits and two misses added 
 1998), is the least.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +138,7 @@ def page(
     return made
 
 
-def _panel(measure: _Measure, real: Real, made: Page, progress: Progress) -> Panel:
+def _panel(measure: "_Measure", real: Real, made: Page, progress: Progress) -> Panel:
     sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(real.dataset)]
     parts = len(sets) + SETS
     rows = []

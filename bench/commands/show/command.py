@@ -1,7 +1,5 @@
 """``bench table``, ``plot``, ``sync`` and ``ui``: show what lies on disk."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path

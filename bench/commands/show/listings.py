@@ -1,7 +1,5 @@
 """``bench methods`` and ``bench datasets``: list what there is to run."""
 
-from __future__ import annotations
-
 from bench.config import one_line, presets
 
 

@@ -1,7 +1,5 @@
 """``bench time``: time finished cells in turn, and write what was found."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from cyclopts import Parameter

@@ -5,8 +5,6 @@ ended by a cell, it is started again without that cell. What was there before is
 ``replaced/``.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Cells that were timed together, for people: their times, and how many times longer each takes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from bench.costs.intervals import Interval

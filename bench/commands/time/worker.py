@@ -4,8 +4,6 @@ The final weights of all cells are loaded, each cell is warmed up, and then they
 that fails is left out with its reason; the others go on. Exit codes: 0 done, 75 interrupted.
 """
 
-from __future__ import annotations
-
 import time
 import traceback
 from collections.abc import Callable

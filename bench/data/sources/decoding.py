@@ -1,7 +1,5 @@
 """Decodes a split's images in a few threads, and counts what a reader of the numbers must know."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -63,7 +61,7 @@ class Decoding:
 
     rule: Rule
     colour: bool
-    tally: Tally
+    tally: "Tally"
     advance: Callable[[int], object]
     free: int
     done: int = 0
