@@ -18,7 +18,8 @@ from bench.commands.options import parse_size
 from bench.config.errors import UserError
 from bench.executors import explain_end
 from bench.records import record
-from bench.records.record import RESERVE, Record, Status, keep_reserve, save_anyhow
+from bench.records.files import write_text
+from bench.records.record import RESERVE, Record, Status, keep_reserve
 
 from .conftest import Bench
 from .fake_study import make_record
@@ -148,8 +149,8 @@ def test_a_record_is_written_on_a_full_disk(small_disk: Path) -> None:
             file.write(bytes(4096))
     row = make_record(cell.parent, "sde", 0)
     with pytest.raises(OSError, match="No space left"):
-        record.save(row, cell)
-    save_anyhow(row, cell)
+        write_text(cell / record.RECORD, row.model_dump_json())
+    record.save(row, cell)
     assert record.load(cell) == row
     assert not (cell.parent / RESERVE).exists()
     filler.unlink()

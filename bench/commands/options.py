@@ -60,34 +60,25 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def _listed_by(parse: Callable[[str], Any]) -> Callable[[Any, Sequence[Token]], Any]:
-    """Parse an option that may be repeated as one list."""
-    return lambda kind, tokens: parse(comma_separated([token.value for token in tokens]))
-
-
 def comma_separated(values: Sequence[object]) -> str:
     """Write a list as it is typed."""
     return ",".join(map(str, values))
 
 
-Names = Annotated[
-    tuple[str, ...], Parameter(converter=_listed_by(split), negative="", metavar="NAMES")
-]
-Seeds = Annotated[
-    tuple[int, ...],
-    Parameter(
-        converter=_listed_by(parse_seeds),
-        negative="",
-        metavar="SEEDS",
-        show_default=comma_separated,
-    ),
-]
-Evaluations = Annotated[
-    tuple[int, ...], Parameter(converter=_listed_by(parse_nfe), negative="", metavar="NUMBERS")
-]
+def _listed(parse: Callable[[str], Any], metavar: str, **more: Any) -> Parameter:
+    """Describe an option that may be repeated and is parsed as one list."""
+
+    def convert(kind: Any, tokens: Sequence[Token]) -> Any:
+        return parse(comma_separated([token.value for token in tokens]))
+
+    return Parameter(converter=convert, negative="", metavar=metavar, **more)
+
+
+Names = Annotated[tuple[str, ...], _listed(split, "NAMES")]
+Seeds = Annotated[tuple[int, ...], _listed(parse_seeds, "SEEDS", show_default=comma_separated)]
+Evaluations = Annotated[tuple[int, ...], _listed(parse_nfe, "NUMBERS")]
 Size = Annotated[
-    int,
-    Parameter(converter=lambda kind, tokens: parse_size(tokens[-1].value), metavar="SIZE"),
+    int, Parameter(converter=lambda kind, tokens: parse_size(tokens[-1].value), metavar="SIZE")
 ]
 Weights = Annotated[
     tuple[str, ...], Parameter(negative="", metavar="[NAME=]FILE", show_default=False)

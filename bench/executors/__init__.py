@@ -4,15 +4,7 @@ An executor writes the job's file, has ``python -m TASK JOB.json`` run somewhere
 for it. The task's module calls :func:`serve`. Progress goes through a file of the job's folder.
 """
 
-from bench.executors.endings import (  # fmt: skip
-    BAD_INPUT,
-    DONE,
-    FAILED,
-    INTERRUPTED,
-    NO_DATA,
-    End,
-    explain_end,
-)
+from bench.executors.endings import BAD_INPUT, DONE, FAILED, INTERRUPTED, NO_DATA, End, explain_end
 from bench.executors.executor import Executor, Handle, Told, follow
 from bench.executors.job import Job, Limits
 from bench.executors.local import LocalExecutor

@@ -1,59 +1,23 @@
 """What lies on disk, as typed models: studies, cells, curves, and how files are written."""
 
+# A face, as dense as its ``__all__``.
+# fmt: off
+# isort: off
 from bench.records.files import (
-    new_file,
-    read_json,
-    remove_unfinished,
-    sync_folder,
-    write_atomically,
-    write_text,
+    new_file, read_json, remove_unfinished, sync_folder, write_atomically, write_text,
 )
 from bench.records.locks import CellLock, given_command, hold, only_command
 from bench.records.metric_names import (
-    HIGHER_IS_BETTER,
-    LOWER_IS_BETTER,
-    direction,
-    headline,
-    metric_family,
+    HIGHER_IS_BETTER, LOWER_IS_BETTER, direction, headline, metric_family,
 )
 from bench.records.orphans import is_running, note_death, note_end, settle_study
 from bench.records.record import (
-    ANCHORS,
-    CHECKPOINT,
-    CONFIG,
-    GRID,
-    LOG,
-    RECORD,
-    RESERVE,
-    SAMPLES,
-    SIGN,
-    Anchors,
-    Attempt,
-    Record,
-    SharedBy,
-    Status,
-    Value,
-    cell_name,
-    cells,
-    is_sampled,
-    keep_reserve,
-    load,
-    now,
-    read_curves,
-    readable,
-    save_anyhow,
-    write_anyhow,
+    ANCHORS, CHECKPOINT, CONFIG, GRID, LOG, RECORD, RESERVE, SAMPLES, SIGN, Anchors, Attempt,
+    Record, SharedBy, Status, Value, cell_name, cells, is_sampled, keep_reserve, load, now,
+    read_curves, readable, save, write_anyhow,
 )
 from bench.records.study_file import (
-    STUDY,
-    Prepared,
-    StudyFile,
-    find_study,
-    is_study,
-    read_study,
-    studies,
-    study_at,
-    write_study,
+    STUDY, Prepared, StudyFile, find_study, is_study, read_study, studies, study_at, write_study,
 )
 
 __all__ = [
@@ -63,6 +27,6 @@ __all__ = [
     "direction", "find_study", "given_command", "headline", "hold", "is_running", "is_sampled",
     "is_study", "keep_reserve", "load", "metric_family", "new_file", "note_death", "note_end",
     "now", "only_command", "read_curves", "read_json", "read_study", "readable",
-    "remove_unfinished", "save_anyhow", "settle_study", "studies", "study_at", "sync_folder",
+    "remove_unfinished", "save", "settle_study", "studies", "study_at", "sync_folder",
     "write_anyhow", "write_atomically", "write_study", "write_text",
-]  # fmt: skip
+]

@@ -4,12 +4,10 @@ Taken there and back, a machine that gets slower or faster during a round does s
 alike, and two cells are compared within each round.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -28,11 +26,6 @@ FEWEST_ROUNDS = 6
 has two batches of each cell, of which ten are the fewest that are timed."""
 SAME = ("device", "device_type", "threads")
 """What of the surroundings must be the same for a timing to stand in place of a cell's own."""
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-T = TypeVar("T")
 
 
 class TimedCell(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
@@ -105,25 +98,13 @@ class Timing(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
         return next(found, None)
 
 
-def there_and_back(cells: Sequence[T]) -> Iterator[T]:
-    """The order of one round: A B C C B A."""
-    yield from cells
-    yield from reversed(cells)
-
-
-def by_round(times: Sequence[float]) -> NDArray[np.float64]:
-    """Means of the two times of each round, (rounds,): a steady drift adds alike to all cells."""
-    import numpy as np
-
-    means: NDArray[np.float64] = np.asarray(times, np.float64).reshape(-1, 2).mean(axis=1)
-    return means
-
-
 def ratio(one: Sequence[float], other: Sequence[float]) -> Bounds:
     """How many times longer ``one`` takes, paired by rounds, which the bootstrap draws from."""
     import numpy as np
 
-    ratios = by_round(one) / by_round(other)
+    # (2, rounds): means of the two times of each round, since a drift adds alike to all cells.
+    longer, shorter = np.asarray([one, other], np.float64).reshape(2, -1, 2).mean(axis=2)
+    ratios = longer / shorter
     low, high = median_bounds(ratios.tolist())
     return Bounds(median=float(np.median(ratios)), low=low, high=high)
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench.records.locks import CellLock
-from bench.records.record import RECORD, SIGN, Attempt, Record, Status, readable, save_anyhow, stamp
+from bench.records.record import RECORD, SIGN, Attempt, Record, Status, readable, save, stamp
 
 
 def settle_study(folder: Path) -> None:
@@ -20,7 +20,7 @@ def settle_study(folder: Path) -> None:
                 if record is not None and record.status == Status.RUNNING:
                     note_death(record, path.parent)
                     record.status, record.reason = Status.INTERRUPTED, "its command was ended"
-                    save_anyhow(record, path.parent)
+                    save(record, path.parent)
 
 
 def is_running(folder: Path) -> bool:

@@ -208,12 +208,7 @@ def is_sampled(record: Record, folder: Path) -> bool:
 
 
 def save(record: Record, folder: Path) -> None:
-    """Write ``record.json`` into the cell's folder."""
-    write_text(folder / RECORD, record.model_dump_json(indent=2) + "\n")
-
-
-def save_anyhow(record: Record, folder: Path) -> None:
-    """Write ``record.json`` as ``write_anyhow`` does."""
+    """Write ``record.json`` into the cell's folder, as ``write_anyhow`` does."""
     write_anyhow(folder / RECORD, record.model_dump_json(indent=2) + "\n")
 
 

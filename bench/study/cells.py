@@ -7,18 +7,9 @@ from typing import Any
 from bench.config import to_yaml
 from bench.executors import End, Job
 from bench.progress.display import Display
-from bench.records import (
-    CONFIG,
-    LOG,
-    RECORD,
-    Record,
-    Status,
-    load,
-    note_end,
-    now,
-    save_anyhow,
-    write_text,
-)
+from bench.records import CONFIG, LOG, RECORD, Record, Status, now, save, write_text
+from bench.records import record as records
+from bench.records.orphans import note_end
 from bench.study.plan import Planned, decide, record_bytes
 from bench.study.request import Request
 from bench.study.runner import Work
@@ -58,7 +49,7 @@ class CellWork(Work[Planned]):
         if cell.action == "fail":
             record = self.pending(cell)
             record.status, record.reason, record.ended = Status.FAILED, cell.broken, now()
-            save_anyhow(record, cell.folder)
+            save(record, cell.folder)
             write_text(cell.folder / LOG, f"{cell.broken}\n")
             self.display.say(f"{cell.folder.name}: {record.status}: {record.reason}")
             self.sync(cell)
@@ -67,7 +58,7 @@ class CellWork(Work[Planned]):
                 # A stale or failed cell's folder gets out of the way; nothing is deleted.
                 replace(cell.folder)
             write_text(cell.folder / CONFIG, to_yaml(cell.config))
-            save_anyhow(self.pending(cell), cell.folder)
+            save(self.pending(cell), cell.folder)
             cell.why, cell.seen = "to do", record_bytes(cell.folder)
 
     def pending(self, cell: Planned) -> Record:
@@ -110,7 +101,7 @@ def replace(path: Path) -> None:
 
 def settle(cell: Planned, end: End) -> Record:
     """Correct the record of a cell whose process could not do it itself, or that we ended."""
-    record = load(cell.folder)
+    record = records.load(cell.folder)
     assert record is not None
     before = record.model_copy(deep=True)
     is_open = record.status in {Status.RUNNING, Status.PENDING}
@@ -120,5 +111,5 @@ def settle(cell: Planned, end: End) -> Record:
         record.status, record.reason = end.status, end.reason
     note_end(record, end.pid, end.seconds)
     if record != before:
-        save_anyhow(record, cell.folder)
+        save(record, cell.folder)
     return record

@@ -4,15 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.progress.display import Display
-from bench.records import (
-    RECORD,
-    RESERVE,
-    is_running,
-    keep_reserve,
-    only_command,
-    readable,
-    settle_study,
-)
+from bench.records import RECORD, RESERVE, is_running, keep_reserve, only_command, readable
+from bench.records.orphans import settle_study
 from bench.study.cells import CellWork
 from bench.study.plan import Planned, plan
 from bench.study.preparation import make_ready

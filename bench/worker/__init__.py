@@ -7,13 +7,13 @@ any training is made by ``python -m bench.worker.preparation JOB.json``.
 
 from bench.worker.build import Built, data_spec, device_for, open_device
 from bench.worker.cell import read_checkpoint
-from bench.worker.process import Progress, Stop, explain
+from bench.worker.process import Progress, excused, stoppable
 from bench.worker.results import GRID_IMAGES
 from bench.worker.run import run_cell
 from bench.worker.train import feed_of
 from bench.worker.trained import Trained, load_finished
 
 __all__ = [
-    "GRID_IMAGES", "Built", "Progress", "Stop", "Trained", "data_spec", "device_for", "explain",
-    "feed_of", "load_finished", "open_device", "read_checkpoint", "run_cell",
+    "GRID_IMAGES", "Built", "Progress", "Trained", "data_spec", "device_for", "excused", "feed_of",
+    "load_finished", "open_device", "read_checkpoint", "run_cell", "stoppable",
 ]  # fmt: skip

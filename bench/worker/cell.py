@@ -119,7 +119,7 @@ class Cell:
 
     def save(self) -> None:
         """Write the record."""
-        records.save_anyhow(self.record, self.folder)
+        records.save(self.record, self.folder)
 
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""

@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -92,3 +93,28 @@ def explain(error: Exception, length: int = 500) -> str:
     """Say in one line what an error was."""
     told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return one_line(told)[:length]
+
+
+@contextmanager
+def excused(keep: Callable[[str], object]) -> Iterator[None]:
+    """Give ``keep`` in a line what goes wrong inside, which ends nothing else; a stop does."""
+    try:
+        yield
+    except InterruptedTrainingError:
+        raise
+    except Exception as error:
+        traceback.print_exception(error)
+        keep(explain(error, 300))
+
+
+def stoppable(task: Callable[[Job], int]) -> Callable[[Job], int]:
+    """Make a task heed requests to stop; what it has kept by then stays."""
+
+    def run(job: Job) -> int:
+        Stop()
+        try:
+            return task(job)
+        except InterruptedTrainingError:
+            return INTERRUPTED
+
+    return run

@@ -3,25 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import study
-from bench.commands.method_labels import (
-    check_common,
-    check_labels,
-    check_overrides,
-    find_broken,
-    resolve_label,
-)
+from bench import config, study
+from bench.commands import method_labels
 from bench.commands.run import RunOptions
 from bench.commands.settings import default_device, default_jobs, resolve_settings
-from bench.config import (
-    UserError,
-    apply_overrides,
-    choose_preset,
-    datasets,
-    digest,
-    parse_set,
-    unknown,
-)
+from bench.config import UserError, unknown
 from methods import registry
 
 RESERVED = ("cache", "mlartifacts", "mlflow.db")
@@ -30,29 +16,23 @@ RESERVED = ("cache", "mlartifacts", "mlflow.db")
 
 def resolve(options: RunOptions) -> study.Request:
     """Resolve and validate all that was asked for; UserError in one line if it cannot be."""
-    wanted = check_labels(options.methods)
-    broken = find_broken(wanted)
+    wanted = method_labels.check_labels(options.methods)
+    broken = method_labels.find_broken(wanted)
     methods = [label for label in wanted if label not in broken]
     if not methods:
         raise UserError(next(iter(broken.values())))
-    if options.dataset not in datasets():
-        raise unknown("data set", options.dataset, datasets())
+    if options.dataset not in config.datasets():
+        raise unknown("data set", options.dataset, config.datasets())
     device = options.device or default_device()
-    name, preset = choose_preset(options.dataset, options.preset, device)
-    overrides = parse_set(options.overrides)
-    check_overrides(overrides, methods)
-    preset = apply_overrides(preset, overrides, methods)
-    check_common(overrides, methods)
+    name, preset = config.choose_preset(options.dataset, options.preset, device)
+    overrides = config.parse_set(options.overrides)
+    method_labels.check_overrides(overrides, methods)
+    preset = config.apply_overrides(preset, overrides, methods)
+    method_labels.check_common(overrides, methods)
     settings = resolve_settings(
-        options.dataset,
-        name,
-        preset,
-        device=device,
-        data=options.data,
-        weights=options.weights,
-        reference=options.reference,
-        budget=options.budget,
-    )
+        options.dataset, name, preset, device=device, data=options.data, weights=options.weights,
+        reference=options.reference, budget=options.budget,
+    )  # fmt: skip
     for method in settings.training.per_method:
         if method not in registry.names():
             raise unknown("method in training.per_method", method, registry.names())
@@ -60,7 +40,7 @@ def resolve(options: RunOptions) -> study.Request:
         name=study_name(options, name),
         results=options.results.resolve(),
         settings=settings,
-        methods={label: resolve_label(label, preset) for label in methods},
+        methods={label: method_labels.resolve_label(label, preset) for label in methods},
         seeds=options.seeds,
         jobs=options.jobs or default_jobs(settings),
         timeout=options.timeout,
@@ -101,5 +81,5 @@ def study_name(options: RunOptions, preset: str) -> str:
         ],
         "reference": options.reference and str(options.reference.resolve()),
     }
-    suffix = f"-{digest(given)[:6]}" if any(given.values()) else ""
+    suffix = f"-{config.digest(given)[:6]}" if any(given.values()) else ""
     return f"{options.dataset}-{preset}{suffix}"

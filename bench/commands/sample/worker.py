@@ -5,8 +5,7 @@ the cell's own were. Each point is kept as soon as it is there; nothing is ever 
 codes: 0 done, 1 a point failed (its reason is in the file), 75 interrupted.
 """
 
-import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from bench import metrics
 from bench.costs.flops import count_calls
 from bench.costs.intervals import interval
 from bench.costs.machine.fitness import Watch
-from bench.executors import DONE, FAILED, INTERRUPTED, Job, serve
+from bench.executors import DONE, FAILED, Job, serve
 from bench.records import load, nfe_curve
 from bench.records.environment import describe
-from bench.records.nfe_curve import Curve, Point
+from bench.records.nfe_curve import Point
 from bench.sampling.source import draw_batches
-from bench.training import InterruptedTrainingError
-from bench.worker import Built, Progress, Stop, explain, load_finished
+from bench.worker import Built, Progress, excused, load_finished, stoppable
 
 WITHOUT_TRAINING = tuple(family for family in metrics.FAMILIES if family != "cas")
 """What is measured at each point: all but the score that takes a training of its own."""
@@ -37,73 +35,56 @@ class Resampling:
         self.job, self.folder = job, Path(job.request["cell"])
         record = load(self.folder)
         assert record is not None, f"{self.folder} has no record"
-        self.progress = Progress(job)
-        self.curve: Curve = nfe_curve.read(self.folder, record)
-        self.is_warm = False
+        self.progress, self.curve = Progress(job), nfe_curve.read(self.folder, record)
+        self.is_warm, self.failed = False, 0
 
-    def draw(self, wanted: list[Point]) -> int:
-        """Draw the points that are wanted, keep each at once, and return how many failed."""
-        if self._fails(wanted, self._open):
-            return len(wanted)
-        return sum(
-            self._fails([point], partial(self._draw, point, at / len(wanted)))
-            for at, point in enumerate(wanted)
-        )
+    def draw(self, wanted: Sequence[Point]) -> None:
+        """Draw the points that are wanted and keep each at once, or why it failed."""
+        with excused(partial(self._lose, wanted)):
+            cache = self.job.cache
+            self.cell = load_finished(self.folder, cache, self.job.request["data_sha256"])
+            settings, data, device = self.cell.config.settings, self.cell.dataset, self.cell.device
+            self.evaluator = metrics.Evaluator.open(settings, data, device=device, cache=cache)
+        if self.failed:
+            return
+        for at, point in enumerate(wanted):
+            with excused(partial(self._lose, [point])):
+                what = f"{point.sampler['name']}, {point.sampler['steps']} steps"
+                self.progress("sampling", fraction=at / len(wanted), stage=what)
+                self._keep(point.model_copy(update=self._measure(point)))
 
-    def _fails(self, points: list[Point], action: Callable[[], None]) -> bool:
-        """Do something for points; whether it went wrong, which is kept as their reason."""
-        try:
-            action()
-        except InterruptedTrainingError:
-            raise
-        except Exception as error:
-            traceback.print_exception(error)
-            for point in points:
-                self._keep(point.model_copy(update={"reason": explain(error, 300)}))
-            return True
-        return False
+    def _lose(self, points: Sequence[Point], reason: str) -> None:
+        self.failed += len(points)
+        for point in points:
+            self._keep(point.model_copy(update={"reason": reason}))
 
     def _keep(self, point: Point) -> None:
         self.curve.put(point)
         nfe_curve.save(self.curve, self.folder)
 
-    def _open(self) -> None:
-        cache = self.job.cache
-        self.cell = load_finished(self.folder, cache, self.job.request["data_sha256"])
-        self.settings = self.cell.config.settings
-        self.evaluator = metrics.Evaluator.open(
-            self.settings, self.cell.dataset, device=self.cell.device, cache=cache
-        )
-
-    def _draw(self, point: Point, fraction: float) -> None:
-        what = f"{point.sampler['name']}, {point.sampler['steps']} steps"
-        self.progress("sampling", fraction=fraction, stage=what)
-        self._keep(self._point(point))
-
-    def _point(self, point: Point) -> Point:
+    def _measure(self, point: Point) -> dict[str, Any]:
+        """Draw a point's samples; return what is measured of them and what they cost."""
         built = self.cell.with_sampler(point.sampler).build()
         with Watch(built.device, least=0.0) as watch:
             images, labels, calls, times = self._images(built, point.samples)
         here = describe(built.device, command=self.job.command, jobs=self.job.jobs)
         nfe = sum(calls.values())
-        return point.model_copy(
-            update={
-                "nfe": nfe,
-                "nfe_by_network": calls,
-                "ms_per_image": interval(times, batch=self.settings.sampling.batch),
-                "environment": {key: here[key] for key in nfe_curve.ENVIRONMENT}
-                | {"timing": watch.facts(), "unfit": watch.unfit()},
-                "metrics": self.evaluator.measure(
-                    images,
-                    labels,
-                    families=WITHOUT_TRAINING,
-                    jackknife=True,
-                    provenance=built.provenance(nfe),
-                    progress=self.progress.of("evaluating"),
-                ),
-                "reason": "",
-            }
-        )
+        return {
+            "nfe": nfe,
+            "nfe_by_network": calls,
+            "ms_per_image": interval(times, batch=built.config.settings.sampling.batch),
+            "environment": {key: here[key] for key in nfe_curve.ENVIRONMENT}
+            | {"timing": watch.facts(), "unfit": watch.unfit()},
+            "metrics": self.evaluator.measure(
+                images,
+                labels,
+                families=WITHOUT_TRAINING,
+                jackknife=True,
+                provenance=built.provenance(nfe),
+                progress=self.progress.of("evaluating"),
+            ),
+            "reason": "",
+        }
 
     def _images(
         self, built: Built, n: int
@@ -112,7 +93,7 @@ class Resampling:
 
         Returns images, labels asked for, counted evaluations an image and milliseconds an image.
         """
-        source, size = built.source("samples"), self.settings.sampling.batch
+        source, size = built.source("samples"), built.config.settings.sampling.batch
         if not self.is_warm:
             source.batch(size, 0)
             self.is_warm = True
@@ -122,14 +103,12 @@ class Resampling:
         return images, labels, counted, times
 
 
+@stoppable
 def resample(job: Job) -> int:
     """Draw the points that a job asks for."""
-    wanted = [Point.model_validate(body) for body in job.request["points"]]
-    Stop()
-    try:
-        return FAILED if Resampling(job).draw(wanted) else DONE
-    except InterruptedTrainingError:
-        return INTERRUPTED
+    work = Resampling(job)
+    work.draw([Point.model_validate(body) for body in job.request["points"]])
+    return FAILED if work.failed else DONE
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import study
 from bench.commands.cells import choose_cells
 from bench.config import UserError
-from bench.executors import DONE, INTERRUPTED, End, Job, LocalExecutor, follow
+from bench.executors import DONE, INTERRUPTED, End, LocalExecutor, follow
 from bench.progress.display import Display
 from bench.records import hold, interleaved, only_command, read_study
 from bench.records.interleaved import Timing
@@ -100,18 +100,13 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         log = request.folder / interleaved.LOG
         job = request.job("bench.commands.time.worker", Path(scratch), log=log, request=body)
-        end = show(job, display)
+        display.start(NAME, "")
+        try:
+            end = follow(LocalExecutor().start(job), lambda told: display.update(NAME, told))
+        finally:
+            display.close(NAME, "ended")
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt
         found = Timing.model_validate_json(job.answer.read_bytes()) if end.code == DONE else None
         at = job.folder / interleaved.AT
         return found, at.read_text() if at.exists() else "", end
-
-
-def show(job: Job, display: Display) -> End:
-    """Start the process, show how it goes on, and return its end."""
-    display.start(NAME, "")
-    try:
-        return follow(LocalExecutor().start(job), lambda told: display.update(NAME, told))
-    finally:
-        display.close(NAME, "ended")

@@ -5,8 +5,8 @@ that fails is left out with its reason; the others go on. Exit codes: 0 done, 75
 """
 
 import time
-import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,13 @@ import torch
 
 from bench.costs.intervals import interval
 from bench.costs.machine.fitness import Watch
-from bench.executors import DONE, INTERRUPTED, Job, serve
+from bench.executors import DONE, Job, serve
 from bench.records import now, write_text
 from bench.records.environment import describe
-from bench.records.interleaved import AT, TimedCell, Timing, ratios, there_and_back
+from bench.records.interleaved import AT, TimedCell, Timing, ratios
 from bench.sampling.source import Source, timed
 from bench.sampling.timing import WarmUp, warm_up, warm_up_facts, warm_up_reasons
-from bench.training import InterruptedTrainingError
-from bench.worker import Progress, Stop, device_for, explain, load_finished
+from bench.worker import Progress, device_for, excused, load_finished, stoppable
 
 Clock = Callable[[Source, int, int], "tuple[float, tuple[torch.Tensor, Any]]"]
 
@@ -82,40 +81,37 @@ class Turns:
         self.taken: list[Taken] = []
         self.failed: dict[str, str] = {}
 
-    def attempt(self, name: str, action: Callable[[], object]) -> None:
+    def attempt(self, name: str) -> AbstractContextManager[None]:
         """Do something with a cell; whatever goes wrong leaves the cell out."""
         self.note(name)
-        try:
-            action()
-        except InterruptedTrainingError:
-            raise
-        except Exception as error:
-            traceback.print_exception(error)
-            self.failed[name] = explain(error, 300)
-            self.taken = [cell for cell in self.taken if cell.name != name]
+        return excused(partial(self.leave_out, name))
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Go on without a cell."""
+        self.failed[name] = reason
+        self.taken = [cell for cell in self.taken if cell.name != name]
 
     def open(self, folder: Path, cache: Path, data_sha256: str) -> None:
         """Load a cell, to take part."""
-
-        def load_cell() -> None:
+        with self.attempt(folder.name):
             cell = load_finished(folder, cache, data_sha256)
             source = cell.build().source("timing")
             # What is the process's and not the method's: threads, and arithmetic.
             take_turn = partial(device_for, cell.config)
             self.taken.append(Taken(folder.name, cell.record.key, source, take_turn))
 
-        self.attempt(folder.name, load_cell)
-
     def warm_up(self, batch: int) -> None:
         """Warm up every cell."""
         for cell in list(self.taken):
-            self.attempt(cell.name, partial(cell.warm_up, batch))
+            with self.attempt(cell.name):
+                cell.warm_up(batch)
 
     def round(self, batch: int, clock: Clock = timed) -> None:
-        """Visit every cell twice, there and back."""
-        for cell in there_and_back(list(self.taken)):
+        """Visit every cell twice, A B C C B A."""
+        for cell in [*self.taken, *reversed(self.taken)]:
             if cell.name not in self.failed:
-                self.attempt(cell.name, partial(cell.visit, batch, clock))
+                with self.attempt(cell.name):
+                    cell.visit(batch, clock)
 
 
 def take(job: Job) -> Timing:
@@ -158,14 +154,10 @@ def keep_busy(turns: Turns, batch: int) -> None:
         time.sleep(0.01)
 
 
+@stoppable
 def retime(job: Job) -> int:
     """Time what a job asks for, into its answer."""
-    Stop()
-    try:
-        found = take(job)
-    except InterruptedTrainingError:
-        return INTERRUPTED
-    write_text(job.answer, found.model_dump_json())
+    write_text(job.answer, take(job).model_dump_json())
     return DONE
 
 

@@ -215,13 +215,6 @@ def read_power() -> dict[str, Any]:
 
 
 READERS = (
-    read_cores,
-    read_held_back,
-    read_load,
-    read_clock,
-    read_governor,
-    read_throttling,
-    read_heat,
-    read_swap,
-    read_power,
-)
+    read_cores, read_held_back, read_load, read_clock, read_governor, read_throttling, read_heat,
+    read_swap, read_power,
+)  # fmt: skip
