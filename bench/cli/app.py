@@ -44,15 +44,10 @@ def run(options: RunOptions = RunOptions()) -> int:
     return run(options)
 
 
-app.command(table, group=LOOK)
-app.command(plot, group=LOOK)
-app.command(compare, group=LOOK)
-app.command(ui, group=LOOK)
-app.command(sync, group=LOOK)
-
-app.command(sample, group=AGAIN)
-app.command(time, group=AGAIN)
-app.command(reproduce, group=AGAIN)
+for look in (table, plot, compare, ui, sync):
+    app.command(look, group=LOOK)
+for measure in (sample, time, reproduce):
+    app.command(measure, group=AGAIN)
 # What `reproduce` was called until 0.2.
 app.command(reproduce, name="rerun", show=False)
 
@@ -81,9 +76,8 @@ def sensitivity(options: SensitivityOptions) -> int:
     return sensitivity(options)
 
 
-app.command(methods, group=EXTEND)
-app.command(datasets, group=EXTEND)
-app.command(new, group=EXTEND)
+for extend in (methods, datasets, new):
+    app.command(extend, group=EXTEND)
 
 
 @app.command(group=EXTEND)

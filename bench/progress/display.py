@@ -65,31 +65,27 @@ def passing(title: str, console: Console | None = None) -> Iterator[Callable[[fl
     error, at most one every ``PLAIN_SECONDS``. A pass that reports nothing shows nothing.
     """
     console = console or Console(file=sys.stderr, highlight=False)
-    began = time.monotonic()
-    if not console.is_terminal:
-        printed = began
-
-        def say(fraction: float) -> None:
-            nonlocal printed
-            moment = time.monotonic()
-            if moment - printed >= PLAIN_SECONDS:
-                printed = moment
-                line = f"{title}: {fraction:4.0%}  {_pace(fraction, moment - began)}".rstrip()
-                console.print(line, soft_wrap=True, markup=False)
-
-        yield say
-        return
+    began = printed = time.monotonic()
     bar = _bars("{task.description}", console)
     task = bar.add_task(escape(title), total=1.0, told="")
 
     def show(fraction: float) -> None:
-        bar.start()
-        bar.update(task, completed=fraction, told=_pace(fraction, time.monotonic() - began))
+        nonlocal printed
+        moment = time.monotonic()
+        pace = _pace(fraction, moment - began)
+        if console.is_terminal:
+            bar.start()
+            bar.update(task, completed=fraction, told=pace)
+        elif moment - printed >= PLAIN_SECONDS:
+            printed = moment
+            line = f"{title}: {fraction:4.0%}  {pace}".rstrip()
+            console.print(line, soft_wrap=True, markup=False)
 
     try:
         yield show
     finally:
-        bar.stop()
+        if console.is_terminal:
+            bar.stop()
 
 
 def _pace(fraction: float, elapsed: float) -> str:

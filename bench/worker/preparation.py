@@ -6,7 +6,6 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,6 @@ from bench.worker.process import Progress
 from bench.worker.shared_stages import stage_key
 
 
-@dataclass(frozen=True)
-class Examined:
-    """What a study needs."""
-
-    dataset: Dataset
-    device: torch.device
-    answer: dict[str, Any]
-    """What identifies data, extractors and first stages, and notes on them."""
-
-
 def examine(
     settings: Settings,
     methods: Mapping[str, dict[str, Any]],
@@ -39,10 +28,11 @@ def examine(
     *,
     download: bool = True,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> Examined:
+) -> tuple[Dataset, torch.device, dict[str, Any]]:
     """Load and check data, extractors and methods; nothing is stored but the decoded data.
 
-    ``progress`` is told the fraction of the data that is read.
+    ``progress`` is told the fraction of the data that is read. Beside data and device returns what
+    identifies data, extractors and each method's first stage (its seed apart), and notes on them.
     """
     samples, limit = settings.evaluation.samples, settings.evaluation.reference_images
     device = open_device(settings.device, settings.threads, settings.training.precision)
@@ -51,27 +41,20 @@ def examine(
         settings.dataset, path=settings.data, cache=cache, size=settings.size,
         download=download, progress=progress,
     )  # fmt: skip
+    stages = {}
+    for label, config in methods.items():
+        with torch.device("meta"):
+            first = build_method(label, config, dataset).stages()[0]
+        stages[label] = stage_key(first, label, settings, dataset.sha256, None)
     answer = {
         "data_variant": dataset.variant,
         "data_sha256": dataset.sha256,
         "data_source": dataset.source,
         "notes": [*dataset.notes, *metrics.anchor_notes(dataset, samples, limit=limit)],
         **identity,
-        "stages": first_stages(methods, settings, dataset),
+        "stages": stages,
     }
-    return Examined(dataset, device, answer)
-
-
-def first_stages(
-    methods: Mapping[str, dict[str, Any]], settings: Settings, dataset: Dataset
-) -> dict[str, str | None]:
-    """What identifies the first stage of each method, its seed apart; builds every method."""
-    keys = {}
-    for label, config in methods.items():
-        with torch.device("meta"):
-            first = build_method(label, config, dataset).stages()[0]
-        keys[label] = stage_key(first, label, settings, dataset.sha256, None)
-    return keys
+    return dataset, device, answer
 
 
 def answering(task: Callable[[Job], object]) -> Callable[[Job], int]:
@@ -94,20 +77,17 @@ def prepare(job: Job) -> None:
     """Load and check data, methods and metrics; make reference statistics and anchors."""
     settings, progress = Settings.model_validate(job.request["settings"]), Progress(job)
     methods, reading = job.request["methods"], progress.of("reading the data")
-    found = examine(settings, methods, job.cache, progress=reading)
+    dataset, device, answer = examine(settings, methods, job.cache, progress=reading)
     metrics.self_test()
     evaluator = metrics.Evaluator.open(
-        settings,
-        found.dataset,
-        device=found.device,
-        cache=job.cache,
+        settings, dataset, device=device, cache=job.cache,
         progress=progress.of("reference statistics"),
-    )
+    )  # fmt: skip
     path = Path(job.request["study"]) / ANCHORS
-    if not are_current(path, found.answer, evaluator):
+    if not are_current(path, answer, evaluator):
         rows = evaluator.anchors(settings.evaluation.samples, progress=progress.of("anchors"))
         write_text(path, Anchors(rows=rows).model_dump_json())
-    write_text(job.answer, json.dumps(found.answer))
+    write_text(job.answer, json.dumps(answer))
 
 
 def are_current(path: Path, answer: dict[str, Any], evaluator: metrics.Evaluator) -> bool:

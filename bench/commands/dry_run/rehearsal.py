@@ -38,17 +38,16 @@ def estimate(job: Job) -> None:
     began = time.perf_counter()
     settings = Settings.model_validate(job.request["settings"])
     methods = job.request["methods"]
-    examined = examine(settings, methods, job.cache, download=False)
-    dataset, stages = examined.dataset, examined.answer["stages"]
+    dataset, device, known = examine(settings, methods, job.cache, download=False)
 
     def note(found: Findings) -> None:
-        answer = examined.answer | {"findings": found.model_dump()}
+        answer = known | {"findings": found.model_dump()}
         write_text(job.answer, json.dumps(answer))
 
     candidates = []
     for label, config in methods.items():
         cell = CellConfig(settings=settings, method=label, method_config=config, seed=0)
-        candidates.append(Candidate(cell, dataset, examined.device, stages[label]))
+        candidates.append(Candidate(cell, dataset, device, known["stages"][label]))
     # Reading the data takes a cell as long where they are not decoded first.
     loaded = began if dataset.stored else time.perf_counter()
     found = rehearse(

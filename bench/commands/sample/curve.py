@@ -32,27 +32,6 @@ class CurveCell(Planned):
 # -- what is to be drawn ------------------------------------------------------------------------
 
 
-def choose(
-    study: Path, options: SampleOptions, data_sha256: str
-) -> tuple[list[CurveCell], list[str]]:
-    """Return the cells to sample, and a line for each that should be but cannot.
-
-    Raises:
-        UserError: a sampler or a cell that was named is unknown, or the cell has no sampler or
-            cannot be sampled.
-    """
-    for name in options.samplers or ():
-        if name not in SAMPLERS:
-            raise unknown("sampler", name, SAMPLERS)
-    cells, refused = choose_cells(
-        study, options.cells, data_sha256, lambda folder: sampler(folder) is not None
-    )
-    return (
-        [plan(folder, record, options) for folder, record in cells],
-        [f"{name}: {reason}" for name, reason in refused.items()],
-    )
-
-
 def sampler(folder: Path) -> SamplerSettings | None:
     """The sampler's settings of a cell, or ``None`` if its method has none."""
     return nfe_curve.sampler_of(read_cell(folder / CONFIG).method_config)
@@ -183,21 +162,29 @@ def draw_curves(request: Request, options: SampleOptions, display: Display) -> l
     """Draw what is missing of the cells' curves; return a line for each failure.
 
     Raises:
-        UserError: nothing can be sampled, or a cell that was named cannot.
+        UserError: a sampler or a cell that was named is unknown, the cell has no sampler or cannot
+            be sampled, or nothing can.
     """
+    for name in options.samplers or ():
+        if name not in SAMPLERS:
+            raise unknown("sampler", name, SAMPLERS)
     data_sha256 = read_study(request.folder).prepared.data_sha256
 
     def wait() -> None:
         display.say(f"another command holds study '{request.name}'; waiting for it")
 
     with only_command(request.folder, wait), tempfile.TemporaryDirectory() as scratch:
-        cells, refused = choose(request.folder, options, data_sha256)
-        if not cells:
+        found, reasons = choose_cells(
+            request.folder, options.cells, data_sha256, lambda folder: sampler(folder) is not None
+        )
+        refused = [f"{name}: {reason}" for name, reason in reasons.items()]
+        if not found:
             nothing = (
                 f"study '{request.name}' has no finished cell whose method has a sampler; see its "
                 "table: bench table"
             )
             raise UserError(refused[0] if refused else nothing)
+        cells = [plan(folder, record, options) for folder, record in found]
         for cell in cells:
             display.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
         work = SamplingWork(request, data_sha256, Path(scratch), display)
