@@ -17,15 +17,18 @@ import pytest
 import torch
 
 from bench import metrics, study, worker
-from bench.commands.dry_run import candidate as trials
-from bench.commands.dry_run import recorded, rehearsal, training_trial
+from bench.commands.dry_run import candidate as trying
+from bench.commands.dry_run import recorded, rehearsal, trials
 from bench.commands.dry_run.candidate import Attempts, Candidate, grown, warm_ups
 from bench.commands.dry_run.costs import FREE, CellCost, Findings, Remaining, estimate_plan
-from bench.commands.dry_run.evaluation_trial import EvaluationCost
 from bench.commands.dry_run.rehearsal import Shared, rehearse
-from bench.commands.dry_run.sampling_trial import diagnostic_evaluations, try_draws
 from bench.commands.dry_run.table import lines
-from bench.commands.dry_run.training_trial import IDLE, cost_of_stage
+from bench.commands.dry_run.trials import (
+    EvaluationCost,
+    cost_of_stage,
+    diagnostic_evaluations,
+    try_draws,
+)
 from bench.commands.options import parse_seeds, split
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
@@ -42,6 +45,7 @@ from bench.records.source_code import source_hashes
 from bench.sampling.source import count_sampling
 from bench.sampling.timing import draw_and_time, settle
 from bench.study.plan import Planned
+from bench.training.hooks import Hooks
 from bench.training.trainer import Trainer
 from bench.worker.shared_stages import stage_key
 from methods import registry
@@ -94,8 +98,8 @@ def candidate_of(
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images are enough of every trial."""
-    monkeypatch.setattr(trials, "ENOUGH", 0.0)
-    monkeypatch.setattr(training_trial, "STEPS_SECONDS", 0.0)
+    monkeypatch.setattr(trying, "ENOUGH", 0.0)
+    monkeypatch.setattr(trials, "STEPS_SECONDS", 0.0)
 
 
 # -- FLOPs of training ----------------------------------------------------------------------------
@@ -111,7 +115,7 @@ def trained_flops(candidate: Candidate) -> float:
         budget=candidate.settings.budget,
         seed=0,
         ledger=Ledger(CPU),
-        hooks=IDLE,
+        hooks=Hooks(),
     )
     trainer.run()
     return sum(trainer.train_flops.values())
@@ -164,9 +168,9 @@ def test_a_planted_fault_shows(
     make: Make, few: None, name: str, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     candidate = make(name, "0.4kimg", *(RARE if name == "smm" else []))
-    right, scale = trained_flops(candidate), training_trial.scaled_up
+    right, scale = trained_flops(candidate), trials.scaled_up
     monkeypatch.setattr(
-        training_trial, "scaled_up", lambda built, stage, parts: scale(built, fault(stage), parts)
+        trials, "scaled_up", lambda built, stage, parts: scale(built, fault(stage), parts)
     )
     assert abs(estimated(candidate)[0] / right - 1) > 0.01
 

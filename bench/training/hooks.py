@@ -29,13 +29,16 @@ class SharedStage(Protocol):
 
 @dataclass
 class Hooks:
-    """What the trainer calls back; all may take as long as they like, on another account."""
+    """What the trainer calls back; all may take as long as they like, on another account.
 
-    log: Callable[[dict[str, Any]], None]
-    snapshot: Callable[[dict[str, Any]], None]
-    checkpoint: Callable[[State], None]
-    progress: Callable[[dict[str, Any]], None]
-    stopping: Callable[[], bool]
+    What is not given does nothing.
+    """
+
+    log: Callable[[dict[str, Any]], None] = lambda point: None
+    snapshot: Callable[[dict[str, Any]], None] = lambda place: None
+    checkpoint: Callable[[State], None] = lambda state: None
+    progress: Callable[[dict[str, Any]], None] = lambda place: None
+    stopping: Callable[[], bool] = lambda: False
     shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda stage: (
         nullcontext(None)
     )

@@ -63,8 +63,6 @@ class Candidate:
         """Build the method as a cell does."""
         return build_cell(self.cell, self.dataset, self.device)
 
-    # -- how many images a cell draws -----------------------------------------------------------
-
     @property
     def moments(self) -> int:
         """Snapshots on the way; the end of training, the last one, is evaluated in full."""
@@ -91,9 +89,6 @@ class Candidate:
 def warm_ups(seconds: float | None) -> int:
     """Batches of so many ``seconds`` each that warm up; the usual number where that is unknown."""
     return settle(lambda: 0.1 if seconds is None else seconds, 1).batches
-
-
-# -- trials ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,6 @@ class Findings(BaseModel):
     """Processes that wanted to run on this machine before the measurements."""
 
 
-# -- put together with the plan -------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class PlannedCost:
     """A cell, what is done with it, and what that costs."""
@@ -152,10 +149,8 @@ def charged(row: PlannedCost, by: str, findings: Findings, *, is_resumed: bool) 
     """Charge what remains of a cell, whose first stage is trained ``by`` this or another one."""
     whole = findings.methods.get(row.method, CellCost())
     remaining = findings.cells.get(row.name, Remaining())
-    if remaining.has_first_stage:
-        by = "an earlier cell"
-    if not is_resumed:
-        remaining = Remaining()
+    by = "an earlier cell" if remaining.has_first_stage else by
+    remaining = remaining if is_resumed else Remaining()
     # A cell that has begun goes on with its own training.
     is_shared = by != row.name and not remaining.is_begun
     others = whole.first_stage_seconds if is_shared else 0.0

@@ -9,7 +9,7 @@ import torch
 
 from bench.commands.dry_run.candidate import Candidate
 from bench.commands.dry_run.costs import CellCost, Remaining
-from bench.commands.dry_run.sampling_trial import diagnostic_evaluations
+from bench.commands.dry_run.trials import diagnostic_evaluations
 from bench.config import WHEREABOUTS, read_cell
 from bench.records import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
 from bench.records import load as load_record
@@ -23,8 +23,6 @@ from methods.base import Stage
 APART: Any = {"seed": True, "settings": WHEREABOUTS}
 """What cells may differ in that do the same work."""
 
-# -- from a finished cell -------------------------------------------------------------------------
-
 
 def from_records(candidate: Candidate, study: Path) -> CellCost | None:
     """The cost of a finished cell of the same settings, on the same device; ``None`` without one.
@@ -37,22 +35,18 @@ def from_records(candidate: Candidate, study: Path) -> CellCost | None:
     if not found:
         return None
     record, ledger = found[0], found[0].ledger
-    is_changed = record.identity.get("source") != source
+    changed = ", before its source changed" if record.identity.get("source") != source else ""
     train = ledger["train"] + ledger["compile"]
     other = ledger["log"] + ledger["checkpoint"] + ledger["other"] - ledger.get("lost", 0.0)
-    flops = record.cost.train_flops
     return CellCost(
-        train_flops=math.nan if flops is None else flops,
+        train_flops=record.cost.train_flops,
         train_seconds=train,
         first_stage_seconds=first_stage_seconds(record, candidate.outlined().stages()[0], train),
         sample_flops=sample_flops(candidate, record),
         sample_seconds=ledger["sample"],
         evaluate_seconds=ledger["evaluate"],
         other_seconds=max(0.0, other),
-        sources=[
-            f"from the record of {record.cell}"
-            + (", before its source changed" if is_changed else "")
-        ],
+        sources=[f"from the record of {record.cell}{changed}"],
     )
 
 
@@ -87,9 +81,6 @@ def first_stage_seconds(record: Record, first: Stage, train: float) -> float:
     flops = record.cost.train_flops_by_objective
     own = sum(flops.get(objective.label, 0.0) for objective in first.objectives)
     return train * own / record.cost.train_flops if record.cost.train_flops else 0.0
-
-
-# -- of what was begun ----------------------------------------------------------------------------
 
 
 def remaining_of(folder: Path, candidate: Candidate, whole: CellCost) -> Remaining:

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 
-from bench.commands.dry_run import recorded
+from bench.commands.dry_run import recorded, trials
 from bench.commands.dry_run.candidate import Attempts, Candidate
 from bench.commands.dry_run.costs import CellCost, Findings, Remaining
-from bench.commands.dry_run.evaluation_trial import EvaluationCost, try_evaluation
-from bench.commands.dry_run.sampling_trial import DrawCost, diagnostic_evaluations, try_draws
-from bench.commands.dry_run.training_trial import StageCost, cost_of_stage
 from bench.config import CellConfig, Settings, one_line
 from bench.executors.job import Job
 from bench.executors.serve import serve
@@ -31,10 +28,7 @@ METHOD_SECONDS = 30.0
 
 
 def estimate(job: Job) -> None:
-    """Check what a study needs and estimate its costs.
-
-    The answer is written before each step of that too, any of which may end the process.
-    """
+    """Check what a study needs, estimate its costs, and answer."""
     began = time.perf_counter()
     settings = Settings.model_validate(job.request["settings"])
     methods = job.request["methods"]
@@ -50,15 +44,8 @@ def estimate(job: Job) -> None:
         candidates.append(Candidate(cell, dataset, device, known["stages"][label]))
     # Reading the data takes a cell as long where they are not decoded first.
     loaded = began if dataset.stored else time.perf_counter()
-    found = rehearse(
-        candidates,
-        job.request["seeds"],
-        study=Path(job.request["study"]),
-        cache=job.cache,
-        startup=loaded - job.begun(),
-        note=note,
-    )
-    note(found)
+    study, seeds, startup = Path(job.request["study"]), job.request["seeds"], loaded - job.begun()
+    note(rehearse(candidates, seeds, study=study, cache=job.cache, startup=startup, note=note))
 
 
 @dataclass
@@ -67,8 +54,8 @@ class Shared:
 
     startup: float
     """Seconds until a cell's process has loaded its data."""
-    evaluation: EvaluationCost = field(default_factory=EvaluationCost)
-    stages: dict[str | None, StageCost] = field(default_factory=dict)
+    evaluation: trials.EvaluationCost = field(default_factory=trials.EvaluationCost)
+    stages: dict[str | None, trials.StageCost] = field(default_factory=dict)
     """First stages that several methods have, by what identifies them."""
 
 
@@ -83,20 +70,15 @@ def rehearse(
 ) -> Findings:
     """Estimate what cells in ``study`` cost; an error or a lack of time leaves a hole, and why.
 
-    Args:
-        candidates: the study's methods.
-        seeds: of the cells.
-        study: its folder, in which cells may lie.
-        cache: where extractors' weights and reference statistics are kept.
-        startup: seconds from the start of this process until its data were loaded.
-        note: is told all that is known before each step, any of which may end this process.
+    ``startup`` are the seconds from the start of this process until its data were loaded; ``note``
+    is told all that is known before each step, any of which may end this process.
     """
     found, shared = Findings(at="the evaluation", load=os.getloadavg()[0]), Shared(startup)
     note(found)
     attempt = Attempts(METHOD_SECONDS, found.notes)
     known = [attempt("records", None, recorded.from_records, each, study) for each in candidates]
     if None in known:
-        shared.evaluation = try_evaluation(candidates[0], cache, found.notes)
+        shared.evaluation = trials.try_evaluation(candidates[0], cache, found.notes)
         anchors = not (study / ANCHORS).exists()
         found.prepare_seconds = shared.evaluation.of_preparation(candidates[0], anchors=anchors)
     for candidate, cost in zip(candidates, known, strict=True):
@@ -118,7 +100,7 @@ def fill(whole: CellCost, candidate: Candidate, shared: Shared) -> None:
     attempt, began = Attempts(METHOD_SECONDS, whole.troubles), time.perf_counter()
     built = candidate.shortened().built()
     whole.other_seconds = shared.startup + time.perf_counter() - began
-    drawn = attempt("sampling", None, try_draws, candidate, built)
+    drawn = attempt("sampling", None, trials.try_draws, candidate, built)
     note_training(whole, built, candidate.stage, shared, attempt)
     if drawn is not None:
         note_sampling(whole, candidate, drawn, shared.evaluation)
@@ -128,10 +110,10 @@ def note_training(
     whole: CellCost, built: Built, first: str | None, shared: Shared, attempt: Attempts
 ) -> None:
     """Note what all stages cost, one that other methods have ``first`` too as for those."""
-    costs: list[StageCost] = []
+    costs: list[trials.StageCost] = []
     for stage in built.method.stages():
         key = None if costs else first
-        cost = shared.stages.get(key) or cost_of_stage(built, stage, attempt)
+        cost = shared.stages.get(key) or trials.cost_of_stage(built, stage, attempt)
         if key is not None and not isnan(cost.seconds):
             shared.stages[key] = cost
             whole.first_stage_seconds = cost.seconds
@@ -143,12 +125,12 @@ def note_training(
 
 
 def note_sampling(
-    whole: CellCost, candidate: Candidate, drawn: DrawCost, evaluation: EvaluationCost
+    whole: CellCost, candidate: Candidate, drawn: trials.DrawCost, evaluation: trials.EvaluationCost
 ) -> None:
     """Note what all images cost that a cell draws, and what becomes of them."""
     at_once = candidate.at_once(drawn.seconds * candidate.settings.sampling.batch)
     alone = candidate.alone(drawn.single_seconds)
-    diagnosing = drawn.evaluation_flops * diagnostic_evaluations(candidate)
+    diagnosing = drawn.evaluation_flops * trials.diagnostic_evaluations(candidate)
     whole.sample_flops = drawn.flops * (at_once + alone) + diagnosing
     whole.sample_seconds = drawn.seconds * at_once + drawn.single_seconds * alone
     whole.sources.append(f"sampling: {drawn.told}")

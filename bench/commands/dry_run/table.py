@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 
-from bench.commands.dry_run.costs import FREE, CellCost, PlanEstimate, PlannedCost
+from bench.commands.dry_run.costs import FREE, CellCost, PlanEstimate
 from bench.report.table.numbers import number, scaled
 
 HEAD = ("training", "sampling", "training", "sampling", "evaluation", "other", "total")
@@ -15,25 +15,19 @@ MINUTE, HOUR, DAY, YEAR = 60.0, 3600.0, 86_400.0, 31_557_600.0
 def lines(found: PlanEstimate) -> list[str]:
     """Write an estimate: a table of the cells, the totals, and where the numbers come from."""
     table = [["", "FLOPs", "FLOPs", *["time"] * 5], ["cell", *HEAD]]
-    table += [[f"{row.name}: {row.action}", *texts(row)] for row in found.rows]
-    table.append([f"to be run: {len(found.active)} cell(s)", *texts_of(found.total)])
+    table += [[f"{row.name}: {row.action}", *texts(row.cost, row.trained_by)] for row in found.rows]
+    table.append([f"to be run: {len(found.active)} cell(s)", *texts(found.total)])
     return [*aligned(table), *totals(found), *provenance(found)]
 
 
-def texts(row: PlannedCost) -> list[str]:
-    """A row's numbers; nothing for a cell that nothing is done with."""
-    if row.cost is FREE:
+def texts(cost: CellCost, trained_by: str = "") -> list[str]:
+    """FLOPs, and seconds of all parts and in total; zeros where nothing is done with the cell."""
+    if cost is FREE:
         return ["0"] * len(HEAD)
-    found = texts_of(row.cost)
-    found[2] += "*" if row.trained_by else ""
-    return found
-
-
-def texts_of(cost: CellCost) -> list[str]:
-    """FLOPs, and seconds of all parts and in total."""
     flops = [cost.train_flops, cost.sample_flops]
     written = [UNKNOWN if math.isnan(each) else scaled(each, "FLOP") for each in flops]
-    return [*written, *map(duration, [*cost.seconds, sum(cost.seconds)])]
+    training, *others = map(duration, [*cost.seconds, sum(cost.seconds)])
+    return [*written, training + ("*" if trained_by else ""), *others]
 
 
 def duration(seconds: float) -> str:
