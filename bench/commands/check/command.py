@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.commands.check import CheckOptions
@@ -14,19 +15,18 @@ from methods import registry
 def check_methods(options: CheckOptions) -> int:
     """Print what every rule found; 1 if a method breaks one, or is a plug-in that is broken."""
     choose_preset(options.dataset, options.preset, "cpu")
-    failed = [label for label in labels_of(options) if not check_one(label, options)]
+    failed = [label for label in labels_of(options.methods) if not check_one(label, options)]
     if failed:
         print(f"bench: {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def labels_of(options: CheckOptions) -> list[str]:
+def labels_of(given: Sequence[str]) -> list[str]:
     """Return the methods, variants or the file that are meant; UserError if there is no such."""
-    if options.methods == ("all",):
+    if given == ("all",):
         return list(registry.names())
-    if len(options.methods) == 1 and options.methods[0].endswith(".py"):
-        return [*options.methods]
-    return check_labels(options.methods)
+    is_file = len(given) == 1 and given[0].endswith(".py")
+    return [*given] if is_file else check_labels(given)
 
 
 def check_one(label: str, options: CheckOptions) -> bool:
@@ -34,13 +34,12 @@ def check_one(label: str, options: CheckOptions) -> bool:
     from bench.commands.check.running import check, load_file
 
     started = time.perf_counter()
-    shape = {"dataset": options.dataset, "preset": options.preset}
+    is_file = label.endswith(".py")
     try:
-        if label.endswith(".py"):
-            findings = check(load_file(Path(label)), **shape)
-        else:
+        if not is_file:
             check_variant(label)
-            findings = check(label, **shape)
+        method = load_file(Path(label)) if is_file else label
+        findings = check(method, dataset=options.dataset, preset=options.preset)
     except registry.BrokenMethodError as error:
         print(f"{label}\nFAIL  {one_line(error)}")
         return False

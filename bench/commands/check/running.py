@@ -2,8 +2,8 @@
 
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -49,9 +49,10 @@ def check(
     Raises UserError for a data set or preset that there is not, and what
     :func:`methods.registry.load` and :func:`methods.registry.variants` raise.
     """
-    subjects = make_subjects(method, dataset, preset)
     findings: list[Finding] = []
-    with undisturbed():
+    with generators_kept():
+        torch.set_num_threads(1)
+        subjects = make_subjects(method, dataset, preset)
         for rule in RULES:
             broken = {each.rule.name for each in findings if each.outcome in {"FAIL", "skip"}}
             findings.append(apply(rule, subjects, broken))
@@ -71,7 +72,7 @@ def make_subjects(method: str | type[Method], dataset: str, preset: str) -> list
         kind, label, variants = method, getattr(method, "name", method.__name__), []
     first = Subject(kind, label, variants, chosen, data)
     other = OTHER_SHAPE
-    with undisturbed(), suppress(Exception):  # A rule says what is wrong with the constructor.
+    with suppress(Exception):  # A rule says what is wrong with the constructor.
         if not first.build().needs_labels:
             other = replace(OTHER_SHAPE, classes=0)
     return [first, replace(first, data=other, may_refuse=True)]
@@ -106,14 +107,6 @@ def told(error: BaseException) -> str:
         if (path := Path(frame.filename)) and not any(folder in path.parents for folder in ours)
     ]
     return one_line(f"{type(error).__name__}: {error}")[:300] + (places[-1] if places else "")
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """One thread, and global generators that are afterwards as they were."""
-    with generators_kept():
-        torch.set_num_threads(1)
-        yield
 
 
 def load_file(path: Path) -> type[Method]:

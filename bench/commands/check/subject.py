@@ -61,9 +61,7 @@ class Run(Trainer):
         asked = count(1)
         hooks = Hooks(
             log=self.points.append,
-            snapshot=lambda place: None,
             checkpoint=lambda state: self.checkpoints.append(saved(state)),
-            progress=lambda place: None,
             stopping=lambda: next(asked) == stop_at,
         )
         super().__init__(
@@ -244,10 +242,7 @@ class Subject:
         return self.train("fp32")
 
     def trained(self, seed: int = 0) -> Method:
-        """An instance with the weights of :attr:`run`, as the end of training leaves it.
-
-        Where training failed the weights are what it had come to; a rule of its own says so.
-        """
+        """An instance with the weights that :attr:`run` came to, as training leaves it."""
         method = self.build(seed)
         for name, network in method.networks.items():
             network.load_state_dict(self.run.method.networks[name].state_dict())
@@ -255,14 +250,9 @@ class Subject:
         return method
 
     def draw(
-        self,
-        method: Method | None = None,
-        *,
-        n: int = SAMPLES,
-        seed: int = 0,
-        elsewhere: int = 0,
-        shift: int = 0,
-    ) -> Tensor:
+        self, method: Method | None = None, *,
+        n: int = SAMPLES, seed: int = 0, elsewhere: int = 0, shift: int = 0,
+    ) -> Tensor:  # fmt: skip
         """Draw samples; ``elsewhere`` seeds the global generators, ``shift`` moves the labels."""
         method = method or self.trained()
         labels = (torch.arange(n) + shift) % self.data.classes if method.needs_labels else None

@@ -85,9 +85,6 @@ class Comparison:
         return sum(row.kind == kind and not math.isnan(row.p) for row in self.rows)
 
 
-# Values -----------------------------------------------------------------------------------------
-
-
 def values(side: StudyReport, method: str, column: str) -> dict[int, float]:
     """Return a column's finite values of a method's finished cells by seed."""
     if column not in side.frame.columns or method not in side.by_method:
@@ -103,16 +100,10 @@ Sides = tuple[StudyReport, StudyReport]
 def compare_column(
     sides: Sides, method: str, column: str, what: str, kind: str, *, sign: int | None = None
 ) -> Compared | None:
-    """Compare a column of a method; ``None`` where one study has no value.
+    """Compare a column of the frame, called ``what``; ``None`` where one study has no value.
 
-    Args:
-        sides: both studies.
-        method: the method's label.
-        column: the column of the frame.
-        what: what the column is called.
-        kind: ``metric``, ``measured`` or ``counted``. A metric of one seed is held against the
-            jackknife's errors within it; the others of one seed have no test.
-        sign: 1 where more is better, -1 where less is, ``None`` where nobody knows.
+    A metric of one seed is held against the jackknife's errors within it; the others of one seed
+    have no test. ``sign`` is 1 where more is better, -1 where less is, ``None``: nobody knows.
     """
     one, other = (values(side, method, column) for side in sides)
     if not one or not other:
@@ -127,8 +118,8 @@ def compare_column(
             for side, seed in zip(sides, pair, strict=True)
         ]
         test = by_errors(over_seeds(chosen)[0].mean, errors)
-        alike = pair[0] == pair[1]
-        how = f"within seed {pair[0]}" if alike else "within seeds {} and {}".format(*pair)
+        how = "within seed {}" if pair[0] == pair[1] else "within seeds {} and {}"
+        how = how.format(*pair)
     else:
         test, how = over_seeds(chosen)
     return Compared(
@@ -147,9 +138,6 @@ def compare_column(
     )
 
 
-# The comparison ---------------------------------------------------------------------------------
-
-
 def compare(one: Path, other: Path) -> Comparison:
     """Compare two studies, folder by folder.
 
@@ -164,18 +152,11 @@ def compare(one: Path, other: Path) -> Comparison:
     metrics, apart = _metrics(sides)
     tests = [
         *_corrected(_metric_rows(sides, methods, metrics)),
-        *_corrected([row for name in methods for row in _measured_rows(sides, name)]),
+        *_corrected([row for name in methods for row in _measured_rows(sides, name, apart)]),
     ]
     counts = [row for name in methods for row in _counted_rows(sides, name)]
-    places = [line for name in methods for line in _elsewhere(sides, name)]
-    return Comparison(
-        one,
-        other,
-        tuple(differences(*sides)),
-        (*tests, *counts),
-        tuple(_only(sides, methods, metrics)),
-        (*apart, *places),
-    )
+    told, only = tuple(differences(*sides)), tuple(_only(sides, methods, metrics))
+    return Comparison(one, other, told, (*tests, *counts), only, tuple(apart))
 
 
 def _metrics(sides: Sides) -> tuple[list[str], list[str]]:
@@ -196,23 +177,30 @@ def _metric_rows(
 ) -> Iterator[Compared | None]:
     for method in methods:
         for name in metrics:
-            arrow = direction(name)
-            sign = {"↓": -1, "↑": 1}.get(arrow)
+            sign = {"↓": -1, "↑": 1}.get(arrow := direction(name))
             what = f"{name} {arrow}".rstrip()
             yield compare_column(sides, method, f"metrics.{name}", what, "metric", sign=sign)
 
 
-def _measured_rows(sides: Sides, method: str) -> Iterator[Compared]:
-    if _differ(_devices(sides, method)):
+def _measured_rows(sides: Sides, method: str, apart: list[str]) -> Iterator[Compared]:
+    """Compare measured costs where device and batch are the same; else note why not."""
+    cells = [side.by_method[method] for side in sides]
+    here, there = ("; ".join(sorted({str(name) for name in rows["device"]})) for rows in cells)
+    if here != there:
+        apart.append(f"times and memory of {method}: measured on {here} and on {there}")
         return
     for column, title in MEASURED.items():
-        field = column.removesuffix(".median")
-        if field != column and _differ(_batches(sides, method, field)):
+        batch = f"{column.removesuffix('.median')}.batch"
+        one, other = (sorted({*values(side, method, batch).values()}) for side in sides)
+        if one != other:
+            if one and other:
+                told = (", ".join(f"{size:g}" for size in sizes) for sizes in (one, other))
+                apart.append(f"{title} of {method}: measured at batches of {' and '.join(told)}")
             continue
         # One seed has no test: the batches of a process share its moment of the machine.
         row = compare_column(sides, method, column, title, "measured", sign=-1)
         if row is not None:
-            unfit = any(any(side.by_method[method]["unfit"]) for side in sides)
+            unfit = any(any(rows["unfit"]) for rows in cells)
             yield replace(row, p=math.nan, how="machine not fit") if unfit else row
 
 
@@ -234,35 +222,6 @@ def _counted_rows(sides: Sides, method: str) -> Iterator[Compared]:
             # Nothing is random in a count: no test, and no interval.
             verdict = EQUAL if row.verdict == EQUAL or row.difference == 0 else CHANGED
             yield replace(row, half=math.nan, p=math.nan, how="", verdict=verdict)
-
-
-def _devices(sides: Sides, method: str) -> list[str]:
-    cells = [side.by_method[method] for side in sides]
-    return ["; ".join(sorted({str(name) for name in rows["device"]})) for rows in cells]
-
-
-def _batches(sides: Sides, method: str, field: str) -> list[set[float]]:
-    return [{*values(side, method, f"{field}.batch").values()} for side in sides]
-
-
-def _differ(pair: Sequence[object]) -> bool:
-    return pair[0] != pair[1]
-
-
-def _elsewhere(sides: Sides, method: str) -> Iterator[str]:
-    """Say why a method's measured costs are not compared."""
-    devices = _devices(sides, method)
-    if _differ(devices):
-        yield f"times and memory of {method}: measured on {devices[0]} and on {devices[1]}"
-        return
-    for field, title in (("cost.ms_per_image", "ms/image"), ("cost.latency_ms", "latency ms")):
-        one, other = _batches(sides, method, field)
-        if one and other and one != other:
-            yield f"{title} of {method}: measured at batches of {_list(one)} and {_list(other)}"
-
-
-def _list(numbers: set[float]) -> str:
-    return ", ".join(f"{value:g}" for value in sorted(numbers))
 
 
 def _only(sides: Sides, methods: Sequence[str], metrics: Sequence[str]) -> Iterator[str]:

@@ -17,12 +17,11 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The values of two studies that are compared, by seed."""
+    """The values of two studies that are compared, by seed; paired where these are the same."""
 
     one: BySeed
     other: BySeed
     is_paired: bool
-    """Whether they are of the same seeds."""
 
     @property
     def is_equal(self) -> bool:
