@@ -139,12 +139,7 @@ def compare_column(
 
 
 def compare(one: Path, other: Path) -> Comparison:
-    """Compare two studies, folder by folder.
-
-    Raises:
-        UserError: the same folder twice, no study there, or values within one that were not
-            measured alike.
-    """
+    """Compare two studies; UserError if they are one, or one's values were not measured alike."""
     if one.resolve() == other.resolve():
         raise UserError(f"'{one}' is the same study twice; give two")
     sides = (StudyReport.read(one), StudyReport.read(other))

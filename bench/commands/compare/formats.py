@@ -28,7 +28,9 @@ def markdown(found: Comparison) -> str:
         if rows := found.of(verdict):
             parts.append(f"{title}:\n\n{_table(rows, verdict)}")
     if equal := found.of(comparison.EQUAL):
-        parts.append(_lines("Equal to the bit, seed by seed", _by_method(equal)))
+        told = {row.method: [r.what for r in equal if r.method == row.method] for row in equal}
+        lines = [f"{method}: {', '.join(names)}" for method, names in told.items()]
+        parts.append(_lines("Equal to the bit, seed by seed", lines))
     parts.append(_lines("Only in one", found.only))
     parts.append(_lines("Not compared", found.left_out))
     parts.append("\n".join(f"- {note}" for note in notes(found)) + "\n")
@@ -74,36 +76,24 @@ def _table(rows: Sequence[Compared], verdict: str) -> str:
         head += ["p (Holm)", "from"]
     if verdict == comparison.MOVED:
         head.append("B is")
-    return markdown_table(head, [_cells(row, head) for row in rows])
+    return markdown_table(head, [_cells(row)[: len(head)] for row in rows])
 
 
-def _cells(row: Compared, head: Sequence[str]) -> list[str]:
+def _cells(row: Compared) -> list[str]:
+    """Write all columns, of which a table has the first."""
+    is_large = abs(row.difference) >= LARGE
+    means = (scaled(m, "") if abs(m) >= LARGE else number(m, 4) for m in (row.one, row.other))
     change = row.difference / abs(row.one) if row.one else math.nan
-    texts = {
-        "method": row.method,
-        "what": row.what,
-        "A": _large(row.one),
-        "B": _large(row.other),
-        "B - A": plus_minus(row.difference, row.half)
-        if abs(row.difference) < LARGE
-        else scaled(row.difference, "", row.half),
-        "change": "" if math.isnan(change) else f"{100 * change:+.3g} %",
-        "p (Holm)": f"{row.p_holm:.2g}",
-        "from": row.how,
-        "B is": {None: "", True: "better", False: "worse"}[row.is_better],
-    }
-    return [texts[title] for title in head]
-
-
-def _large(value: float) -> str:
-    return number(value, 4) if abs(value) < LARGE else scaled(value, "")
-
-
-def _by_method(rows: Sequence[Compared]) -> list[str]:
-    groups: dict[str, list[str]] = {}
-    for row in rows:
-        groups.setdefault(row.method, []).append(row.what)
-    return [f"{method}: {', '.join(names)}" for method, names in groups.items()]
+    return [
+        row.method,
+        row.what,
+        *means,
+        scaled(row.difference, "", row.half) if is_large else plus_minus(row.difference, row.half),
+        "" if math.isnan(change) else f"{100 * change:+.3g} %",
+        f"{row.p_holm:.2g}",
+        row.how,
+        {None: "", True: "better", False: "worse"}[row.is_better],
+    ]
 
 
 def _lines(title: str, lines: Sequence[str]) -> str:
@@ -125,11 +115,8 @@ def to_json(found: Comparison) -> str:
 
 
 def _plain(row: Compared) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in asdict(row).items()
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
-    }
+    plain = {name: value for name, value in asdict(row).items() if value is not None}
+    return {k: v for k, v in plain.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
 def to_csv(found: Comparison) -> str:

@@ -96,19 +96,15 @@ def remaining_of(folder: Path, candidate: Candidate, whole: CellCost) -> Remaini
             return Remaining()
     except Exception as error:  # Whatever is wrong with the file is told, and no reason to stop.
         return Remaining(trouble=f"its checkpoint cannot be read ({type(error).__name__})")
-    train = max(0.0, 1 - trained(state, candidate, whole))
-    sample = 0.0 if is_sampled(record, folder) else undrawn(folder, state, candidate)
-    return Remaining(is_begun=True, train=train, sample=sample)
-
-
-def trained(state: Mapping[str, Any], candidate: Candidate, whole: CellCost) -> float:
-    """The fraction of its training that a checkpoint has behind it; 0 where it is not known."""
+    done, of = sum(state["trainer"]["train_flops"].values()), whole.train_flops
     budget = candidate.settings.budget
     if budget.unit == "s":
-        shares = sum(stage.share for stage in candidate.outlined().stages())
-        return float(state["ledger"]["train"] / (budget.amount * shares))
-    done = float(sum(state["trainer"]["train_flops"].values()))
-    return done / whole.train_flops if whole.train_flops > 0 else 0.0
+        done = state["ledger"]["train"]
+        of = budget.amount * sum(stage.share for stage in candidate.outlined().stages())
+    # Where the whole is not known, all of it remains.
+    train = max(0.0, 1 - done / of) if of > 0 else 1.0
+    sample = 0.0 if is_sampled(record, folder) else undrawn(folder, state, candidate)
+    return Remaining(is_begun=True, train=train, sample=sample)
 
 
 def undrawn(folder: Path, state: Mapping[str, Any], candidate: Candidate) -> float:

@@ -16,7 +16,7 @@ from bench import metrics
 from bench.commands.dry_run.candidate import ENOUGH, FEW, Attempts, Candidate, Trial, grown
 from bench.config import Budget, UserError
 from bench.costs.ledger import Ledger, synchronize
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Split
 from bench.metrics import classification_score as cas
 from bench.metrics import extractors
 from bench.metrics.features import extract
@@ -152,12 +152,10 @@ def scaled_up(built: Built, stage: Stage, parts: Sequence[Updates]) -> StageCost
     step_seconds = sum(part.seconds / part.every for part in parts)
     told = list(dict.fromkeys(part.told for part in parts))
     steps = make_trainer(built, budget, Hooks()).total_steps(StageRun(stage, {}, {}, flops=flops))
+    seconds = budget.amount * stage.share if steps is None else steps * step_seconds
     if steps is None:
-        seconds = budget.amount * stage.share
         steps = max(1, round(seconds / step_seconds))
         told.insert(0, "the budget is the time")
-    else:
-        seconds = steps * step_seconds
     # Each objective runs at the first step, and at each ``every``-th after it.
     done = (flops[o.label] * math.ceil(steps / o.every) for o in stage.objectives)
     return StageCost(sum(done), seconds, told)
@@ -306,22 +304,18 @@ def try_cas(candidate: Candidate) -> float:
     dataset, device, n = candidate.dataset, candidate.device, candidate.settings.evaluation.samples
     if dataset.train.labels is None or cas.missing(dataset):
         return 0.0
-    recipe = cas.recipe_for(dataset)
+    images, labels, recipe = dataset.train.images, dataset.train.labels, cas.recipe_for(dataset)
     batch = min(recipe.batch, n)
-    step = grown(lambda size: time_cas(dataset, size, device), batch, device).of(batch)
+
+    def seconds(size: int) -> float:
+        model = cas.build(dataset).to(device)
+        inputs = cas.tensors(Split(images[:size], labels[:size]), device)
+        for tries in CAS_STEPS:
+            synchronize(device)
+            started = time.perf_counter()
+            cas.fit(model, *inputs, replace(recipe, steps=tries, epochs=0), 0)
+            synchronize(device)
+        return (time.perf_counter() - started) / tries
+
+    step = grown(seconds, batch, device).of(batch)
     return step * max(recipe.steps, recipe.epochs * n // batch)
-
-
-def time_cas(dataset: Dataset, size: int, device: torch.device) -> float:
-    """Seconds of a step of the classifier's training on ``size`` images, after warming up."""
-    assert dataset.train.labels is not None
-    samples = Split(dataset.train.images[:size], dataset.train.labels[:size])
-    model, inputs = cas.build(dataset).to(device), cas.tensors(samples, device)
-    seconds = 0.0
-    for tries in CAS_STEPS:
-        synchronize(device)
-        started = time.perf_counter()
-        cas.fit(model, *inputs, replace(cas.recipe_for(dataset), steps=tries, epochs=0), 0)
-        synchronize(device)
-        seconds = (time.perf_counter() - started) / tries
-    return seconds

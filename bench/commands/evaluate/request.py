@@ -90,6 +90,6 @@ def families_of(names: Sequence[str] | None) -> list[str] | None:
     if names is None:
         return None
     for name in names:
-        if name not in {*FAMILIES, *INCEPTIONS}:
-            raise unknown("metric", name, [*FAMILIES, *INCEPTIONS])
+        if name not in (known := [*FAMILIES, *INCEPTIONS]):
+            raise unknown("metric", name, known)
     return [INCEPTIONS.get(name, name) for name in names]

@@ -52,20 +52,14 @@ class EvaluationRequest:
     """The hash that the data must have, if any."""
 
     def open(self, check: Callable[[Dataset], object] | None = None) -> metrics.Evaluator:
-        """Load the data, the extractors and their references; ``check`` is shown the data first.
-
-        UserError where the data are not those that are wanted.
-        """
+        """Load data, extractors and references; UserError if the data or their ``check`` fail."""
         settings = self.settings
         device = open_device(self.device, settings.threads, "fp32")
         with self.passing("data") as progress:
             dataset = load(
-                settings.dataset,
-                path=settings.data,
-                cache=self.cache,
-                size=settings.size,
+                settings.dataset, path=settings.data, cache=self.cache, size=settings.size,
                 progress=progress,
-            )
+            )  # fmt: skip
         if self.data_sha256 not in {None, dataset.sha256}:
             raise UserError(
                 f"the images at {dataset.source} are not those that the study was run on; give "
@@ -85,44 +79,29 @@ class EvaluationRequest:
         """Measure images by an open evaluator, with their errors, under a title of progress."""
         with self.passing(title) as progress:
             return evaluator.measure(
-                images,
-                labels,
-                families=self.families,
-                jackknife=True,
-                insist=self.families is not None,
-                progress=progress,
-                **more,
-            )
+                images, labels, families=self.families, jackknife=True,
+                insist=self.families is not None, progress=progress, **more,
+            )  # fmt: skip
 
 
-# Cells --------------------------------------------------------------------------------------------
-
-
-def evaluate_cells(
-    study: Path, cells: Sequence[Path], request: EvaluationRequest
-) -> dict[str, Values]:
+def evaluate_cells(study: Path, cells: Sequence[Path], request: EvaluationRequest) -> None:
     """Measure finished cells and the anchors of their study; values are added to their records.
 
-    Returns:
-        The values that were measured, by cell.
-
-    Raises:
-        UserError: a cell is not finished, its samples are gone, or the data are not those that it
-            was trained on.
+    UserError where a cell is not finished, its samples are gone, or the data are others.
     """
     rows = {folder: _finished(folder) for folder in cells}
     evaluator = request.open()
-    found = {}
     for folder, row in rows.items():
         images, labels = _read_samples(folder / record.SAMPLES)
-        found[folder.name] = request.measure(
-            folder.name, evaluator, images, labels, folder=folder, provenance=_carried(row)
+        # How the samples were drawn, as the values tell that are there.
+        told = next((v.provenance for v in row.metrics.values() if DRAWN[0] in v.provenance), {})
+        drawn = {key: told.get(key) for key in DRAWN} if told else {}
+        row.metrics |= request.measure(
+            folder.name, evaluator, images, labels, folder=folder, provenance=drawn
         )
-        row.metrics |= found[folder.name]
         record.save(row, folder)
     _measure_foreign(study, evaluator, request)
     _add_anchors(study, evaluator, request)
-    return found
 
 
 def _measure_foreign(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
@@ -132,13 +111,9 @@ def _measure_foreign(study: Path, evaluator: metrics.Evaluator, request: Evaluat
         hashes = {value.provenance.get("samples_sha256") for value in row.metrics.values()}
         try:
             measured = _measure_given(
-                path,
-                evaluator,
-                request,
-                wanted=request.settings.evaluation.samples,
-                folder=folder,
-                sha256=next(iter(hashes), None),
-            )
+                path, evaluator, request, wanted=request.settings.evaluation.samples,
+                folder=folder, sha256=next(iter(hashes), None),
+            )  # fmt: skip
         except UserError as error:
             metrics.to_stderr(f"{folder.name} keeps the metrics that it has: {error}")
             continue
@@ -154,14 +129,6 @@ def _finished(folder: Path) -> Record:
     return row
 
 
-def _carried(row: Record) -> dict[str, Any]:
-    """Return how a cell's samples were drawn, as its values tell."""
-    for value in row.metrics.values():
-        if "sampling_seed" in value.provenance:
-            return {key: value.provenance.get(key) for key in DRAWN}
-    return {}
-
-
 def _read_samples(path: Path) -> tuple[Images, Labels]:
     try:
         with path.open("rb") as file, np.load(file) as content:
@@ -174,16 +141,12 @@ def _read_samples(path: Path) -> tuple[Images, Labels]:
 
 def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
     """Give noise and held-out images the same metrics, the yardsticks of a new column."""
-    path = study / record.ANCHORS
     rows = record.read_anchors(study).rows
     with request.passing("anchors") as progress:
         samples = request.settings.evaluation.samples
         found = evaluator.anchors(samples, families=request.families, progress=progress)
     merged = {name: rows.get(name, {}) | found.get(name, {}) for name in {**rows, **found}}
-    write_text(path, Anchors(rows=merged).model_dump_json())
-
-
-# Foreign samples ----------------------------------------------------------------------------------
+    write_text(study / record.ANCHORS, Anchors(rows=merged).model_dump_json())
 
 
 @dataclass(frozen=True)
@@ -203,10 +166,8 @@ def evaluate_samples(
 ) -> Measured:
     """Measure the images at a path, ``wanted`` of them (``None``: all), as samples are measured.
 
-    Features are kept in ``folder``, if one is given.
-
-    Raises:
-        UserError: not images of the data set's shape, or fewer than wanted.
+    Features are kept in ``folder``, if one is given. UserError where images are of another shape
+    than the data set's, or fewer than wanted.
     """
     evaluator = request.open()
     dataset = evaluator.dataset
@@ -216,24 +177,16 @@ def evaluate_samples(
 
 
 def _measure_given(
-    path: Path,
-    evaluator: metrics.Evaluator,
-    request: EvaluationRequest,
-    *,
-    wanted: int | None,
-    folder: Path | None,
-    sha256: str | None = None,
-) -> Measured:
+    path: Path, evaluator: metrics.Evaluator, request: EvaluationRequest, *,
+    wanted: int | None, folder: Path | None, sha256: str | None = None,
+) -> Measured:  # fmt: skip
     """Measure images by an open evaluator; with ``sha256`` they must be those of that hash."""
     dataset = evaluator.dataset
     with request.passing(str(path.name)) as progress:
         given = load_samples(
-            path,
-            shape=dataset.shape,
-            classes=dataset.classes,
-            cache=request.cache,
+            path, shape=dataset.shape, classes=dataset.classes, cache=request.cache,
             progress=progress,
-        )
+        )  # fmt: skip
     if sha256 not in {None, given.sha256}:
         raise UserError(f"'{path}' holds other images than were measured; add them again: --as")
     chosen = _chosen(path, given.train, wanted)
@@ -269,11 +222,7 @@ def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
 def add_foreign(
     study: Path, path: Path, request: EvaluationRequest, *, name: str, seed: int
 ) -> Measured:
-    """Measure foreign samples as a study's own are, and keep them as a row of it.
-
-    Raises:
-        UserError: as ``evaluate_samples``; or the data are not the study's.
-    """
+    """Measure foreign samples as a study's own are, on its data, and keep them as a row of it."""
     folder = study / record.FOREIGN / f"{name}-seed{seed}"
     measured = evaluate_samples(
         path, request, wanted=request.settings.evaluation.samples, folder=folder

@@ -32,14 +32,10 @@ SHORT = 12
 """Characters that hashes are shown by."""
 
 
-# -- what is to be repeated ---------------------------------------------------------------------
-
-
 def find(given: str, results: Path) -> Path:
     """Return the folder of a finished cell; ``given`` is STUDY/CELL, a folder or a record.
 
-    Raises:
-        UserError: there is none, it cannot be read, is not finished, or came from elsewhere.
+    UserError if there is none, it cannot be read, is not finished, or came from elsewhere.
     """
     for place in (Path(given), results / given):
         folder = place.parent if place.name == RECORD else place
@@ -77,8 +73,7 @@ def check_finished(folder: Path) -> None:
 def configuration(folder: Path, data: Path | None) -> CellConfig:
     """Return what a cell was made with, with the data at another place if one is given.
 
-    Raises:
-        UserError: it cannot be read, its method is gone, or what it names is not there.
+    UserError if it cannot be read, its method is gone, or what it names is not there.
     """
     path = folder / CONFIG
     try:
@@ -119,16 +114,10 @@ def check_places(data: Path | None, files: Mapping[str, Path | None]) -> None:
             )
 
 
-# -- repeating it -------------------------------------------------------------------------------
-
-
 def execute(folder: Path, results: Path, data: Path | None, display: Display) -> Path:
-    """Run a cell again, as a study of its own; return the folder of the reproduction.
+    """Run a cell again, as a study of its own, or go on with that; return the new cell's folder.
 
-    One that was broken off is gone on with.
-
-    Raises:
-        UserError: the cell cannot be repeated, for want of data for example.
+    UserError if the cell cannot be repeated, for want of data for example.
     """
     config, record = configuration(folder, data), read(folder)
     keep_threads(config, record)
@@ -181,9 +170,6 @@ def is_broken_off(cell: Path, config: CellConfig) -> bool:
         return False
 
 
-# -- what came of it ----------------------------------------------------------------------------
-
-
 def judge(before: Path, now: Path) -> tuple[Reproduction, list[Row]]:
     """Compare a cell and its reproduction: what came out, and what they were made with."""
     rows = read(before), read(now)
@@ -197,15 +183,17 @@ def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterato
 
     What an older record does not tell of its surroundings or its sources is no difference.
     """
-    places = (before, now)
-    yield from _changes(*(flatten("", study.portable(read_cell(p / CONFIG))) for p in places))
+    cells = (read_cell(folder / CONFIG) for folder in (before, now))
+    yield from _changes(*(flatten("", study.portable(cell)) for cell in cells))
     old, new = rows[0].identity, rows[1].identity
     for part, told in study.NAMES.items():
         if part in old and part in new:
             yield from _changes({told: old[part]}, {told: new[part]})
     if old.get("source") and new.get("source"):
         yield from _changes(*map(files, rows))
-    here, there = map(surroundings, rows)
+    # What of where a cell was run may explain a difference.
+    places = ({n: row.environment[n] for n in SOURCE if n in row.environment} for row in rows)
+    here, there = (flatten("", place) for place in places)
     shared = here.keys() & there.keys()
     yield from _changes(*({name: side[name] for name in shared} for side in (here, there)))
     for earlier in rows[0].environment.get("earlier", ()):
@@ -215,11 +203,6 @@ def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterato
 def files(row: Record) -> dict[str, str]:
     """Return the hashes of the method's files of source, by their paths."""
     return {f"{module.replace('.', '/')}.py": sha for module, sha in row.identity["source"].items()}
-
-
-def surroundings(row: Record) -> dict[str, Any]:
-    """Return what of where a cell was run may explain a difference, flat."""
-    return flatten("", {name: row.environment[name] for name in SOURCE if name in row.environment})
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:

@@ -120,9 +120,6 @@ def reasons(before: Record, now: Record) -> Iterator[str]:
             yield f"{told} changed"
 
 
-# Bits ---------------------------------------------------------------------------------------------
-
-
 def _row(what: str, before: str, now: str, is_equal: bool, told: str = "differs") -> Row:
     verdict = "equal" if is_equal else told
     return Row(what, before, now, verdict, fails=not is_equal, is_equal=is_equal)
@@ -143,30 +140,25 @@ def _readable(
 
 def _hash(arrays: Mapping[str, Any]) -> str:
     """Identify arrays or tensors by name, type, shape and bits."""
-    found = hashlib.sha256()
-    for name in sorted(arrays):
-        array = _array(arrays[name])
-        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return found.hexdigest()[:12]
-
-
-def _array(value: Any) -> np.ndarray[Any, Any]:
-    if isinstance(value, np.ndarray):
-        return value
     import torch
 
-    tensor = torch.as_tensor(value).detach().cpu().contiguous()
-    # numpy has no bfloat16: any view of the same bits will do.
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        if not isinstance(array, np.ndarray):
+            tensor = torch.as_tensor(array).detach().cpu().contiguous()
+            # numpy has no bfloat16: any view of the same bits will do.
+            array = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()[:12]
 
 
 def _weights(before: Path, now: Path) -> Iterator[Row]:
     """Compare the final weights, and where training left its generators."""
     import torch
 
-    states = [
-        torch.load(path, map_location="cpu", weights_only=True)["trainer"] for path in (before, now)
-    ]
+    files = (torch.load(path, map_location="cpu", weights_only=True) for path in (before, now))
+    states = [file["trainer"] for file in files]
     for name in sorted(states[0]["networks"].keys() | states[1]["networks"].keys()):
         yield _arrays(f"weights of {name}", *(state["networks"].get(name, {}) for state in states))
     # Of the same draws they are the same.
@@ -188,8 +180,7 @@ def _arrays(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Row
 def _samples(before: Path, now: Path) -> Iterator[Row]:
     with np.load(before) as old, np.load(now) as new:
         for name in sorted({*old.files, *new.files}):
-            one, other = (file[name] if name in file.files else None for file in (old, new))
-            yield _images(f"samples ({name})", one, other)
+            yield _images(f"samples ({name})", old.get(name), new.get(name))
 
 
 def _images(what: str, before: Any, now: Any) -> Row:
@@ -207,18 +198,16 @@ def _images(what: str, before: Any, now: Any) -> Row:
 def _curves(before: Path, now: Path) -> Iterator[Row]:
     """Compare the points of each curve by images seen and value; their seconds differ."""
     old, new = _points(before), _points(now)
-    rows = [_curve(n, old.get(n, []), new.get(n, [])) for n in sorted(old.keys() | new.keys())]
+    rows = [_curve(n, old.get(n, []), new.get(n, [])) for n in sorted({*old, *new})]
     yield from (row for row in rows if not row.is_equal)
     if equal := sum(row.is_equal for row in rows):
         yield _row("curves", f"{equal} curves", f"{equal} curves", is_equal=True)
 
 
 def _curve(name: str, old: list[tuple[int, float]], new: list[tuple[int, float]]) -> Row:
-    where = None
-    for (images, value), (other_images, other) in zip(old, new, strict=False):
-        if images != other_images or not _is_same_number(value, other):
-            where = images
-            break
+    pairs = zip(old, new, strict=False)
+    apart = (a[0] for a, b in pairs if a[0] != b[0] or not _is_same_number(a[1], b[1]))
+    where = next(apart, None)
     told = "differs" if where is None else f"differs from {where} images on"
     before, now = (
         f"{len(curve)} points, last {curve[-1][1]:.6g}" if curve else "none" for curve in (old, new)
@@ -250,13 +239,14 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.6g}"
 
 
-# Intervals ----------------------------------------------------------------------------------------
-
-
 def _metrics(before: Path, rows: tuple[Record, Record], is_loose: bool) -> Iterator[Row]:
     """Compare the metrics, by their intervals where the bits need not be the same."""
     old, new = rows[0].metrics, rows[1].metrics
-    seeds = _seeds(before.parent, rows[0])
+    seeds: dict[str, list[float]] = {}
+    for _, row in cells(before.parent):
+        if (row.method, row.status) == (rows[0].method, Status.FINISHED):
+            for name, value in row.metrics.items():
+                seeds.setdefault(name, []).append(value.value)
     common = len(old.keys() & new.keys())
     for name in {**old, **new}:
         if name in old and name in new:
@@ -301,33 +291,18 @@ def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple
     return None
 
 
-def _seeds(study: Path, row: Record) -> dict[str, list[float]]:
-    """Return each metric's values over the study's finished cells of the same method."""
-    found: dict[str, list[float]] = {}
-    for _, other in cells(study):
-        if (other.method, other.status) == (row.method, Status.FINISHED):
-            for name, value in other.metrics.items():
-                found.setdefault(name, []).append(value.value)
-    return found
-
-
-# Timings ------------------------------------------------------------------------------------------
+TIMES: dict[str, Callable[[Record], float | None]] = {
+    "ms_per_image": lambda row: getattr(row.cost.ms_per_image, "median", None),
+    "latency_ms": lambda row: getattr(row.cost.latency_ms, "median", None),
+    "seconds of training": lambda row: row.ledger.get("train"),
+    "seconds in all": lambda row: row.ledger.get("wall"),
+    "peak_memory_bytes": lambda row: row.cost.peak_memory_bytes,
+}
 
 
 def _timings(before: Record, now: Record) -> Iterator[Row]:
     """Show what took how long: another machine, or the same on another day, differs in it."""
-    new = _times(now)
-    for what, value in _times(before).items():
-        if value is not None or new[what] is not None:
-            yield Row(what, _number(value), _number(new[what]), "not judged")
-
-
-def _times(row: Record) -> dict[str, float | None]:
-    cost = row.cost
-    return {
-        "ms_per_image": None if cost.ms_per_image is None else cost.ms_per_image.median,
-        "latency_ms": None if cost.latency_ms is None else cost.latency_ms.median,
-        "seconds of training": row.ledger.get("train"),
-        "seconds in all": row.ledger.get("wall"),
-        "peak_memory_bytes": cost.peak_memory_bytes,
-    }
+    for what, time_of in TIMES.items():
+        old, new = time_of(before), time_of(now)
+        if old is not None or new is not None:
+            yield Row(what, _number(old), _number(new), "not judged")

@@ -80,21 +80,20 @@ def _in_blocks(images: Images, change: Callable[[Pixels], Pixels]) -> Images:
 
 def compressed(images: Images, quality: int) -> Images:
     """Send each image through JPEG at Pillow's ``quality``, its colours at half the resolution."""
-    return np.stack([_through_jpeg(image, quality) for image in images])
-
-
-def _through_jpeg(image: Images, quality: int) -> Images:
     from PIL import Image
 
-    grey = len(image) == 1
-    file = io.BytesIO()
-    pixels = np.ascontiguousarray(image[0] if grey else image.transpose(1, 2, 0))
+    made = np.empty_like(images)
+    grey = images.shape[1] == 1
     # 4:2:0 by name: the default is the library's own affair.
     subsampling = {} if grey else {"subsampling": "4:2:0"}
-    Image.fromarray(pixels).save(file, format="JPEG", quality=quality, **subsampling)
-    with Image.open(file) as opened:
-        found = np.asarray(opened)
-    return found[None] if grey else found.transpose(2, 0, 1)
+    for place, image in enumerate(images):
+        file = io.BytesIO()
+        pixels = np.ascontiguousarray(image[0] if grey else image.transpose(1, 2, 0))
+        Image.fromarray(pixels).save(file, format="JPEG", quality=quality, **subsampling)
+        with Image.open(file) as opened:
+            found = np.asarray(opened)
+        made[place] = found if grey else found.transpose(2, 0, 1)
+    return made
 
 
 def mirrored(images: Images) -> Images:
@@ -108,10 +107,7 @@ def duplicated(split: Split, copies: int) -> Split:
 
 
 def mislabelled(split: Split) -> Split:
-    """Deal the labels out anew among the images: each class as often, and mostly wrong.
-
-    Raises LeftOut where there are no labels.
-    """
+    """Deal the labels out anew, each class as often and mostly wrong; LeftOut without labels."""
     if split.labels is None:
         raise LeftOut("the images have no labels")
     return Split(split.images, split.labels[permutation(len(split), _SEED)])
@@ -165,15 +161,8 @@ class Real:
         lack = f"only {len(left)} held-out images are of the other classes"
         return self._take(self._test, left, lack)
 
-    def copied(self, times: int) -> Split:
-        """Return the first of the n images, each there so many times."""
-        return duplicated(self.clean, times)
-
     def memorised(self) -> Split:
-        """Return n training images: those that precision and recall are taken to.
-
-        Raises LeftOut where the reference has not so many.
-        """
+        """Return n of the reference's training images; LeftOut where it has not so many."""
         rows = selected_rows(len(self.dataset.train), self.limit)
         lack = f"the reference has only {len(rows)} images"
         return self._take(self.dataset.train, rows[permutation(len(rows))], lack)
@@ -217,13 +206,14 @@ def damages(dataset: Dataset) -> list[Damage]:
         ),
         Damage("mirrored", "mirrored", None, _to_pixels(mirrored)),
         *_of_classes(dataset),
-        *(
-            Damage(f"every image {n} times", "copies", n, partial(Real.copied, times=n))
-            for n in COPIES
-        ),
+        *(Damage(f"every image {n} times", "copies", n, _copied(n)) for n in COPIES),
         Damage("labels shuffled", "labels", None, lambda real: mislabelled(real.clean)),
         Damage("training images", "training images", None, Real.memorised),
     ]
+
+
+def _copied(times: int) -> Callable[[Real], Split]:
+    return lambda real: duplicated(real.clean, times)
 
 
 def _to_pixels(change: Callable[..., Images], *strength: float) -> Callable[[Real], Split]:

@@ -116,15 +116,9 @@ def page(
 ) -> Page:
     """Measure clean and damaged held-out images by all of an evaluator's extractors.
 
-    Args:
-        evaluator: the extractors with their references.
-        samples: images of each set; ``None``: half the held-out ones, ``MOST`` at most.
-        limit: as the references were made with.
-        cache: folder in which features are kept, so that an interrupted command goes on.
-        progress: is told the fraction done.
-
-    Raises:
-        UserError: see ``check``.
+    ``samples`` are the images of each set (``None``: half the held-out ones, ``MOST`` at most),
+    ``limit`` is as the references were made with; features are kept in ``cache``, so that an
+    interrupted command goes on. UserError as ``check`` says.
     """
     dataset = evaluator.dataset
     check(dataset, samples)
@@ -187,15 +181,9 @@ class _Measure:
         self, found: Features, labels: Labels, facts: dict[str, str], say: Say
     ) -> dict[str, Value]:
         values = evaluate(
-            found,
-            self.reference,
-            extractor=self.extractor,
-            n=len(found),
-            labels=labels,
-            families=MEASURED,
-            extra_provenance=facts,
-            say=say,
-        )
+            found, self.reference, extractor=self.extractor, n=len(found), labels=labels,
+            families=MEASURED, extra_provenance=facts, say=say,
+        )  # fmt: skip
         names = metric_names(self.extractor.name, len(found))
         return {family: values[names[family]] for family in MEASURED if names[family] in values}
 
@@ -210,9 +198,8 @@ class _Measure:
             values = self._values(part, labels, {}, lambda line: None)
             sets.append({family: value.value for family, value in values.items()})
             progress(len(sets) / SETS)
-        families = [name for name in row.values if all(name in one for one in sets)]
         spread = {}
-        for name in families:
+        for name in (name for name in row.values if all(name in one for one in sets)):
             own = float(np.std([one[name] for one in sets], ddof=1)) / (1 - n / len(pool)) ** 0.5
             least = of_share(row.values[name].value, n) if name in SHARES else 0.0
             spread[name] = 2**0.5 * max(own, least)

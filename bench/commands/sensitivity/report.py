@@ -97,9 +97,8 @@ def write_page(page: Page, folder: Path, environment: Mapping[str, Any]) -> list
     for name, text in texts.items():
         write_text(folder / name, text)
     with rc_context(STYLE):
-        charts = save(heat_map(page), folder / "sensitivity")
+        charts, drawn = save(heat_map(page), folder / "sensitivity"), examples(page)
         strip = folder / "damages.png"
-        drawn = examples(page)
         write_atomically(strip, lambda file: drawn.savefig(file, format="png", dpi=DPI))
     return [*(folder / name for name in texts), *charts, strip]
 
@@ -210,15 +209,13 @@ def _named(panel: Panel, family: str, verdict: Verdict) -> Iterator[str]:
 def _control(panel: Panel) -> str:
     # Half of the held-out images are left for it.
     control = next(row for row in panel.rows if row.kind == CONTROL)
-    judged = [judge(panel, control, family) for family in panel.spread]
     beyond = [
         f"{panel.names[one.family]} ({abs(one.worse):.1f})"
-        for one in judged
+        for one in (judge(panel, control, family) for family in panel.spread)
         if one is not None and one.verdict != Verdict.MISSED
     ]
-    told = "within the yardstick in every metric"
-    if beyond:
-        told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}"
+    told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}"
+    told = told if beyond else "within the yardstick in every metric"
     return f"Control: {control.name} are {told}."
 
 
@@ -285,22 +282,17 @@ def _fields(axes: Axes, panel: Panel, widest: int) -> None:
             if judged is None:
                 _write(axes, column, place, NOTHING, color="#777777")
                 continue
-            colour = colours(norm(judged.worse))
+            colour = red, green, blue, _ = colours(norm(judged.worse))
+            ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
             field = Rectangle((column - 0.5, place - 0.5), 1, 1, facecolor=colour)
             field.set(edgecolor="#d0d0d0", linewidth=0.5)
             axes.add_patch(field)
-            _write(axes, column, place, _shown(panel, row, family, 3), color=_ink(colour))
+            _write(axes, column, place, _shown(panel, row, family, 3), color=ink)
     _labels(axes, panel, families, widest)
 
 
 def _write(axes: Axes, column: int, row: int, text: str, **look: Any) -> None:
     axes.text(column, row, text, ha="center", va="center", fontsize=8, **look)
-
-
-def _ink(colour: Sequence[float]) -> str:
-    """Black on light fields and white on dark ones."""
-    red, green, blue = colour[:3]
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
 
 
 def _labels(axes: Axes, panel: Panel, families: Sequence[str], widest: int) -> None:
