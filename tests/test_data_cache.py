@@ -25,7 +25,7 @@ from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
 from bench.data.sources import decoding, prepared
 from bench.data.sources.decoding import Rule
-from bench.data.sources.entries import Content, Entry
+from bench.data.sources.entries import Content, Entry, Part
 from bench.data.sources.labels import Labels
 from bench.data.sources.prepared import Recipe
 from bench.progress import display
@@ -55,7 +55,7 @@ def recipe(count: int, kind: str = "files", size: int | None = None) -> Recipe:
     return Recipe(
         name="fake",
         stamp=lambda: f"{count} {kind}",
-        splits={"train": partial(fake_source, count, kind)},
+        splits=lambda: ({"train": Part("fake", partial(fake_source, count, kind))}, []),
         label=lambda content, first: Labels(),
         rule=Rule(size=size),
     )
@@ -131,7 +131,7 @@ def test_a_failure_among_threads_ends_at_once(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_stored_is_hashed_as_it_is_written(tmp_path: Path, kind: str) -> None:
     told: list[float] = []
     stored = prepared.prepare(recipe(20, kind), cache=tmp_path, progress=told.append)
-    assert stored.sha256 == fingerprint(stored.train, None)
+    assert stored.facts.sha256 == fingerprint(stored.train, None)
     assert isinstance(stored.train.images, np.memmap)
     assert (stored.train.images[:, 0, 0, 0] == np.arange(20)).all()
     assert told == [(k + 1) / 20 for k in range(20)]
@@ -247,7 +247,7 @@ def test_a_cache_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) ->
     else:
         (first.folder / "facts.json").write_text("[]")
     again = prepared.prepare(recipe(3), cache=tmp_path)
-    assert fingerprint(again.train, None) == first.sha256
+    assert fingerprint(again.train, None) == first.facts.sha256
 
 
 DOWNLOAD = """

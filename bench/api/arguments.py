@@ -10,50 +10,29 @@ Names = str | Sequence[str]
 """One name, several separated by commas, or a sequence of names."""
 
 
-def names_in(given: Names) -> tuple[str, ...]:
-    """Return names as the command's options have them."""
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def files_in(given: Names) -> tuple[str, ...]:
-    """Return files, whose names may have commas."""
-    return (given,) if isinstance(given, str) else names_in(given)
-
-
-def seeds_in(given: int | str | Sequence[int]) -> tuple[int, ...]:
-    """Return seeds as the command's options have them."""
-    from bench.commands.options import parse_seeds
-
-    if isinstance(given, str):
-        return parse_seeds(given)
-    return (given,) if isinstance(given, int) else tuple(given)
-
-
-def overrides_in(given: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]:
-    """Return overridden values as the command's ``--set`` has them."""
-    if not isinstance(given, Mapping):
-        return (given,) if isinstance(given, str) else tuple(given)
-    # A string is written bare, as it is typed; all else as JSON, which YAML reads alike.
-    return tuple(
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in given.items()
-    )
-
-
-TYPED: Mapping[str, Callable[[Any], object]] = {
-    **dict.fromkeys(("data", "reference", "results"), Path),
-    **dict.fromkeys(("methods", "rerun", "extractor", "metrics"), names_in),
-    "weights": files_in,
-    "seeds": seeds_in,
-    "overrides": overrides_in,
-}
-
-
 def options_of(kind: Callable[..., T], given: Mapping[str, Any]) -> T:
     """Make a command's options of what a function was given; TypeError where one is unknown."""
+    return kind(**{k: None if value is None else typed(k, value) for k, value in given.items()})
 
-    def typed(name: str, value: Any) -> object:
-        return TYPED[name](value) if name in TYPED and value is not None else value
 
-    return kind(**{name: typed(name, value) for name, value in given.items()})
+def typed(name: str, value: Any) -> object:
+    """Return what was given for an option in the type that the option has."""
+    match name:
+        case "data" | "reference" | "results":
+            return Path(value)
+        case "methods" | "rerun" | "extractor" | "metrics":
+            parts = value.split(",") if isinstance(value, str) else value
+            return tuple(part.strip() for part in parts if part.strip())
+        case "seeds":
+            from bench.commands.options import parse_seeds
+
+            seeds = parse_seeds(value) if isinstance(value, str) else value
+            return (seeds,) if isinstance(seeds, int) else tuple(seeds)
+        case "overrides" if isinstance(value, Mapping):
+            # A string is written bare, as it is typed; all else as JSON, which YAML reads alike.
+            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
+            return tuple(f"{key}={text}" for key, text in texts.items())
+        case "overrides" | "weights":
+            # A file's name may have commas.
+            return (value,) if isinstance(value, str) else tuple(value)
+    return value

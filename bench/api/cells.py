@@ -59,8 +59,8 @@ class StudyCell:
                 classes = source.frequencies
                 if classes is None:
                     raise UserError(f"'{self.record.method}' draws without labels; leave them out")
-                given = labels_of(labels, n, len(classes))
-                source.labels = given_labels(given, batch, built.device)  # type: ignore[method-assign]
+                given = given_labels(labels, n, len(classes), batch, built.device)
+                source.labels = given  # type: ignore[method-assign]
             return draw_images(source, n, batch)
 
     @cached_property
@@ -77,22 +77,19 @@ class StudyCell:
         return load_finished(self.folder, cache, sha256)
 
 
-def labels_of(labels: Any, n: int, classes: int) -> NDArray[np.int64]:
-    """Return a class for each of n samples, (n,); UserError where they do not fit."""
+def given_labels(labels: Any, n: int, classes: int, batch: int, device: torch.device) -> Any:
+    """Return what gives a source its batches' labels: one for all, or n, (n,), the last repeated.
+
+    Raises UserError where they do not fit.
+    """
     import numpy as np
+    import torch
 
     found = np.asarray(labels)
     if found.dtype.kind not in "iu" or found.shape not in {(), (n,)}:
         raise UserError(f"labels: give one class, or {n} of them, as whole numbers")
-    if found.size and not 0 <= found.min() <= found.max() < classes:
+    if not 0 <= found.min() <= found.max() < classes:
         raise UserError(f"labels: classes are 0 to {classes - 1}")
-    return np.broadcast_to(found, (n,)).astype(np.int64)
-
-
-def given_labels(labels: NDArray[np.int64], batch: int, device: torch.device) -> Any:
-    """Return what gives a source its batches' labels; the last batch is filled with the last."""
-    import numpy as np
-    import torch
-
-    filled = torch.from_numpy(np.pad(labels, (0, -len(labels) % batch), mode="edge"))
+    every = np.broadcast_to(found, (n,)).astype(np.int64)
+    filled = torch.from_numpy(np.pad(every, (0, -n % batch), mode="edge"))
     return lambda size, index: filled[index * size : (index + 1) * size].to(device)

@@ -74,8 +74,7 @@ def as_file(
         yield Path(images)
         return
     held: dict[str, Any] = {"images": np.ascontiguousarray(images)}
-    if labels is not None:
-        held["labels"] = np.asarray(labels)
+    held |= {} if labels is None else {"labels": np.asarray(labels)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npz"
         np.savez(path, **held)

@@ -98,7 +98,8 @@ class Decoding:
             return entry, self._picture(entry, content.path)
 
         with warnings.catch_warnings(), closing(content.entries()) as entries:
-            # It warns of sizes that are refused here.
+            # Of damaged tags, which are passed over, it warns too; of sizes that are refused here.
+            warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             first = work(next(entries))
             yield first
@@ -114,6 +115,8 @@ class Decoding:
             picture = Picture(given, (given.shape[2], given.shape[1]))
         if self.colour:
             picture = images.in_colour(picture)
+        elif self.rule.shape is not None and self.rule.shape[0] == 1:
+            picture = images.in_grey(picture)
         return picture if size is None else images.fit(picture, size)
 
     def _check(self, shape: tuple[int, ...], content: Content, name: str) -> None:
@@ -180,7 +183,7 @@ class Tally:
     """Counts of what a reader must know of the images that were read."""
 
     lossy: Counter[str] = field(default_factory=Counter)
-    converted: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
     resized: int = 0
     enlarged: int = 0
@@ -191,9 +194,9 @@ class Tally:
         """Count one image."""
         if picture.lossy:
             self.lossy[picture.lossy] += 1
-        if picture.converted:
-            self.converted[picture.converted] += 1
-            self.first.setdefault(picture.converted, name)
+        for mark in picture.marks:
+            self.marks[mark] += 1
+            self.first.setdefault(mark, name)
         if rule.size is not None and picture.size != (rule.size, rule.size):
             self.resized += 1
             self.enlarged += min(picture.size) < rule.size
@@ -205,14 +208,9 @@ class Tally:
         said = [
             f"{count} of {total} images went through {kind}" for kind, count in self.lossy.items()
         ]
-        told = {
-            "palette": "were RGB palettes and became RGB",
-            "1-bit": "had one bit of grey and became 8-bit",
-            "grey": "were grey among coloured ones and got three equal channels",
-        }
         said += [
-            f"{count} of {total} images {told[kind]} (first: {shown(self.first[kind])})"
-            for kind, count in self.converted.items()
+            f"{count} of {total} images {images.MARKS[mark]} (first: {shown(self.first[mark])})"
+            for mark, count in self.marks.items()
         ]
         if self.smallest and self.largest:
             low, high = ("x".join(map(str, size)) for size in (self.smallest, self.largest))

@@ -1,6 +1,7 @@
 """What every source of images gives: entries in a fixed order, read one at a time."""
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,41 +46,54 @@ class Content:
     notes: tuple[str, ...] = ()
 
 
+class Part(NamedTuple):
+    """One split's source: what it is called, and how to open it."""
+
+    name: str
+    open: Callable[[], AbstractContextManager[Content]]
+
+
 def of_files(
-    path: Path, kind: str, files: Sequence[str], read: Callable[[str, int], bytes]
+    path: Path, kind: str, listed: Sequence[str], read: Callable[[str, int], bytes]
 ) -> Content:
     """Return the images among files by relative path, in the order of their names.
 
-    ``read`` gives a file's bytes, up to so many. Raises UserError where there is no image, or one
-    of a format that is not read.
+    Folders are ``listed`` too, with a slash at their end. ``read`` gives a file's bytes, up to so
+    many. Raises UserError where there is no image, one of a format that is not read, or an index
+    that is not at the top.
     """
-    hidden = [name for name in files if images.is_hidden_image(name)]
+    files = [name for name in listed if not name.endswith("/")]
     seen = [name for name in files if not images.is_hidden(name)]
     names = sorted(name for name in seen if images.is_image(name, path))
     if not names:
         raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
-    known = {*names, INDEX}
-    others = [name for name in seen if name not in known]
-    index = read(INDEX, LARGEST_INDEX) if INDEX in seen else None
+    stray = next((n for n in seen if n.casefold().split("/")[-1] == INDEX != n), None)
+    if stray is not None:
+        raise UserError(
+            f"{path}: '{shown(stray)}' would not be read: {INDEX} lies once, beside all folders of "
+            "images; move or remove it"
+        )
 
     def entries() -> Generator[Entry, None, None]:
         return (Entry(name, partial(read, name, images.LARGEST_FILE)) for name in names)
 
-    notes = _left_out(others, hidden)
-    return Content(path, kind, len(names), entries, names, index, notes=notes)
-
-
-def _left_out(others: Sequence[str], hidden: Sequence[str]) -> tuple[str, ...]:
-    """Say how many files that are no images, or hidden ones, were left out, and the first."""
+    folders = {n.split("/")[0] for n in listed if "/" in n and not images.is_hidden(n)}
+    left_out = (
+        ({*seen} - {*names, INDEX}, "file is no image and was", "files are no images and were"),
+        (filter(images.is_hidden_image, files), "hidden image was", "hidden images were"),
+        (
+            folders - {name.split("/")[0] for name in names},
+            "folder holds no image and was",
+            "folders hold no image and were",
+        ),
+    )
     notes = []
-    for names, one, many in (
-        (others, "1 file is no image and was", "files are no images and were"),
-        (hidden, "1 hidden image was", "hidden images were"),
-    ):
-        if names:
-            said = one if len(names) == 1 else f"{len(names)} {many}"
-            notes.append(f"{said} left out (first: {shown(min(names))})")
-    return tuple(notes)
+    for found, one, many in left_out:
+        if these := sorted(found):
+            said = one if len(these) == 1 else many
+            notes.append(f"{len(these)} {said} left out (first: {shown(these[0])})")
+    index = read(INDEX, LARGEST_INDEX) if INDEX in seen else None
+    return Content(path, kind, len(names), entries, names, index, notes=tuple(notes))
 
 
 def damaged(path: Path, what: str, error: BaseException) -> UserError:

@@ -10,11 +10,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from bench.config import UserError
 from bench.data.sources.entries import Content, of_files
-from bench.data.sources.images import SUFFIXES, UNREAD, is_hidden, is_hidden_image, shown
+from bench.data.sources.images import (
+    SUFFIXES,
+    UNREAD,
+    has_suffix,
+    is_hidden,
+    is_hidden_image,
+    shown,
+)
 
 
 def stamp_of(status: os.stat_result) -> str:
@@ -27,40 +34,47 @@ def stamp_of(status: os.stat_result) -> str:
 
 
 def stamp(path: Path) -> str:
-    """Return what changes when a file under a folder does: by names, sizes and times of change.
+    """Return what changes when a file, or one in a folder, does: names, sizes, times of change.
 
     Raises UserError, which names what cannot be listed or read.
     """
+    if path.is_file():
+        return stamp_of(path.stat())
     digest = hashlib.sha256()
     for name, status in _walk(path, "", ()):
-        digest.update(f"{name} {stamp_of(status)}\n".encode(errors="surrogateescape"))
+        state = "" if name.endswith("/") else stamp_of(status)
+        digest.update(f"{name} {state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _listed(where: Path) -> list[os.DirEntry[str]]:
+    """Return what a folder holds in an order that does not change, hidden images among it."""
+    try:
+        with os.scandir(where) as found:
+            names = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{shown(str(where))}: cannot be listed ({error.strerror})") from error
+    return [e for e in names if not is_hidden(e.name) or is_hidden_image(e.name)]
 
 
 def _walk(
     root: Path, folder: str, above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield files by relative path, in an order that does not change."""
+    """Yield files and folders by relative path, a folder's with a slash at its end."""
     where = root / folder
-    try:
-        status = where.stat()
-        with os.scandir(where) as found:
-            listed = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{shown(str(where))}: cannot be listed ({error.strerror})") from error
+    status = where.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
         raise UserError(f"{shown(str(where))}: is a link to a folder that it lies in; remove it")
-    for entry in listed:
-        if is_hidden(entry.name) and not is_hidden_image(entry.name):
-            continue
-        name = f"{folder}/{entry.name}" if folder else entry.name
+    for entry in _listed(where):
+        name = f"{folder}{entry.name}"
         try:
             status = entry.stat()
         except OSError as error:
             raise UserError(f"{root}: '{shown(name)}' cannot be read ({error.strerror})") from error
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(root, name, (*above, identity))
+            yield f"{name}/", status
+            yield from _walk(root, f"{name}/", (*above, identity))
         elif stat.S_ISREG(status.st_mode):
             yield name, status
         else:
@@ -70,8 +84,8 @@ def _walk(
 @contextmanager
 def open_folder(path: Path) -> Iterator[Content]:
     """Open a folder of images; UserError where there is none in it, or it cannot be listed."""
-    files = [name for name, _ in _walk(path, "", ())]
-    yield of_files(path, "folder", files, partial(_read, path))
+    listed = [name for name, _ in _walk(path, "", ())]
+    yield of_files(path, "folder", listed, partial(_read, path))
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
@@ -85,19 +99,16 @@ def _read(path: Path, name: str, limit: int) -> bytes:
     return content
 
 
-def top(path: Path) -> list[str]:
-    """Return the folders at the top of a folder, sorted; hidden ones left out."""
-    try:
-        with os.scandir(path) as found:
-            return sorted(e.name for e in found if e.is_dir() and not is_hidden(e.name))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be listed ({error.strerror})") from error
+def top(path: Path, below: str) -> tuple[list[str], list[str]]:
+    """Return the folders and the files at the top of a folder ``below`` another."""
+    found = [entry for entry in _listed(path / below) if not is_hidden(entry.name)]
+    folders = [entry.name for entry in found if entry.is_dir()]
+    return folders, [entry.name for entry in found if not entry.is_dir()]
 
 
 def holds_image(path: Path) -> bool:
     """Whether there is any image under a folder, of a format that is read or not."""
     return any(
-        PurePosixPath(name).suffix.lower() in SUFFIXES | UNREAD
+        has_suffix(name, SUFFIXES | UNREAD) and not is_hidden(name) and not name.endswith("/")
         for name, _ in _walk(path, "", ())
-        if not is_hidden(name)
     )

@@ -1,46 +1,32 @@
 """``--data PATH``: images that the user gives, as a zip file, a folder, an array or an lmdb folder.
 
 Beside ``X-train.zip``, ``X-test.zip`` is the held-out split; so it is with folders and ``.npz``
-files, and ``X_val_lmdb`` beside ``X_train_lmdb``. A folder that holds ``train`` and ``test`` (or
-``val``) holds the splits; any other folder holds class folders, or images without labels, unless a
-``dataset.json`` lies at its top.
+files, and ``X_val_lmdb`` beside ``X_train_lmdb``. A folder or a zip file that holds ``train`` and
+``test`` (or ``val``) holds the splits; any other folder holds class folders, or images without
+labels, unless a ``dataset.json`` lies at its top.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from bench.config import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
-from bench.data.sources import folders
+from bench.data.sources import folders, lmdbs, zips
 from bench.data.sources.arrays import open_npz
 from bench.data.sources.decoding import Rule
-from bench.data.sources.entries import INDEX, Content
-from bench.data.sources.images import shown
+from bench.data.sources.entries import Part
 from bench.data.sources.labels import of_samples, of_training_data
-from bench.data.sources.lmdbs import FILE as LMDB
-from bench.data.sources.lmdbs import is_lmdb, open_lmdb
-from bench.data.sources.prepared import CachedImages, Label, Recipe, prepare
-from bench.data.sources.zips import open_zip
+from bench.data.sources.prepared import CachedImages, Recipe, prepare
+from bench.data.sources.splits import Top, find_splits, unwrap
 
-FILES = {".zip": open_zip, ".npz": open_npz}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_HELD_OUT = ("test", "val")
 _PAIRS = (("-train", "-test"), ("_train_lmdb", "_val_lmdb"))
 """How the name of a training split ends, and that of its held-out split."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split's source: how to open it, and what tells its present state."""
-
-    path: Path
-    open: Callable[[], AbstractContextManager[Content]]
-    stamp: Callable[[], str]
 
 
 def load_given(
@@ -58,90 +44,78 @@ def load_given(
         raise UserError(
             f"data set name '{name}' cannot be used; choose small letters, digits, '-', '_', '.'"
         )
-    parts, notes = splits(path)
-    known = KNOWN.get(name)
-
+    place, known = path.resolve(), KNOWN.get(name)
+    beside = _beside(place)
     label = partial(of_training_data, name, None if known is None else known.classes)
     rule = Rule(size=size)
     if known is not None:
         rule = Rule(shape=(known.channels, known.size, known.size), owner=name)
-    stored = prepare(_recipe(name, parts, label, rule), cache=cache, progress=progress)
-    return _assemble(name, path, parts, stored, notes)
-
-
-def _recipe(name: str, parts: dict[str, Part], label: Label, rule: Rule) -> Recipe:
-    def stamp() -> str:
-        return " ".join(f"{key} {part.path} {part.stamp()}" for key, part in parts.items())
-
-    return Recipe(name, stamp, {key: part.open for key, part in parts.items()}, label, rule)
-
-
-def _assemble(
-    name: str, path: Path, parts: dict[str, Part], stored: CachedImages, notes: Sequence[str]
-) -> Dataset:
-    told = [*notes, *stored.notes]
-    known = KNOWN.get(name)
-    if known is not None and stored.lossy:
-        told.append(
-            f"the images went through {' and '.join(stored.lossy)}: numbers are not comparable "
-            "with published ones"
+    files = [place] if beside is None else [place, beside]
+    recipe = Recipe(name, partial(_stamp, files), partial(splits, place, beside), label, rule)
+    stored = prepare(recipe, cache=cache, progress=progress)
+    lossy, notes = stored.facts.lossy, list(stored.facts.notes)
+    if known is not None and lossy:
+        notes.append(
+            f"the images went through {' and '.join(lossy)}: numbers are not comparable with "
+            "published ones"
         )
     if known is not None and len(stored.train) != known.train:
-        told.append(f"{len(stored.train)} training images, not the published {known.train}")
-    beside = f"; held-out split from {parts['test'].path.name} beside it" if "test" in parts else ""
+        notes.append(f"{len(stored.train)} training images, not the published {known.train}")
+    classes = stored.facts.classes or (known.classes if known is not None else _numbers(stored))
+    if stored.train.labels is not None:
+        absent = len(classes) - len(np.unique(stored.train.labels))
+        notes += [f"{absent} of {len(classes)} classes have no image"] if absent else []
+    held_out = stored.facts.held_out
+    source = str(path) if held_out is None else f"{path}; held-out split from {held_out}"
+    return _dataset(name, stored, classes, source, notes)
+
+
+def _numbers(stored: CachedImages) -> tuple[str, ...]:
+    """The names of classes that have none: 0, 1, 2, ... up to the highest label."""
+    given = [split.labels for split in (stored.train, stored.test) if split is not None]
+    highest = max((int(labels.max()) for labels in given if labels is not None), default=-1)
+    return tuple(map(str, range(highest + 1)))
+
+
+def _dataset(
+    name: str, stored: CachedImages, classes: tuple[str, ...], source: str, notes: Sequence[str]
+) -> Dataset:
+    facts = stored.facts
+    lossy = (kind.lower() for kind in ("JPEG", "WebP") if kind in facts.lossy)
     return Dataset(
         name=name,
-        variant=f"{name}-{_variant(stored)}",
+        variant=f"{name}-{next(lossy, facts.kind)}",
         train=stored.train,
         test=stored.test,
-        classes=stored.classes or _default_classes(name, stored),
-        sha256=stored.sha256,
-        source=f"{path}{beside}",
-        notes=tuple(told),
+        classes=classes,
+        sha256=facts.sha256,
+        source=source,
+        notes=tuple(notes),
         stored=stored.folder,
     )
 
 
-def _variant(stored: CachedImages) -> str:
-    return next((kind.lower() for kind in ("JPEG", "WebP") if kind in stored.lossy), stored.kind)
+def splits(path: Path, beside: Path | None) -> tuple[dict[str, Part], list[str]]:
+    """Find the training split at ``path``, its held-out split there or ``beside``, and notes."""
+    top = _top(path)
+    places, notes = find_splits(path, top) if top else ({"train": ""}, [])
+    parts = {key: _part(path, below) for key, below in places.items()}
+    if beside is not None and "test" not in parts:
+        parts["test"] = whole(beside)
+    return parts, notes
 
 
-def _default_classes(name: str, stored: CachedImages) -> tuple[str, ...]:
-    if name in KNOWN:
-        return KNOWN[name].classes
-    given = [split.labels for split in (stored.train, stored.test) if split is not None]
-    highest = max((int(labels.max()) for labels in given if labels is not None), default=-1)
-    return tuple(str(label) for label in range(highest + 1))
+def _top(path: Path) -> Top | None:
+    """How to list what lies at ``path``; None where there are no folders and files in it."""
+    if path.is_dir():
+        return None if lmdbs.is_lmdb(path) else partial(folders.top, path)
+    return zips.top(path) if path.suffix.lower() == ".zip" else None
 
 
-def splits(path: Path) -> tuple[dict[str, Part], list[str]]:
-    """Find the training split at ``path`` and its held-out split, if any; and what to note."""
-    inside, notes = _inside(path)
-    if inside:
-        return {key: source(place) for key, place in inside.items()}, notes
-    places = {"train": path, "test": _beside(path)}
-    return {key: source(place) for key, place in places.items() if place is not None}, notes
-
-
-def _inside(path: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the splits that a folder holds as ``train`` and ``test``, if it does."""
-    if not path.is_dir() or is_lmdb(path) or (path / INDEX).exists():
-        return {}, []
-    listed = folders.top(path)
-    held_out = [name for name in _HELD_OUT if name in listed]
-    if "train" not in listed or not (held_out or listed == ["train"]):
-        return {}, []
-    other = [name for name in listed if name not in {"train", *_HELD_OUT}]
-    if other:
-        raise UserError(
-            f"{path}: has train/ and {held_out[0]}/, but also '{shown(other[0])}'; are these "
-            "splits or classes? keep one of the two"
-        )
-    notes = [f"{name}/ was not read: {held_out[0]}/ is the held-out split" for name in held_out[1:]]
-    places = {"train": path / "train"}
-    if held_out:
-        places["test"] = path / held_out[0]
-    return places, notes
+def whole(path: Path) -> Part:
+    """Return what lies at ``path``, within all folders that hold nothing but one folder."""
+    top = _top(path)
+    return _part(path, unwrap(top) if top else "")
 
 
 def _beside(path: Path) -> Path | None:
@@ -155,27 +129,28 @@ def _beside(path: Path) -> Path | None:
     return None
 
 
-def source(path: Path) -> Part:
-    """Choose how to read what lies at ``path``; UserError if there is no way."""
-    path = path.resolve()
-    if path.is_dir() and not is_lmdb(path):
-        return Part(path, partial(folders.open_folder, path), partial(folders.stamp, path))
+def _part(path: Path, below: str) -> Part:
+    """Choose how to read what lies at ``path``, or ``below`` it; UserError if there is no way."""
+    kind = path.suffix.lower()
     if path.is_dir():
-        return Part(path, partial(open_lmdb, path), partial(_stamp, path / LMDB))
-    if path.name == LMDB:
+        place = path / below
+        opener = lmdbs.open_lmdb if lmdbs.is_lmdb(place) else folders.open_folder
+        return Part(below or path.name, partial(opener, place))
+    if path.name == lmdbs.FILE:
         raise UserError(f"{path}: give the folder that it lies in")
-    if path.suffix.lower() not in FILES:
+    if kind not in {".zip", ".npz"}:
         raise UserError(
             f"--data {path}: not a .zip or .npz file; give one, or a folder with the images"
         )
-    return Part(path, partial(FILES[path.suffix.lower()], path), partial(_stamp, path))
+    opener = partial(open_npz, path) if kind == ".npz" else partial(zips.open_zip, path, below)
+    return Part(below or path.name, opener)
 
 
-def _stamp(path: Path) -> str:
-    try:
-        return folders.stamp_of(path.stat())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+def _stamp(paths: Sequence[Path]) -> str:
+    """Return where files lie, and what tells their present state."""
+    # Beside an lmdb's data lies a lock that every reader may touch.
+    files = [path / lmdbs.FILE if lmdbs.is_lmdb(path) else path for path in paths]
+    return " ".join(f"{file} {folders.stamp(file)}" for file in files)
 
 
 def load_samples(
@@ -199,18 +174,13 @@ def load_samples(
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder of samples")
-    part = source(path)
-    label, rule = partial(of_samples, classes), Rule(shape=shape, owner="the data set")
-    recipe = _recipe(f"samples {classes}", {"train": part}, label, rule)
-    stored = prepare(recipe, cache=cache, progress=progress)
-    return Dataset(
-        name="samples",
-        variant=f"samples-{_variant(stored)}",
-        train=stored.train,
-        test=None,
-        classes=classes,
-        sha256=stored.sha256,
-        source=str(path),
-        notes=stored.notes,
-        stored=stored.folder,
+    place = path.resolve()
+    recipe = Recipe(
+        name=f"samples {classes}",
+        stamp=partial(_stamp, [place]),
+        splits=lambda: ({"train": whole(place)}, []),
+        label=partial(of_samples, classes),
+        rule=Rule(shape=shape, owner="the data set"),
     )
+    stored = prepare(recipe, cache=cache, progress=progress)
+    return _dataset("samples", stored, classes, str(path), stored.facts.notes)

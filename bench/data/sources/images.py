@@ -3,17 +3,19 @@
 PNG, JPEG and WebP of 8-bit grey or RGB are read; the format is told by content, not by name. Two
 kinds are converted, because nothing is lost: a palette without transparency becomes RGB, and one
 bit, two or four bits of grey become eight. Refused are transparency in any form, CMYK, 16 bits and
-animations. Colour profiles, gamma and orientation tags are not applied, as in torchvision.
+animations. Images are turned as their orientation tag (EXIF) says, as every viewer shows them;
+colour profiles and gamma are not applied, as in torchvision, but told.
 """
 
 import io
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from bench.config import UserError, one_line
 
@@ -29,6 +31,15 @@ MOST_PIXELS = 2**26
 """Pixels beyond which an image is refused unread even then."""
 FILTER = "Lanczos"
 
+MARKS = {
+    "palette": "were RGB palettes and became RGB",
+    "1-bit": "had one bit of grey and became 8-bit",
+    "turned": "were turned or mirrored as their orientation tag says",
+    "profile": "have a colour profile or gamma that is not sRGB's and was not applied",
+    "grey": "were grey among coloured ones and got three equal channels",
+    "copies": "had three equal channels and became grey",
+}
+"""What may be done to an image, or left undone, and how it is told."""
 _CHANNELS = {"L": 1, "RGB": 3}
 _LOSSLESS = {"P": "RGB", "1": "L"}
 """Modes that are converted, and to what."""
@@ -39,13 +50,13 @@ class Picture:
     """One decoded image: pixels uint8 (C, H, W), and what became of it.
 
     ``size`` is the width and height that it came with, ``lossy`` the lossy format that it went
-    through or empty, and ``converted`` what it was before it was converted, or empty.
+    through or empty, and ``marks`` are what was done to it, of ``MARKS``.
     """
 
     pixels: NDArray[np.uint8]
     size: tuple[int, int]
     lossy: str = ""
-    converted: str = ""
+    marks: tuple[str, ...] = ()
 
 
 def shown(name: str) -> str:
@@ -65,6 +76,11 @@ def is_image(name: str, path: Path) -> bool:
     return suffix in SUFFIXES
 
 
+def has_suffix(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
+    """Whether a file's name ends as an image's that is read, or with another of ``suffixes``."""
+    return PurePosixPath(name).suffix.lower() in suffixes
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or one of its folders is hidden, or one of macOS's twins."""
     # macOS adds a hidden "._" twin to each file, in a folder of its own.
@@ -75,7 +91,7 @@ def is_hidden_image(name: str) -> bool:
     """Whether a file is an image that its own hidden name leaves out; macOS's twins are none."""
     own = PurePosixPath(name)
     hidden = own.name.startswith(".") and not own.name.startswith("._")
-    return hidden and own.suffix.lower() in SUFFIXES and not is_hidden(str(own.parent))
+    return hidden and has_suffix(name) and not is_hidden(str(own.parent))
 
 
 def decode(content: bytes, path: Path, name: str, *, resized: bool) -> Picture:
@@ -131,12 +147,27 @@ def _check(image: Image.Image, content: bytes, where: str, *, resized: bool) -> 
 
 
 def _picture(image: Image.Image, content: bytes) -> Picture:
-    converted = {"P": "palette", "1": "1-bit"}.get(image.mode, "")
     lossy = "JPEG" if image.format in {"JPEG", "MPO"} else ""
     lossy = _lossy_webp(content) if image.format == "WEBP" else lossy
-    flat = image.convert(_LOSSLESS[image.mode]) if converted else image
+    marks = [mark for mode, mark in (("P", "palette"), ("1", "1-bit")) if image.mode == mode]
+    flat = image.convert(_LOSSLESS[image.mode]) if marks else image
+    # A profile's name is in it as ASCII or as UTF-16; a PNG's gamma is one over that of sRGB.
+    profile = (image.info.get("icc_profile") or b"sRGB").replace(b"\0", b"")
+    if b"sRGB" not in profile or not 0.45 < image.info.get("gamma", 1 / 2.2) < 0.46:
+        marks.append("profile")
+    if _orientation(image) in range(2, 9):
+        flat = ImageOps.exif_transpose(flat)
+        marks.append("turned")
     pixels = np.asarray(flat).reshape(flat.height, flat.width, -1).transpose(2, 0, 1)
-    return Picture(pixels, image.size, lossy, converted)
+    return Picture(pixels, flat.size, lossy, tuple(marks))
+
+
+def _orientation(image: Image.Image) -> object:
+    """Return the tag that tells how an image is to be turned; 1, not at all, where none is read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError, struct.error):
+        return 1  # Every viewer passes over a tag that is damaged.
 
 
 def _lossy_webp(content: bytes) -> str:
@@ -173,7 +204,14 @@ def in_colour(picture: Picture) -> Picture:
     """Give a grey picture three equal channels; one in colour is returned as it is."""
     if len(picture.pixels) == 3:
         return picture
-    return replace(picture, pixels=picture.pixels.repeat(3, axis=0), converted="grey")
+    return replace(picture, pixels=picture.pixels.repeat(3, axis=0), marks=(*picture.marks, "grey"))
+
+
+def in_grey(picture: Picture) -> Picture:
+    """Give a picture of three equal channels one; any other is returned as it is."""
+    if len(picture.pixels) != 3 or (picture.pixels != picture.pixels[:1]).any():
+        return picture
+    return replace(picture, pixels=picture.pixels[:1], marks=(*picture.marks, "copies"))
 
 
 def text(shape: tuple[int, ...]) -> str:

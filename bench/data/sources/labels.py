@@ -8,8 +8,9 @@ class, or, where the classes are known beforehand, after its class or its index.
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
+def same(name: str) -> str:
+    """Return what names have in common that look equal: accents composed into their letters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def from_index(content: Content, *, name: str, known: Sequence[str] | None) -> Labels:
     """Read labels and classes' names from ``dataset.json``; ``known`` are those of ``name``.
 
@@ -47,28 +53,21 @@ def from_index(content: Content, *, name: str, known: Sequence[str] | None) -> L
         raise UserError(f"{where} is not JSON ({error}); make the file again") from error
     if not isinstance(index, dict):
         raise UserError(f'{where} is no object like {{"labels": [[file name, class], ...]}}')
-    classes = _class_names(index.get("classes"), where, name, known)
-    if index.get("labels") is None:
+    labels, classes = index.get("labels"), index.get("classes")
+    if classes is not None:
+        if not isinstance(classes, list) or not all(isinstance(entry, str) for entry in classes):
+            raise UserError(f"{where}: 'classes' must be a list of names")
+        if known is not None and len(classes) != len(known):
+            raise UserError(
+                f"{where}: {len(classes)} classes, but {name} has {len(known)}; "
+                "give the right file or another --dataset"
+            )
+        classes = tuple(classes)
+    if labels is None:
         return Labels(None, classes)
-    table = _label_table(index["labels"], where)
-    names = known if classes is None else classes
-    count = None if names is None else len(names)
-    return Labels(_values(table, content.names, where, count), classes)
-
-
-def _class_names(
-    given: Any, where: str, name: str, known: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    if not isinstance(given, list) or not all(isinstance(entry, str) for entry in given):
-        raise UserError(f"{where}: 'classes' must be a list of names")
-    if known is not None and len(given) != len(known):
-        raise UserError(
-            f"{where}: {len(given)} classes, but {name} has {len(known)}; "
-            "give the right file or another --dataset"
-        )
-    return tuple(given)
+    values = _in_order(_label_table(labels, where), content.names, where)
+    allowed = known if classes is None else classes
+    return Labels(_allowed(values, allowed, where, content.names), classes)
 
 
 def _label_table(given: Any, where: str) -> dict[str, int]:
@@ -89,9 +88,11 @@ def _label_table(given: Any, where: str) -> dict[str, int]:
     return table
 
 
-def _values(
-    table: dict[str, int], names: Sequence[str], where: str, classes: int | None
-) -> NDArray[np.int64]:
+def _in_order(table: dict[str, int], names: Sequence[str], where: str) -> list[int]:
+    """Return the images' labels, with names matched that look equal where just two do."""
+    composed = [{*map(same, found)} for found in (table, names)]
+    if [len(found) for found in composed] == [len(table), len(names)]:
+        table, names = {same(entry): k for entry, k in table.items()}, [*map(same, names)]
     missing = next((entry for entry in names if entry not in table), None)
     if missing is not None:
         raise UserError(
@@ -101,13 +102,19 @@ def _values(
     extra = next((entry for entry in table if entry not in images), None)
     if extra is not None:
         raise UserError(f"{where}: labels '{shown(extra)}', which is not in the file")
-    highest = np.iinfo(np.int32).max if classes is None else classes - 1
-    for entry in names:
-        if not 0 <= table[entry] <= highest:
-            raise UserError(
-                f"{where}: '{shown(entry)}' has class {table[entry]}, allowed are 0 to {highest}"
-            )
-    return np.array([table[entry] for entry in names], dtype=np.int64)
+    return [table[entry] for entry in names]
+
+
+def _allowed(
+    values: Sequence[int], known: Sequence[str] | None, where: object, names: Sequence[str] = ()
+) -> NDArray[np.int64]:
+    """Return labels (N,); UserError if one is not the index of a class."""
+    highest = np.iinfo(np.int32).max if known is None else len(known) - 1
+    for place, value in enumerate(values):
+        if not 0 <= value <= highest:
+            which = f"'{shown(names[place])}'" if names else f"image {place}"
+            raise UserError(f"{where}: {which} has class {value}, allowed are 0 to {highest}")
+    return np.array(values, dtype=np.int64)
 
 
 def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool = True) -> Labels:
@@ -132,11 +139,14 @@ def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool
     strange = next((shown(name) for name in found if shown(name) != name), None)
     if strange is not None:
         raise UserError(f"{content.path}: folder '{strange}' has no printable name for a class")
-    index = (
-        {name: k for k, name in enumerate(found)}
-        if known is None
-        else match_classes(found, known, content.path, indices=indices)
-    )
+    alike = {same(name): name for name in found}
+    for name in found:
+        if (twin := alike[same(name)]) != name:
+            raise UserError(
+                f"{content.path}: folders {name!a} and {twin!a} look equal, '{name}'; merge them"
+            )
+    classes, named = (found, False) if known is None else (known, indices)
+    index = match_classes(found, classes, content.path, indices=named)
     values = np.array([index[folder] for folder in folders], dtype=np.int64)
     return Labels(values, tuple(found) if known is None else None)
 
@@ -145,7 +155,8 @@ def match_classes(
     found: Sequence[str], known: Sequence[str], path: Path, *, indices: bool = True
 ) -> dict[str, int]:
     """Map folders' names to class indices; UserError unless all of them map, and in one way."""
-    by_name = {name: known.index(name) for name in found if name in known}
+    places = {same(name): k for k, name in reversed([*enumerate(known)])}
+    by_name = {name: places[same(name)] for name in found if same(name) in places}
     numbers = {name: int(name) for name in found if name.isascii() and name.isdecimal()}
     by_index = {name: k for name, k in numbers.items() if indices and k < len(known)}
     maps = [m for m in (by_name, by_index) if len(m) == len(found)]
@@ -187,29 +198,16 @@ def of_training_data(
     if content.index is not None:
         return from_index(content, name=name, known=known)
     if content.labels is not None:
-        _check_range(content, known)
-        return Labels(content.labels)
+        return Labels(_allowed(content.labels.tolist(), known, content.path))
     if content.kind == "folder":
         if known is None and first is not None and first.classes is not None:
-            return Labels(
-                from_folders(content, known=first.classes, indices=False).values, first.classes
-            )
+            labels = from_folders(content, known=first.classes, indices=False)
+            return replace(labels, classes=first.classes)
         return from_folders(content, known=known)
     if content.kind == "zip" and any("/" in name for name in content.names):
         note = f"folders in a zip file are no classes, and there is no {INDEX}: no labels"
         return Labels(notes=(note,))
     return Labels()
-
-
-def _check_range(content: Content, known: Sequence[str] | None) -> None:
-    assert content.labels is not None
-    highest = np.iinfo(np.int32).max if known is None else len(known) - 1
-    wrong = np.flatnonzero((content.labels < 0) | (content.labels > highest))
-    if len(wrong):
-        raise UserError(
-            f"{content.path}: image {wrong[0]} has class {content.labels[wrong[0]]}, "
-            f"allowed are 0 to {highest}"
-        )
 
 
 def of_samples(classes: tuple[str, ...], content: Content, first: Labels | None = None) -> Labels:
@@ -220,14 +218,11 @@ def of_samples(classes: tuple[str, ...], content: Content, first: Labels | None 
     try:
         if not classes:
             return Labels()
-        if content.index is not None:
-            labels = from_index(content, name="the data set", known=classes)
-            if labels.classes not in (None, classes):
-                raise UserError(f"the classes of {INDEX} are not the data set's")
-            return labels
-        if content.labels is not None:
-            _check_range(content, classes)
-            return Labels(content.labels)
-        return from_folders(content, known=classes)
+        if content.index is None and content.labels is None:
+            return from_folders(content, known=classes)
+        labels = of_training_data("the data set", classes, content, None)
+        if labels.classes not in (None, classes):
+            raise UserError(f"the classes of {INDEX} are not the data set's")
+        return labels
     except UserError as error:
         return Labels(notes=(f"no labels: {error}",))

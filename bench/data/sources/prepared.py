@@ -12,64 +12,70 @@ renamed, by the holder of the lock beside it, who first removes what killed proc
 """
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from bench.config import UserError
 from bench.data.dataset import Fingerprint, Progress, Split, unheard
 from bench.data.sources.decoding import Decoding, MixedError, Rule, Tally, free, synced
-from bench.data.sources.entries import Content
+from bench.data.sources.entries import Content, Part
 from bench.data.sources.labels import Labels
 from bench.records import sync_folder
 
-FORMAT = 3
+FORMAT = 4
 """Version of what the cache holds; raised when images are read differently."""
 FOLDER = "prepared"
-Label = Callable[[Content, Labels | None], Labels]
-"""Labels a split, given the labels of the split before it."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Where images come from, and what is made of them.
 
-    ``stamp`` tells the present state of the files, ``splits`` opens ``train`` and maybe ``test``,
-    and ``label`` labels a split, given the labels of the one before it.
+    ``stamp`` tells the present state of the files, ``splits`` finds ``train`` and maybe ``test``,
+    and what to note of them; ``label`` labels a split, given the labels of the one before it.
     """
 
     name: str
     stamp: Callable[[], str]
-    splits: Mapping[str, Callable[[], AbstractContextManager[Content]]]
-    label: Label
+    splits: Callable[[], tuple[Mapping[str, Part], Sequence[str]]]
+    label: Callable[[Content, Labels | None], Labels]
     rule: Rule
+
+
+class PreparedFacts(BaseModel, frozen=True):
+    """The cache's ``facts.json``.
+
+    ``classes`` is None where none were named. ``lossy`` tells the lossy formats that images went
+    through, ``kind`` what they were read from, and ``held_out`` what the held-out split is called
+    there. ``files`` has the size and the time of modification of each array.
+    """
+
+    classes: tuple[str, ...] | None
+    kind: str
+    held_out: str | None
+    lossy: tuple[str, ...]
+    sha256: str
+    notes: tuple[str, ...]
+    files: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """What the cache holds: both splits, images memory-mapped and read-only, and their facts.
-
-    ``classes`` is None where none were named. ``lossy`` tells the lossy formats that images went
-    through, and ``kind`` what they were read from.
-    """
+    """What the cache holds: both splits, images memory-mapped and read-only, and their facts."""
 
     folder: Path
     train: Split
     test: Split | None
-    classes: tuple[str, ...] | None
-    kind: str
-    lossy: tuple[str, ...]
-    sha256: str
-    notes: tuple[str, ...]
+    facts: PreparedFacts
 
 
 def prepare(recipe: Recipe, *, cache: Path, progress: Progress = unheard) -> CachedImages:
@@ -108,36 +114,27 @@ def sweep(parent: Path, own: str) -> None:
 
 
 def _read(folder: Path) -> CachedImages | None:
-    """Return the cache's content, or None where it is not whole."""
+    """Return the cache's content, or None where it is not whole or was written to since."""
     try:
-        facts = json.loads((folder / "facts.json").read_text())
-        for name, stamp in facts["files"].items():
-            if _stamp(folder / name) != stamp:
-                return None
-        train, test = (_read_split(folder, part) for part in ("train", "test"))
-        if train is None:
+        facts = PreparedFacts.model_validate_json((folder / "facts.json").read_bytes())
+        if any(_stamp(folder / name) != stamp for name, stamp in facts.files.items()):
             return None
-        classes = None if facts["classes"] is None else tuple(facts["classes"])
-        lossy, notes = tuple(facts["lossy"]), tuple(facts["notes"])
-        told = (classes, facts["kind"], lossy, facts["sha256"], notes)
-        return CachedImages(folder, train, test, *told)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        train, test = (_read_split(folder, part) for part in ("train", "test"))
+    except (OSError, EOFError, ValueError):
         return None
+    return None if train is None else CachedImages(folder, train, test, facts)
 
 
-def _stamp(file: Path) -> list[int]:
-    """Size and time of modification: a file that was written to since is not taken."""
+def _stamp(file: Path) -> tuple[int, int]:
     status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return status.st_size, status.st_mtime_ns
 
 
 def _read_split(folder: Path, part: str) -> Split | None:
     pixels, labels = _array(folder, part, "images"), _array(folder, part, "labels")
-    return (
-        None
-        if not pixels.exists()
-        else Split(np.load(pixels, mmap_mode="r"), np.load(labels) if labels.exists() else None)
-    )
+    if not pixels.exists():
+        return None
+    return Split(np.load(pixels, mmap_mode="r"), np.load(labels) if labels.exists() else None)
 
 
 def _array(folder: Path, part: str, kind: str) -> Path:
@@ -152,9 +149,8 @@ def _make(recipe: Recipe, folder: Path, stamp: str, progress: Progress) -> None:
         facts = _decode(recipe, temporary, progress)
         if recipe.stamp() != stamp:
             raise UserError(f"{recipe.name}: its files changed while they were read; run again")
-        facts["files"] = {file.name: _stamp(file) for file in temporary.iterdir()}
         with synced(temporary / "facts.json") as file:
-            file.write(json.dumps(facts).encode())
+            file.write(facts.model_dump_json().encode())
         temporary.chmod(0o755)
         os.replace(temporary, folder)
         sync_folder(folder.parent)
@@ -167,7 +163,7 @@ def _make(recipe: Recipe, folder: Path, stamp: str, progress: Progress) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _decode(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
+def _decode(recipe: Recipe, folder: Path, progress: Progress) -> PreparedFacts:
     """Decode both splits; images of both kinds, grey and colour, are decoded anew as colour."""
     try:
         return _decode_as(recipe, folder, progress, colour=False)
@@ -175,11 +171,12 @@ def _decode(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
         return _decode_as(recipe, folder, progress, colour=True)
 
 
-def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -> dict[str, Any]:
+def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -> PreparedFacts:
     digest, tally = Fingerprint(), Tally()
+    parts, said = recipe.splits()
     with ExitStack() as stack:
         # Both are opened and labelled first: what is wrong with them need not wait for decoding.
-        opened = {part: stack.enter_context(opener()) for part, opener in recipe.splits.items()}
+        opened = {name: stack.enter_context(part.open()) for name, part in parts.items()}
         labels: dict[str, Labels] = {}
         for part, content in opened.items():
             labels[part] = recipe.label(content, labels.get("train"))
@@ -199,16 +196,17 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
                 with synced(_array(folder, part, "labels")) as file:
                     np.save(file, values)
             digest.add(part, "labels", values)
-    said = [
-        note for part, content in opened.items() for note in (*content.notes, *labels[part].notes)
-    ]
-    return {
-        "classes": labels["train"].classes,
-        "kind": opened["train"].kind,
-        "lossy": sorted(tally.lossy),
-        "sha256": digest.hexdigest(),
-        "notes": [*dict.fromkeys(said), *tally.notes(recipe.rule, total)],
-    }
+    for part, content in opened.items():
+        said = [*said, *content.notes, *labels[part].notes]
+    return PreparedFacts(
+        classes=labels["train"].classes,
+        kind=opened["train"].kind,
+        held_out=parts["test"].name if "test" in parts else None,
+        lossy=tuple(sorted(tally.lossy)),
+        sha256=digest.hexdigest(),
+        notes=(*dict.fromkeys(said), *tally.notes(recipe.rule, total)),
+        files={file.name: _stamp(file) for file in folder.iterdir()},
+    )
 
 
 def _check_agreement(opened: Mapping[str, Content], labels: Mapping[str, Labels]) -> None:

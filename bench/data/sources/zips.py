@@ -1,7 +1,7 @@
 """Images in a zip file, EDM's and StyleGAN's layout; nothing is ever unpacked onto the disk.
 
-The zip file holds images in any folders and, at its top, a ``dataset.json`` as ``labels.py`` reads
-it. Images are taken in the order of their names.
+The zip file holds images in any folders and, beside these, a ``dataset.json`` as ``labels.py``
+reads it. Images are taken in the order of their names.
 """
 
 import stat
@@ -9,25 +9,17 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from bench.config import UserError
 from bench.data.sources.entries import Content, damaged, of_files
-from bench.data.sources.images import shown
+from bench.data.sources.images import is_hidden, shown
 
 DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    OSError,
-    EOFError,
-    NotImplementedError,
-    UnicodeDecodeError,
-    RuntimeError,
-    ValueError,
-)
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError,
+)  # fmt: skip
 """What reading a damaged zip file may raise."""
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -64,19 +56,35 @@ def _check(archive: zipfile.ZipFile, path: Path) -> None:
             raise UserError(f"{where} is packed by method {info.compress_type}; deflate or store")
 
 
-@contextmanager
-def open_zip(path: Path) -> Iterator[Content]:
-    """Open a zip file of images; UserError where it is damaged, hostile or without an image."""
+def top(path: Path) -> Callable[[str], tuple[list[str], list[str]]]:
+    """Return what lists the folders and the files at the top of a folder in a zip file."""
     with open_archive(path) as archive:
-        files = [i.filename for i in archive.infolist() if not i.is_dir()]
+        names = [name for name in archive.namelist() if not is_hidden(name)]
+
+    def listed(below: str) -> tuple[list[str], list[str]]:
+        inside = [n.removeprefix(below).partition("/") for n in names if n.startswith(below)]
+        files = [name for name, slash, _ in inside if name and not slash]
+        return sorted({name for name, slash, _ in inside if slash}), files
+
+    return listed
+
+
+@contextmanager
+def open_zip(path: Path, below: str = "") -> Iterator[Content]:
+    """Open a zip file's images ``below`` a folder of it, if given, as if it held nothing else.
+
+    Raises UserError where it is damaged, hostile or without an image.
+    """
+    with open_archive(path) as archive:
+        names = [name.removeprefix(below) for name in archive.namelist() if name.startswith(below)]
         lock = threading.Lock()
 
         def read(name: str, limit: int) -> bytes:
             # zipfile promises nothing to several threads.
             with lock:
-                return read_member(archive, path, name, limit)
+                return read_member(archive, path, f"{below}{name}", limit)
 
-        yield of_files(path, "zip", files, read)
+        yield of_files(path, "zip", list(filter(None, names)), read)
 
 
 def read_member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes:
