@@ -36,18 +36,17 @@ def entries() -> dict[str, bytes]:
 @pytest.mark.usefixtures("processes")
 def test_listing_needs_no_heavy_import() -> None:
     heavy = "{'torch', 'sklearn', 'torchvision', 'numpy', 'PIL'}"
-    code = f"import sys; from bench import data; data.describe(); print({heavy} & set(sys.modules))"
+    code = f"import sys; from bench import data; data.KNOWN; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
 def test_names_are_described() -> None:
-    assert [row.name for row in data.describe()] == list(data.names())
     images = {"digits", "mnist", "fashion-mnist", "cifar10", "cifar100"}
-    assert images | {"gmm2d", "moons"} == set(data.names())
-    rows = {row.name: row for row in data.describe()}
-    assert rows["cifar100"].classes == 100
-    assert (rows["digits"].size, rows["gmm2d"].size) == ("8x8", "2-D")
+    assert images | {"gmm2d", "moons"} == set(data.KNOWN)
+    assert "100 classes" in str(data.KNOWN["cifar100"])
+    assert str(data.KNOWN["digits"]).startswith("1297 + 500 images, 8x8, 1 channel(s), 10 classes")
+    assert "2-D" in str(data.KNOWN["gmm2d"])
 
 
 def test_unknown_name_gets_the_nearest_match(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class StudyCell:
             UserError: the cell is not finished, its checkpoint is gone, its method's source has
                 changed since, its data are not there, or the labels do not fit.
         """
-        from bench.sampling.source import draw_images
+        from bench.sampling.source import draw_batches
         from bench.training.checkpoint import generators_kept
 
         if n < 1:
@@ -61,7 +61,7 @@ class StudyCell:
                     raise UserError(f"'{self.record.method}' draws without labels; leave them out")
                 given = given_labels(labels, n, len(classes), batch, built.device)
                 source.labels = given  # type: ignore[method-assign]
-            return draw_images(source, n, batch)
+            return draw_batches(source, n, batch)[0]
 
     @cached_property
     def _trained(self) -> Trained:

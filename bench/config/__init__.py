@@ -1,7 +1,6 @@
 """Settings: their schema, the presets, ``--set``, seeds, and errors that are the user's to mend."""
 
-from bench.config.errors import MissingDataError, UserError, unknown
-from bench.config.messages import build
+from bench.config.errors import MissingDataError, UserError, build, unknown
 from bench.config.overrides import SECTIONS, apply_overrides, parse_set, resolve_method
 from bench.config.presets import choose_preset, config_folder, datasets
 from bench.config.schema import (

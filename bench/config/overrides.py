@@ -6,8 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from bench.config.errors import UserError, unknown
-from bench.config.messages import build
+from bench.config.errors import UserError, build, unknown
 from bench.config.presets import merge
 from bench.config.schema import Evaluation, Preset, Sampling, Training
 from bench.config.text import StrictLoader

@@ -7,8 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bench.config.errors import UserError, unknown
-from bench.config.messages import explain
+from bench.config.errors import UserError, explain, unknown
 from bench.config.schema import Preset
 from bench.config.text import StrictLoader, one_line
 

@@ -1,16 +1,14 @@
 """Data sets as images or points and labels; importing this loads nothing heavy.
 
 ``load`` reads a data set, ``sources.given.load_samples`` images that other code has drawn;
-``names`` and ``describe`` tell which data sets there are. Images are uint8 arrays of shape
+``KNOWN`` tells which data sets there are. Images are uint8 arrays of shape
 (N, C, H, W) with values 0 to 255; methods see them as floats in [-1, 1], and ``to_uint8`` is the
 one way back. Points of a mixture whose density is known are float32 arrays of shape (N, 2, 1, 1)
 and stay floats.
 """
 
-from bench.data.catalogue import ROOT_VARIABLE, DatasetRow, describe, names
+from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split, to_uint8
 from bench.data.loading import load
 
-__all__ = [
-    "ROOT_VARIABLE", "Dataset", "DatasetRow", "Split", "describe", "load", "names", "to_uint8",
-]  # fmt: skip
+__all__ = ["KNOWN", "ROOT_VARIABLE", "Dataset", "Split", "load", "to_uint8"]

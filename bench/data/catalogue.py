@@ -1,21 +1,9 @@
 """What is known of each data set before any of it is read."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 ROOT_VARIABLE = "SCOREBENCH_DATA"
 """Environment variable naming a folder in which data sets lie, each as torchvision lays it out."""
-
-
-class DatasetRow(NamedTuple):
-    """One line of the list of data sets."""
-
-    name: str
-    images: str
-    size: str
-    channels: int
-    classes: int
-    source: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +24,16 @@ class Known:
     def is_points(self) -> bool:
         """Whether these are points of a mixture rather than images."""
         return self.size == 1
+
+    @property
+    def counts(self) -> str:
+        """How many there are to train on, and how many are held out."""
+        return f"{self.train} + {self.test}"
+
+    def __str__(self) -> str:
+        size = f"{self.channels}-D" if self.is_points else f"{self.size}x{self.size}"
+        kinds = f"{self.channels} channel(s), {len(self.classes)} classes"
+        return f"{self.counts} images, {size}, {kinds}; from {self.source}"
 
 
 _DIGITS = tuple("0123456789")
@@ -65,23 +63,3 @@ KNOWN: dict[str, Known] = {
     "gmm2d": Known(20_000, 10_000, 1, 2, ("0", "1", "2"), _DRAWN),
     "moons": Known(20_000, 10_000, 1, 2, ("upper", "lower"), _DRAWN),
 }
-
-
-def names() -> tuple[str, ...]:
-    """Return the names that ``load`` knows without a zip file."""
-    return tuple(KNOWN)
-
-
-def describe() -> list[DatasetRow]:
-    """Return a row per data set for printing; reads no data and imports nothing heavy."""
-    return [
-        DatasetRow(
-            name,
-            f"{known.train} + {known.test}",
-            f"{known.channels}-D" if known.is_points else f"{known.size}x{known.size}",
-            known.channels,
-            len(known.classes),
-            known.source,
-        )
-        for name, known in KNOWN.items()
-    ]

@@ -19,7 +19,7 @@ def load(
     """Read a data set by name, from ``path`` if given, else from where it is known to lie.
 
     Args:
-        name: one of ``names()``; with images of one's own any name, which then labels the results.
+        name: one of ``KNOWN``; with images of one's own any name, which then labels the results.
         path: a folder with the data set's own files; or images in a zip file (EDM, StyleGAN), a
             folder, an ``.npz`` file (guided-diffusion) or an lmdb folder (LSUN).
         cache: folder for downloads and decoded images; made when needed.

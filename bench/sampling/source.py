@@ -63,12 +63,6 @@ class Source:
         return (to_uint8(images) if self.quantise else images.float()).cpu().numpy()
 
 
-def draw_images(source: Source, n: int, batch: int) -> NDArray[Any]:
-    """Draw ``n`` images without timing them, (n, C, H, W)."""
-    parts = [source.on_host(source.batch(batch, index)[0]) for index in range(-(-n // batch))]
-    return np.concatenate(parts)[:n]
-
-
 @dataclass(frozen=True)
 class Timed:
     """One batch: its samples on the host, where they are wanted, and how long it took."""

@@ -17,14 +17,8 @@ from methods.base import EMA, Adam, Method, Stage
 def make_optimizer(settings: Adam, network: nn.Module) -> torch.optim.Optimizer:
     """Build Adam as the method asks for it; AdamW where it asks for weight decay."""
     kind = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
-    return kind(
-        network.parameters(),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    options = settings.model_dump(include={"lr", "betas", "eps", "weight_decay"})
+    return kind(network.parameters(), **options, fused=True)
 
 
 def learning_rate(settings: Adam, images: int, progress: float) -> float:

@@ -151,8 +151,13 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         if label in run.flops:
             loss = self._loss_and_gradient(objective, batch)
-        else:
-            loss = self._first_loss_and_gradient(run, objective, batch)
+        else:  # FLOPs are counted before compiling.
+            with self.ledger.part("compile"):
+                loss, run.flops[label] = count_flops(
+                    lambda: self._loss_and_gradient(objective, batch)
+                )
+                if self.settings.compile and run.is_counted:
+                    self._compile(run)
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip)
         optimizer.step()
@@ -165,16 +170,6 @@ class Trainer:
             loss = objective.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def _first_loss_and_gradient(self, run: StageRun, objective: Objective, batch: Batch) -> Tensor:
-        """The same on an objective's first step, which counts its FLOPs before compiling."""
-        with self.ledger.part("compile"):
-            loss, run.flops[objective.label] = count_flops(
-                lambda: self._loss_and_gradient(objective, batch)
-            )
-            if self.settings.compile and run.is_counted:
-                self._compile(run)
-        return loss
 
     def _compile(self, run: StageRun) -> None:
         for name in run.optimizers:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.sampling.source import draw_images
+from bench.sampling.source import draw_batches
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from bench.worker.build import Built
 from bench.worker.cell import Cell
@@ -92,7 +92,8 @@ def take_snapshot(cell: Cell, place: dict[str, Any]) -> None:
     wanted = cell.evaluation.snapshot_samples
     source = cell.built.source("snapshots")
     with cell.ledger.part("sample"):
-        images = draw_images(source, wanted, min(wanted, cell.settings.sampling.batch))
+        size = min(wanted, cell.settings.sampling.batch)
+        images, _, _ = draw_batches(source, wanted, size)
     cell.note_peak_memory()
     with cell.ledger.part("evaluate"):
         values = measure_for_curve(cell, images)

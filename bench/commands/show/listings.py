@@ -23,17 +23,11 @@ def methods() -> int:
 
 def datasets() -> int:
     """List the data sets there are, with their presets and where they are looked for."""
-    from bench.data.catalogue import describe
+    from bench.data.catalogue import KNOWN
 
-    rows = {row.name: row for row in describe()}
+    own = "any images, cropped and resized to the presets' size; from --data PATH"
     for name in presets.datasets():
-        row = rows.get(name)
-        told = "any images, cropped and resized to the presets' size; from --data PATH"
-        if row is not None:
-            told = (
-                f"{row.images} images, {row.size}, {row.channels} channel(s), "
-                f"{row.classes} classes; from {row.source}"
-            )
+        told = str(KNOWN.get(name, own))
         print(f"{name:<14} {told}")
         for preset_name, preset in presets.presets(name).items():
             extractor = preset.evaluation.get("extractor")

@@ -22,12 +22,7 @@ from bench.data.dataset import Dataset, Split
 from bench.data.sources import idx
 from bench.data.sources.images import said_by
 
-_CLASSES = {
-    "mnist": "MNIST",
-    "fashion-mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
-}
+_CLASSES = {**idx.FOLDERS, "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 _FOLDERS = {**idx.FOLDERS, "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
@@ -72,13 +67,9 @@ def find(name: str, place: Path) -> Path | None:
 def _read(name: str, folder: Path) -> Dataset:
     read = idx.read_split if name in idx.FOLDERS else _read_cifar
     train, test = (read(name, folder, part) for part in ("train", "test"))
-    known = KNOWN[name]
-    notes: tuple[str, ...] = ()
-    if (len(train), len(test)) != (known.train, known.test):
-        notes = (
-            f"{len(train)} + {len(test)} images, not the published {known.train} + {known.test}: "
-            "numbers are not comparable with published ones",
-        )
+    found, published = f"{len(train)} + {len(test)}", KNOWN[name].counts
+    told = f"{found} images, not the published {published}: numbers are not comparable with those"
+    notes = () if found == published else (told,)
     return Dataset.of_known(name, train, test, str(folder), notes=notes)
 
 
