@@ -4,6 +4,7 @@ Nothing else is handed over: no open file, no variable and no clock of another p
 """
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from bench.records import LOG, SIGN, given_command, write_anyhow
 
 JOB = "job.json"
 ANSWER = "answer.json"
+
+
+def packages() -> dict[str, str]:
+    """The files that this process has our own packages from, by the packages' names."""
+    found = {name: find_spec(name) for name in ("bench", "methods")}
+    return {name: str(spec.origin) for name, spec in found.items() if spec is not None}
 
 
 class Limits(BaseModel, frozen=True, extra="forbid"):
@@ -46,6 +53,8 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     jobs: int = 1
     """Jobs of the command that run at the same time."""
     limits: Limits = Limits()
+    packages: dict[str, str] = Field(default_factory=packages)
+    """What :func:`packages` gives where the job is made; its process must find the same."""
     started: float = Field(default_factory=time.time)
     """When its process was started, in seconds since 1970."""
 

@@ -129,6 +129,8 @@ def environment_of(job: Job) -> dict[str, str]:
     if ROOT.name not in {"site-packages", "dist-packages"}:
         path.insert(0, str(ROOT))
     environment["PYTHONPATH"] = os.pathsep.join(path)
+    # As -P, for whatever Python it starts.
+    environment["PYTHONSAFEPATH"] = "1"
     if job.threads is not None:
         # Before numpy's and torch's libraries are loaded, or they take every core.
         environment["OMP_NUM_THREADS"] = str(job.threads)

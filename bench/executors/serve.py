@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from bench.executors.endings import INTERRUPTED
-from bench.executors.job import Job
+from bench.executors.endings import BAD_INPUT, INTERRUPTED
+from bench.executors.job import Job, packages
 
 OOM_SCORE = 500
 """Of 1000: how readily the kernel ends this process when memory runs short."""
@@ -26,7 +26,12 @@ def serve(task: Callable[[Job], int]) -> NoReturn:
         die_with(int(parent[0]))
         offer_to_the_kernel()
     faulthandler.enable()
-    code = task(Job.read(Path(path)))
+    job = Job.read(Path(path))
+    if job.packages != packages():
+        found, wanted = (", ".join(paths.values()) for paths in (packages(), job.packages))
+        print(f"its process would run {found}, and not {wanted} as the command does")
+        sys.exit(BAD_INPUT)
+    code = task(job)
     if code == INTERRUPTED:
         # All is on disk, and whoever asked this process to stop will not wait for long.
         with suppress(OSError):

@@ -65,15 +65,15 @@ def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> st
 def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
     """Decide for each cell whether its result is reused, resumed or made, and say why."""
     planned = []
+    sources = {label: source_hashes(registry.load(label).__module__) for label in request.methods}
     for seed, label in product(request.seeds, [*request.methods, *request.broken]):
         body, broken = request.methods.get(label, {}), request.broken.get(label, "")
         config = CellConfig(settings=request.settings, method=label, method_config=body, seed=seed)
         folder = request.folder / cell_name(label, seed)
         key, identity = BROKEN, dict[str, Any]()
         if not broken:
-            source = source_hashes(registry.load(label).__module__)
-            key = cell_key(config, prepared, digest(source))
-            identity = {name: prepared[name] for name in NAMES} | {"source": source}
+            key = cell_key(config, prepared, digest(sources[label]))
+            identity = {name: prepared[name] for name in NAMES} | {"source": sources[label]}
         cell = Planned(config, folder, key, identity, "run", "to do", broken, record_bytes(folder))
         cell.action, cell.why = decide_broken(cell) if broken else decide(cell, request.rerun)
         planned.append(cell)

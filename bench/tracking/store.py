@@ -159,7 +159,7 @@ def _migrate(uri: str, database: Path) -> None:
         if "out-of-date database schema" not in str(error):
             raise
         _copy(database, database.with_suffix(".db.bak"))
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+        command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", uri]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 

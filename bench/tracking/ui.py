@@ -85,11 +85,13 @@ def _until_stopped() -> Iterator[threading.Event]:
 def serving(results: Path, port: int, host: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run MLflow's server with one worker; yield address and process once healthy, then end it."""
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(results),
+        sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store_uri(results),
         "--artifacts-destination", (results / ARTIFACTS).resolve().as_uri(),
         "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Nothing of the current folder is imported: not by the server, and not by what it starts.
+    safe = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
+    environment = os.environ | safe
     log = results / UI_LOG
     # A session of its own: Ctrl-C reaches this process alone, which then ends the server whole.
     with log.open("wb") as output:

@@ -19,6 +19,7 @@ from bench.executors import Job
 from bench.records import Attempt, Status, note_death, remove_unfinished, write_atomically
 from bench.records import record as records
 from bench.records.environment import note
+from bench.records.source_code import check_source
 from bench.training import State
 from bench.worker.build import build_cell, device_for, load_data
 from bench.worker.partial_samples import Parts
@@ -85,6 +86,7 @@ class Cell:
                 self.settings, self.dataset, device=self.device, cache=self.job.cache
             )
         self.built = build_cell(self.config, self.dataset, self.device)
+        check_source(self.config.method, self.record.key, self.record.identity.get("source", {}))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         return state

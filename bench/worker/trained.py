@@ -9,6 +9,7 @@ import torch
 from bench.config import CellConfig, UserError, read_cell
 from bench.data import Dataset
 from bench.records import CONFIG, Record, load
+from bench.records.source_code import check_source
 from bench.worker.build import Built, build_cell, device_for, load_data
 from bench.worker.cell import read_checkpoint
 
@@ -51,6 +52,7 @@ def load_finished(folder: Path, cache: Path, data_sha256: str) -> Trained:
     if dataset.sha256 != data_sha256:
         raise UserError(f"the images at {dataset.source} are not those it was trained on")
     stages = len(build_cell(config, dataset, device).method.stages())
+    check_source(config.method, record.key, record.identity.get("source", {}))
     state = read_checkpoint(folder, record.key, device)
     if state is None or state["trainer"]["stage_index"] < stages:
         raise UserError("its checkpoint is not of its finished training; run it again")

@@ -1,0 +1,168 @@
+"""What is not taken on trust: where source comes from, what methods give, what cells tell."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.config import UserError, digest
+from bench.executors import Job
+from bench.executors.job import packages
+from bench.records.source_code import check_source, source_digest, source_files, source_hashes
+from methods import registry
+
+from .conftest import Bench
+
+# -- one source --------------------------------------------------------------------------------
+
+SHADOWS = ("random", "torch", "yaml", "cyclopts", "methods", "numpy")
+
+
+def test_nothing_of_the_current_folder_is_run_by_python_m(run_bench: Bench, tmp_path: Path) -> None:
+    for name in SHADOWS:
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
+    done = run_bench("methods")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_job_knows_where_our_packages_are() -> None:
+    root = Path(__file__).parent.parent
+    found = packages()
+    assert found.keys() == {"bench", "methods"}
+    assert all(Path(path).exists() for path in found.values())
+    if (root / "bench").samefile(Path(found["bench"]).parent):
+        assert (root / "methods").samefile(Path(found["methods"]).parent)
+
+
+def test_a_process_of_another_source_ends_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench.executors import BAD_INPUT, serve
+
+    there = packages() | {"methods": "/elsewhere/methods/__init__.py"}
+    job = Job(task="t", folder=tmp_path, cache=tmp_path, packages=there)
+    job.write()
+    monkeypatch.setattr(sys, "argv", ["t", str(job.path)])
+    monkeypatch.setattr(faulthandler, "enable", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        serve(lambda job: pytest.fail("it was run all the same"))
+    assert ended.value.code == BAD_INPUT
+    assert "and not" in capsys.readouterr().out.partition("/elsewhere/methods")[0]
+
+
+def test_a_cell_s_process_holds_its_source_against_the_key() -> None:
+    hashes = source_hashes("methods.sde")
+    check_source("sde", f"x-{digest(hashes)[:20]}", hashes)
+    before = hashes | {"methods.noise": "0" * 64}
+    with pytest.raises(UserError, match=r"changed: methods/noise\.py; give the command again"):
+        check_source("sde", f"x-{digest(before)[:20]}", before)
+
+
+@pytest.mark.slow
+def test_a_finished_cell_of_another_source_is_not_drawn_from(smoke_copy: Path) -> None:
+    from bench.records import load, read_study, save
+    from bench.worker import load_finished
+
+    folder = smoke_copy / "sde-seed0"
+    row = load(folder)
+    assert row is not None
+    save(row.model_copy(update={"key": f"{row.key[:20]}-{'0' * 20}"}), folder)
+    sha256 = read_study(smoke_copy).prepared.data_sha256
+    with pytest.raises(UserError, match="the source of 'sde' is not that"):
+        load_finished(folder, smoke_copy.parent / "cache", sha256)
+
+
+# -- plug-ins of several files -----------------------------------------------------------------
+
+METHOD = """
+from methods.sde import SDE
+
+class Own(SDE):
+    '''A baseline.'''
+    name = "own"
+"""
+PACKAGE = {
+    "myp/__init__.py": "from myp.method import Own\n",
+    "myp/method.py": (
+        "import json\nimport torch\nimport beside\nfrom myp.net import SCALE\n"
+        "from . import losses\nfrom .deep import inner\n" + METHOD
+    ),
+    "myp/net.py": "SCALE = 1.0\n",
+    "myp/losses.py": "try:\n    from ....above import x\nexcept ImportError:\n    pass\n",
+    "myp/deep/__init__.py": "",
+    "myp/deep/inner.py": "from .. import far\n",
+    "myp/far.py": "",
+    "myp/unused.py": "",
+    "beside.py": "import further\n",
+    "further.py": "",
+    "stranger.py": "",
+}
+WANTED = {
+    "myp", "myp.method", "myp.net", "myp.losses", "myp.deep", "myp.deep.inner", "myp.far",
+    "beside", "further",
+}  # fmt: skip
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a plug-in's files into a folder that is on Python's path while the test runs."""
+    before = set(sys.modules)
+
+    def make(place: str, files: dict[str, str]) -> Path:
+        folder = tmp_path / place
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        monkeypatch.syspath_prepend(folder)
+        return folder
+
+    yield make  # type: ignore[misc]
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def own(files: dict[str, Path]) -> set[str]:
+    return {name for name in files if name.split(".")[0] != "methods"}
+
+
+def test_all_files_of_a_plug_in_count(write: Write) -> None:
+    folder = write("project", PACKAGE)
+    found = source_files("myp.method")
+    assert own(found) == WANTED
+    assert {"methods.sde", "methods.noise"} <= found.keys()
+    for name in ("myp.net", "myp.far", "further"):
+        before = source_digest("myp.method")
+        path = found[name]
+        path.write_text(f"{path.read_text()}\nchanged = True\n")
+        assert source_digest("myp.method") != before, name
+    before = source_digest("myp.method")
+    for name in ("myp/unused.py", "stranger.py"):
+        (folder / name).write_text("changed = True\n")
+    assert source_digest("myp.method") == before
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_where_packages_are_installed_the_distribution_counts(write: Write, recorded: bool) -> None:
+    folder = write("lib/site-packages", PACKAGE)
+    info = folder / "myp-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: myp\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\nown = myp:Own\n")
+    if recorded:
+        names = [name for name in PACKAGE if name not in {"stranger.py", "further.py"}]
+        (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
+    found = own(source_files(registry.load("own").__module__))
+    assert found == WANTED - ({"further"} if recorded else {"beside", "further"})
+
+
+def test_a_plug_in_of_one_file_has_the_key_that_it_had(write: Write) -> None:
+    write("alone", {"single.py": METHOD})
+    found = source_files("single")
+    assert own(found) == {"single"}
+    assert found.keys() - {"single"} == source_files("methods.sde").keys()
