@@ -60,7 +60,7 @@ def test_a_finished_cell_is_a_whole_run(tracker: Tracker, results: Path) -> None
     study = results / "quick"
     row = make_record(study, "dlsm", 1)
     write_cell(study / row.cell, row)
-    tracker.sync_cell(study / row.cell, study)
+    tracker.sync_cell(study / row.cell)
     (run,) = runs(tracker)
     assert run.info.run_name == "dlsm-seed1"
     assert run.info.status == "FINISHED"
@@ -384,7 +384,7 @@ def test_live_and_later_give_the_same_store(study: Path, results: Path, tmp_path
         (folder / record.CURVES).write_text("")
         for start in range(0, len(lines), 7):
             write_curve(folder, lines[start : start + 7])
-            live.sync_cell(folder, study)
+            live.sync_cell(folder)
         record.save(final, folder)
     live.sync_study(study)
     seen = [numbers(live, run) for run in runs(live)]
@@ -498,7 +498,7 @@ def test_without_mlflow_one_line_is_said(
     assert isinstance(opened, NullTracker)
     assert len(said) == 1
     assert "not installed" in said[0]
-    opened.sync_cell(results / "s" / "sde-seed0", "s")
+    opened.sync_cell(results / "s" / "sde-seed0")
     opened.sync_study(results / "s")
 
 
@@ -533,7 +533,7 @@ def test_a_store_that_fails_midway_stops_nothing_and_is_completed_later(
         broken.setattr(tracker.client, "log_batch", locked)
         broken.setattr(tracker.client, "search_experiments", locked)
         for folder in sorted(study.glob("*-seed*")):
-            tracker.sync_cell(folder, study)
+            tracker.sync_cell(folder)
         tracker.sync_study(study)
     assert len(said) == 1
     assert "database is locked" in said[0]

@@ -12,24 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import records
 from bench.config import UserError, digest
-from bench.records import (
-    HIGHER_IS_BETTER,
-    LOG,
-    LOWER_IS_BETTER,
-    Anchors,
-    Record,
-    Status,
-    Value,
-    interleaved,
-    metric_family,
-    read_json,
-    record,
-)
+from bench.records import Anchors, Record, Status, Value, interleaved, record
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 LONGEST = 24
 """Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
@@ -56,14 +44,14 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
 
     Of one family the order is the records', whose first are of the extractor that leads.
     """
-    order = {family: place for place, family in enumerate(LOWER_IS_BETTER + HIGHER_IS_BETTER)}
+    order = [*records.LOWER_IS_BETTER, *records.HIGHER_IS_BETTER]
+    places = {family: place for place, family in enumerate(order)}
     names = [
         column.removeprefix("metrics.")
-        for column in frame.columns
+        for column in frame.columns[frame.notna().any()]
         if column.startswith("metrics.") and not column.endswith(tuple(f".{x}" for x in BESIDE))
     ]
-    found = [name for name in names if frame[f"metrics.{name}"].notna().any()]
-    return sorted(found, key=lambda name: order.get(metric_family(name), len(order)))
+    return sorted(names, key=lambda name: places.get(records.metric_family(name), len(places)))
 
 
 def make_frame(
@@ -71,20 +59,18 @@ def make_frame(
 ) -> pd.DataFrame:
     """Put a study's records into one row per cell (``kind="cell"``) and per anchor.
 
-    Samples that were made elsewhere have a row of ``kind="foreign"`` without costs.
-
-    Times taken of several cells in turn (`bench time`) stand in place of a cell's own, and
-    ``timed`` says which; ``unfit`` says why the machine was not fit for those that stand.
-
-    A cell that did not finish keeps its row, with its status and reason, whatever it measured.
+    Samples that were made elsewhere have a row of ``kind="foreign"`` without costs. Times taken of
+    several cells in turn (`bench time`) stand in place of a cell's own, and ``timed`` says which;
+    ``unfit`` says why the machine was not fit for those that stand. A cell that did not finish
+    keeps its row, with its status and reason, whatever it measured.
     """
     import pandas as pd
 
     rows = [_cell_row(folder, row, timing) for folder, row in cells]
     for name, values in anchors.rows.items():
         named = {"kind": "anchor", "study": study, "cell": name, "method": name, "reason": ""}
-        rows.append(dict.fromkeys(TEXT) | named | _metrics(values))
-    frame = pd.DataFrame(rows)
+        rows.append(named | _metrics(values))
+    frame = pd.DataFrame([dict.fromkeys(TEXT) | row for row in rows])
     numbers = [column for column in frame.columns if column not in TEXT]
     frame[numbers] = frame[numbers].apply(pd.to_numeric)
     frame["seed"] = frame["seed"].astype("Int64")
@@ -114,7 +100,7 @@ def read_records(study: Path) -> tuple[Cells, Anchors]:
     """Read a study's cells and anchors; UserError where there are none or one is unreadable."""
     cells = _read_cells(study)
     path = study / record.ANCHORS
-    anchors = read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
+    anchors = records.read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
     if not cells:
         raise UserError(f"no cells in '{study}'; give a study's folder, or start one: bench run")
     return cells, anchors
@@ -127,15 +113,12 @@ def read_foreign(study: Path) -> Cells:
 
 def _read_cells(folder: Path) -> Cells:
     files = sorted(folder.glob(f"*/{record.RECORD}"))
-    return [(path.parent, read_json(path, Record, RUN_AGAIN)) for path in files]
+    return [(path.parent, records.read_json(path, Record, RUN_AGAIN)) for path in files]
 
 
-def _cell_row(
-    folder: Path, row: Record, timing: interleaved.Timing | None = None
-) -> dict[str, Any]:
-    together = timing.of(row) if timing is not None else None
-    unfit = row.cost.unfit
-    if timing is not None and together is not None:
+def _cell_row(folder: Path, row: Record, timing: interleaved.Timing | None) -> dict[str, Any]:
+    together, unfit = None, row.cost.unfit
+    if timing is not None and (together := timing.of(row)) is not None:
         unfit = interleaved.reasons(timing, together)
     named = row.model_dump(include=set(TEXT)) | {
         "kind": row.origin,
@@ -143,11 +126,9 @@ def _cell_row(
         "device": device(row.environment),
         "commit": row.environment.get("commit"),
         "dirty": row.environment.get("dirty"),
-        "log": str(folder / LOG),
-        "shared": "; ".join(
-            f"stage {stage} from {by.cell}" for stage, by in row.shared_stages.items()
-        ),
-        "timed": "" if row.cost.ms_per_image is None else "alone" if together is None else TOGETHER,
+        "log": str(folder / records.LOG),
+        "shared": "; ".join(f"stage {x} from {by.cell}" for x, by in row.shared_stages.items()),
+        "timed": "" if row.cost.ms_per_image is None else TOGETHER if together else "alone",
         "unfit": "; ".join(unfit),
         "source": source(row),
         "imbalance": "" if row.is_balanced else f"{row.imbalance:.1%}",
@@ -158,7 +139,7 @@ def _cell_row(
     if together is not None:
         costs |= together.model_dump(include={"ms_per_image", "latency_ms"})
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
-    return dict.fromkeys(TEXT) | named | numbers
+    return named | numbers
 
 
 def device(environment: Mapping[str, Any]) -> str | None:

@@ -96,15 +96,11 @@ def _name(text: str) -> str:
 
 def cell_tags(row: Record, study: str) -> dict[str, str]:
     """Return the tags of a cell's run."""
-    environment = {
-        name: str(row.environment[name])
-        for name in ("commit", "device", "host", "pid")
-        if row.environment.get(name) is not None
-    }
+    where = {name: row.environment.get(name) for name in ("commit", "device", "host", "pid")}
     names = ("cell", "method", "dataset", "data_variant", "preset", "seed", "key", "status")
-    own = {name: str(getattr(row, name)) for name in names}
-    own |= {"kind": "cell", "study": study, "reason": row.reason[:LONGEST_TAG]}
-    return environment | own
+    tags = {name: str(value) for name, value in where.items() if value is not None}
+    tags |= {name: str(getattr(row, name)) for name in names}
+    return tags | {"kind": "cell", "study": study, "reason": row.reason[:LONGEST_TAG]}
 
 
 def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
@@ -131,21 +127,17 @@ def study_files(study: Path) -> tuple[list[Path], list[Path]]:
 def failure_log(folder: Path, row: Record) -> list[Path]:
     """Return the log of a cell that failed, if it is small."""
     log = folder / LOG
-    small = log.exists() and log.stat().st_size <= LARGEST_LOG
-    return [log] if row.status.is_failure and small else []
+    is_small = log.exists() and log.stat().st_size <= LARGEST_LOG
+    return [log] if row.status.is_failure and is_small else []
 
 
 def run_status(row: Record) -> str:
     """Return MLflow's word for how a cell stands."""
-    if row.status == Status.RUNNING and _is_dead(row.environment):
-        return "KILLED"
-    return STATUS.get(row.status, "FAILED")
-
-
-def _is_dead(environment: Mapping[str, Any]) -> bool:
-    """Whether the cell's process is known to have gone: same host, no such process."""
-    pid, is_here = environment.get("pid"), environment.get("host") == socket.gethostname()
-    return is_here and isinstance(pid, int) and not psutil.pid_exists(pid)
+    pid, is_here = row.environment.get("pid"), row.environment.get("host") == socket.gethostname()
+    is_dead = is_here and isinstance(pid, int) and not psutil.pid_exists(pid)
+    return (
+        "KILLED" if row.status == Status.RUNNING and is_dead else STATUS.get(row.status, "FAILED")
+    )
 
 
 def study_status(rows: Sequence[Record]) -> str:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,23 +52,17 @@ class NullTracker:
     def __init__(self, trouble: str | None = None) -> None:
         """Keep why nothing is tracked, or ``None`` where the user wanted it so."""
         self.trouble = trouble
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it stands for a store that could not be opened."""
-        return self.trouble is not None
-
-    def sync_cell(self, folder: Path, study: Path | str | None = None) -> bool:
-        """Do nothing; whether that was wanted."""
-        return self.trouble is None
+        self.is_lost = trouble is not None
 
     def sync_study(self, study: Path) -> bool:
         """Do nothing; whether that was wanted."""
-        return self.trouble is None
+        return not self.is_lost
+
+    sync_cell = sync_study
 
     def close(self, patience: float = PATIENCE) -> bool:
         """Do nothing; whether that was wanted."""
-        return self.trouble is None
+        return not self.is_lost
 
     def drop(self) -> None:
         """Do nothing."""
@@ -87,8 +82,7 @@ class Tracker:
         """The ``monotonic`` moment at which something was last brought up to date."""
         self._results = results.resolve()
         self._origin = origin_of(results)
-        self._warn = warn
-        self._warned = False
+        self._warn, self._warned = warn, False
         self._quiet_until = 0.0
         self._experiments: dict[str, str] = {}
         self._runs: dict[tuple[str, ...], str] = {}
@@ -112,18 +106,9 @@ class Tracker:
         warn(line)
         return NullTracker(line)
 
-    def sync_cell(self, folder: Path, study: Path | str | None = None) -> bool:
-        """Bring one cell's run up to date with its folder; cheap where nothing has changed.
-
-        Args:
-            folder: the cell's folder; without a record in it, nothing is done.
-            study: the study's folder or name; by default the folder above.
-
-        Returns:
-            Whether the run says what the folder does.
-        """
-        name = Path(study).name if study else folder.resolve().parent.name
-        return self._try(folder.name, self._sync_cell, folder, name)
+    def sync_cell(self, folder: Path) -> bool:
+        """Bring one cell's run up to date with its folder, if there is a record; whether it is."""
+        return self._try(folder.name, self._sync_cell, folder)
 
     def sync_study(self, study: Path) -> bool:
         """Bring all of a study's runs up to date, end orphans, and keep table and plots.
@@ -132,9 +117,8 @@ class Tracker:
             Whether the store says all that the folders do.
         """
         self._quiet_until = 0.0
-        folders = [path.parent for path in sorted(study.glob(f"*/{record.RECORD}"))]
         done = [
-            *(self._try(path.name, self._sync_cell, path, study.name) for path in folders),
+            *(self.sync_cell(path.parent) for path in sorted(study.glob(f"*/{record.RECORD}"))),
             self._try("orphans", self._end_orphans, study),
             self._try(study.name, self._sync_study_run, study),
         ]
@@ -163,23 +147,23 @@ class Tracker:
 
     # A cell's run -------------------------------------------------------------------------------
 
-    def _sync_cell(self, folder: Path, study: str) -> None:
-        if self._is_seen(folder):
+    def _sync_cell(self, folder: Path) -> None:
+        if self._news(folder) is None:
             return
         # What the folder says is read once more behind the lock: another process may have logged
         # a later state meanwhile, which must not be taken back.
         with alone(folder.parent, folder.name):
-            mark = fingerprint([folder / record.RECORD, folder / record.CURVES])
-            row = record.load(folder)
-            if row is not None:
-                self._log_cell(folder, row, study, mark)
+            if news := self._news(folder):
+                row, mark = news
+                self._log_cell(folder, row, folder.absolute().parent.name, mark)
                 self._seen[folder] = (mark, run_status(row))
 
-    def _is_seen(self, folder: Path) -> bool:
-        """Whether there is nothing to log since the last time, or no record at all."""
+    def _news(self, folder: Path) -> tuple[Record, str] | None:
+        """Return what is to be logged since the last time, if anything, and its fingerprint."""
         mark = fingerprint([folder / record.RECORD, folder / record.CURVES])
         row = record.load(folder)
-        return row is None or self._seen.get(folder) == (mark, run_status(row))
+        old = row is None or self._seen.get(folder) == (mark, run_status(row))
+        return None if row is None or old else (row, mark)
 
     def _log_cell(self, folder: Path, row: Record, study: str, mark: str) -> None:
         run = self._cell_run(row, study)
@@ -209,8 +193,7 @@ class Tracker:
     def _create(self, row: Record, study: str) -> Run:
         tags = content.cell_tags(row, study) | {"origin": self._origin}
         started = content.started_ms(row) or _now_ms()
-        experiment = self._experiment(row.dataset)
-        return self.client.create_run(experiment, started, tags, run_name=row.cell)
+        return self.client.create_run(self._experiment(row.dataset), started, tags, row.cell)
 
     def _supersede(self, runs: Sequence[Run]) -> None:
         """Mark runs of what the cell was before, and end those that a dead process left open."""
@@ -347,16 +330,13 @@ class Tracker:
         """Find this results folder's runs with such tags, newest first."""
         wanted = tags | {"origin": self._origin}
         clauses = [f"tags.{name} = {_quoted(value)}" for name, value in wanted.items()]
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self._experiment(dataset)], " and ".join(clauses), page_token=token
-            )
-            found += page
-            token = page.token
-            if not token:
-                return found
+        search = partial(
+            self.client.search_runs, [self._experiment(dataset)], " and ".join(clauses)
+        )
+        found: list[Run] = list(page := search())
+        while page.token:
+            found += (page := search(page_token=page.token))
+        return found
 
     def _experiment(self, dataset: str) -> str:
         """Return the id of the data set's experiment, created or restored where needed."""
