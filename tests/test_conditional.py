@@ -412,10 +412,10 @@ def test_classifier_is_tested_as_it_is_used(
 ) -> None:
     assert real.labels is not None
     modes = []
-    measured = classification_score._accuracy
+    measured = classification_score.accuracy
     monkeypatch.setattr(
         classification_score,
-        "_accuracy",
+        "accuracy",
         lambda model, *given: (modes.append(model.training), measured(model, *given))[1],
     )
     score(real.images, real.labels, digits)

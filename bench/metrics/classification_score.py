@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.data.dataset import Dataset, Pixels, Split
-from bench.metrics.extractors.classifier import FeatureClassifier, Shape
+from bench.metrics.extractors import classifier
+from bench.metrics.extractors.classifier import accuracy, logits, tensors
 from bench.metrics.extractors.loading import exact
 from bench.metrics.frechet_distance import count_classes, permutation
 from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
 from bench.records import Value
 
-_TEST_BATCH = 500
 _WIDTHS = (32, 64, 128, 128)
 
 
@@ -65,16 +65,10 @@ def cas(
 ) -> dict[str, Value]:
     """Train on samples and return the accuracy on real held-out images, 0 to 1, under its name.
 
-    On a CPU the same seed and number of threads give the same value bit for bit.
-
-    Args:
-        images: samples of the data's shape and type, uint8 (N, C, H, W) or float32 points.
-        labels: the classes that were asked for, (N,).
-        dataset: its held-out split is what is tested on.
-        device: where the classifier is trained.
-        seed: of its first weights and of the order of the samples.
-        extra_provenance: further facts to keep with the value.
-        say: is told why there is no value where the data have no held-out labels.
+    Samples are uint8 (N, C, H, W) or float32 points, ``labels`` (N,) the classes that were asked
+    for, ``seed`` that of the first weights and of the samples' order. On a CPU the same seed and
+    number of threads give the same value bit for bit. ``say`` is told why there is none where the
+    data have no held-out labels.
     """
     name = cas_name(dataset.name, len(images))
     _check(images, labels, dataset)
@@ -86,16 +80,11 @@ def cas(
     recipe = recipe_for(dataset)
     right = train_and_test(Split(images, labels.astype(np.int64)), dataset, device, seed)
     provenance = {
-        "protocol": PROTOCOL,
-        "protocol_cas": recipe.name,
-        "n": len(images),
-        "reference_split": "test",
-        "reference_n": len(dataset.test),
-        "data": dataset.variant,
-        "data_sha256": dataset.sha256,
-        "quantisation": UNQUANTISED if dataset.is_points else QUANTISATION,
-        "cas_seed": seed,
-    }
+        "protocol": PROTOCOL, "protocol_cas": recipe.name, "n": len(images),
+        "reference_split": "test", "reference_n": len(dataset.test),
+        "data": dataset.variant, "data_sha256": dataset.sha256,
+        "quantisation": UNQUANTISED if dataset.is_points else QUANTISATION, "cas_seed": seed,
+    }  # fmt: skip
     return {name: Value(value=right, provenance=provenance | (extra_provenance or {}))}
 
 
@@ -145,7 +134,7 @@ def train_and_test(
         torch.manual_seed(seed)
         model = build(dataset).to(where)
         fit(model, *tensors(samples, where), recipe_for(dataset), seed)
-        return _accuracy(model.eval(), *tensors(dataset.test, where))
+        return accuracy(model.eval(), dataset.test, where)
 
 
 def build(dataset: Dataset) -> nn.Module:
@@ -153,25 +142,15 @@ def build(dataset: Dataset) -> nn.Module:
     channels, size, _ = dataset.shape
     classes = len(dataset.classes)
     if dataset.is_points:
-        width = 128
-        return nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Linear(width, classes),
-        )
-    shape = Shape(size, channels, 1 if size < 16 else 2, _widths(size), _WIDTHS[-1], classes)
-    return FeatureClassifier(shape)
-
-
-def _widths(size: int) -> tuple[int, ...]:
-    """Return the stages' widths: the image is halved until its side is seven at most."""
-    side, stages = size if size < 16 else -(-size // 2), 1
+        first, second, last = nn.Linear(channels, 128), nn.Linear(128, 128), nn.Linear(128, classes)
+        return nn.Sequential(nn.Flatten(), first, nn.SiLU(), second, nn.SiLU(), last)
+    stride = 1 if size < 16 else 2
+    side, stages = -(-size // stride), 1
+    # The image is halved until its side is seven at most.
     while side > 7 and stages < len(_WIDTHS):
         side, stages = -(-side // 2), stages + 1
-    return _WIDTHS[:stages]
+    shape = classifier.Shape(size, channels, stride, _WIDTHS[:stages], _WIDTHS[-1], classes)
+    return classifier.FeatureClassifier(shape)
 
 
 def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe, seed: int) -> None:
@@ -197,23 +176,3 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe,
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-
-
-def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return (B, K) of uint8 images or of points; where features come too, the logits alone."""
-    found = model(inputs.float() / 127.5 - 1 if inputs.dtype == torch.uint8 else inputs)
-    chosen: Tensor = found[1] if isinstance(found, tuple) else found
-    return chosen
-
-
-def tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return images, uint8, or points, float32, and labels, on the device."""
-    assert split.labels is not None
-    inputs = torch.from_numpy(np.array(split.images)).to(device)
-    return inputs, torch.from_numpy(split.labels).to(device)
-
-
-def _accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    with torch.no_grad():
-        parts = [logits(model, part).argmax(1) for part in torch.split(inputs, _TEST_BATCH)]
-    return float((torch.cat(parts) == labels).double().mean())

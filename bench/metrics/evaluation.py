@@ -49,10 +49,8 @@ def evaluate(
 ) -> dict[str, Value]:
     """Return what stored features and class probabilities tell of samples, by full names.
 
-    Fréchet and kernel distance, Inception Score, precision, recall, density and coverage. Labelled
-    samples have an accuracy, where the extractor tells this data set's classes, and a class-wise
-    Fréchet distance; points of a known density have their distance to it (``sw2``) and the share of
-    its components that they found (``modes``).
+    Labelled samples have an accuracy, where the extractor tells this data set's classes, and a
+    class-wise Fréchet distance; points of a known density have ``sw2`` and ``modes``.
 
     Args:
         samples: features of exactly ``n`` samples, by the reference's extractor.
@@ -72,15 +70,15 @@ def evaluate(
         UserError: the reference was imported and has another number of features.
     """
     _check(samples, reference, extractor, n)
-    wanted = FAMILIES if families is None else families
+    names, wanted = metric_names(extractor.name, n), FAMILIES if families is None else families
     context = Context(
-        samples=samples,
-        reference=reference,
-        extractor=extractor,
-        names=metric_names(extractor.name, n),
-        wanted=wanted,
-        labels=labels,
-        say=say,
+        samples,
+        reference,
+        extractor,
+        names,
+        wanted,
+        labels,
+        say,
         insist=insist,
         jackknife=jackknife,
     )
@@ -153,8 +151,7 @@ def _frechet(context: Context) -> dict[str, Value]:
 def _inception_score(context: Context) -> dict[str, Value]:
     probabilities = context.samples.probabilities
     if probabilities.shape[1] == 0:
-        why = f"extractor '{context.extractor.name}' tells no classes"
-        return context.without("is", why=why)
+        return context.without("is", why=f"extractor '{context.extractor.name}' tells no classes")
     splits = min(frechet_distance.SPLITS, len(probabilities))
     score, spread = frechet_distance.inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
@@ -199,7 +196,6 @@ def _accuracy(context: Context) -> dict[str, Value]:
 
 
 def _classwise(context: Context) -> dict[str, Value]:
-    """The mean over classes of the distance to the reference's images of that class."""
     labels, samples, reference = context.labels, context.samples, context.reference
     if labels is None:
         return context.never("fdc", why=NO_LABELS)
@@ -209,17 +205,11 @@ def _classwise(context: Context) -> dict[str, Value]:
         return context.without("fdc", why="the reference's images have no labels")
     counts = frechet_distance.count_classes(labels, len(samples), reference.classes)
     known = np.bincount(reference.labels, minlength=reference.classes)
-    gap = frechet_distance.gap_of(counts, "samples") or frechet_distance.gap_of(
-        known, "reference images"
-    )
-    if gap:
-        return context.without("fdc", why=gap)
-    distances = [
-        frechet_distance.frechet_between(
-            samples.features[labels == label], reference.of_class(label)
-        )
-        for label in range(reference.classes)
-    ]
+    for what, of in (("samples", counts), ("reference images", known)):
+        if gap := frechet_distance.gap_of(of, what):
+            return context.without("fdc", why=gap)
+    between, classes = frechet_distance.frechet_between, range(reference.classes)
+    distances = [between(samples.features[labels == k], reference.of_class(k)) for k in classes]
     facts = {"classes": len(counts), "fewest_of_a_class": int(counts.min())}
     return {"fdc": Value(value=float(np.mean(distances)), provenance=facts)}
 

@@ -218,16 +218,15 @@ class Statistics(NamedTuple):
 
 def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
     found = read_statistics(path)
-    if found.extractor_sha256 not in {None, extractor.sha256}:
-        raise UserError(
-            f"--reference {path}: made by an extractor of sha256 {found.extractor_sha256}, and "
-            f"'{extractor.name}' has {extractor.sha256}; give the file of the same extractor"
-        )
-    if found.resize not in {None, extractor.resize}:
-        raise UserError(
-            f"--reference {path}: made with resize '{found.resize}', and '{extractor.name}' has "
-            f"'{extractor.resize}'; give the file of the same extractor"
-        )
+    for how, theirs, ours in (
+        ("by an extractor of sha256", found.extractor_sha256, extractor.sha256),
+        ("with resize", found.resize, extractor.resize),
+    ):
+        if theirs not in {None, ours}:
+            raise UserError(
+                f"--reference {path}: made {how} '{theirs}', and '{extractor.name}' has '{ours}'; "
+                "give the file of the same extractor"
+            )
     return Reference(
         found.mu,
         found.sigma,
@@ -286,14 +285,11 @@ def _check_statistics(path: Path, mu: NDArray[Any], sigma: NDArray[Any]) -> None
 def export(path: Path, reference: Reference, extractor: Extractor) -> None:
     """Write ``mu``, ``sigma`` and where they are from as a file that EDM and clean-fid read."""
     facts = {
-        "n": reference.n,
-        "split": reference.split,
-        "data": reference.variant,
-        "data_sha256": reference.data_sha256,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
+        "n": reference.n, "split": reference.split,
+        "data": reference.variant, "data_sha256": reference.data_sha256,
+        "extractor": extractor.name, "extractor_sha256": extractor.sha256,
         "resize": extractor.resize,
-    }
+    }  # fmt: skip
     content: dict[str, Any] = {"mu": reference.mu, "sigma": reference.sigma}
     content |= {key: np.array(value) for key, value in facts.items() if value is not None}
     write_atomically(path, lambda file: np.savez(file, **content))

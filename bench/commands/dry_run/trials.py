@@ -19,6 +19,7 @@ from bench.costs.ledger import Ledger, synchronize
 from bench.data.dataset import Split
 from bench.metrics import classification_score as cas
 from bench.metrics import extractors
+from bench.metrics.extractors.classifier import tensors
 from bench.metrics.features import extract
 from bench.metrics.references import is_stored, selected_rows
 from bench.sampling.source import Source, count_sampling, timed
@@ -309,7 +310,7 @@ def try_cas(candidate: Candidate) -> float:
 
     def seconds(size: int) -> float:
         model = cas.build(dataset).to(device)
-        inputs = cas.tensors(Split(images[:size], labels[:size]), device)
+        inputs = tensors(Split(images[:size], labels[:size]), device)
         for tries in CAS_STEPS:
             synchronize(device)
             started = time.perf_counter()

@@ -11,9 +11,12 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from bench.data.dataset import Split
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,9 @@ class Shape:
 
 
 SHAPES = {
-    "digits": Shape(size=8, channels=1, stem_stride=1, widths=(32, 64), features=64, classes=10),
+    "digits": Shape(8, channels=1, stem_stride=1, widths=(32, 64), features=64, classes=10),
     "fashion-mnist": Shape(
-        size=28, channels=1, stem_stride=2, widths=(32, 64), features=128, classes=10
+        28, channels=1, stem_stride=2, widths=(32, 64), features=128, classes=10
     ),
 }
 
@@ -68,13 +71,8 @@ class FeatureClassifier(nn.Module):
         for before, width in zip(shape.widths, shape.widths[1:], strict=False):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), FeatureBlock(width)]
         last = shape.widths[-1]
-        layers += [
-            nn.BatchNorm2d(last),
-            nn.SiLU(),
-            nn.Conv2d(last, shape.features, 1),
-            nn.BatchNorm2d(shape.features),
-            nn.SiLU(),
-        ]
+        layers += [nn.BatchNorm2d(last), nn.SiLU(), nn.Conv2d(last, shape.features, 1)]
+        layers += [nn.BatchNorm2d(shape.features), nn.SiLU()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(shape.features, shape.classes)
 
@@ -82,6 +80,33 @@ class FeatureClassifier(nn.Module):
         """Return the pooled features and the logits of the same pass."""
         features = self.body(images).mean(dim=(2, 3))
         return features, self.head(features)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 images to [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return (B, K) of uint8 images or of points; where features come too, the logits alone."""
+    found = model(to_float(inputs) if inputs.dtype == torch.uint8 else inputs)
+    chosen: Tensor = found[1] if isinstance(found, tuple) else found
+    return chosen
+
+
+def tensors(split: Split, device: str | torch.device) -> tuple[Tensor, Tensor]:
+    """Return images, uint8, or points, float32, and labels, on the device."""
+    assert split.labels is not None, "a classifier needs labels"
+    inputs = torch.from_numpy(np.array(split.images)).to(device)
+    return inputs, torch.from_numpy(split.labels).to(device)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, device: str | torch.device = "cpu") -> float:
+    """Return the fraction of a split that a model in ``eval()`` classifies correctly, 0 to 1."""
+    inputs, labels = tensors(split, device)
+    parts = [logits(model, part).argmax(1) for part in torch.split(inputs, 500)]
+    return float((torch.cat(parts) == labels).double().mean())
 
 
 def load_classifier(
@@ -93,7 +118,7 @@ def load_classifier(
     model.eval().requires_grad_(False).to(device)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        features, logits = model(images.float() / 127.5 - 1)
-        return features, logits.softmax(dim=1)
+        features, told = model(to_float(images))
+        return features, told.softmax(dim=1)
 
     return run

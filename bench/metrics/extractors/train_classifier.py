@@ -30,8 +30,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import data
-from bench.data.dataset import Dataset, Split
-from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
+from bench.data.dataset import Dataset
+from bench.metrics.extractors.classifier import (
+    SHAPES,
+    FeatureClassifier,
+    accuracy,
+    tensors,
+    to_float,
+)
 from bench.records import write_atomically
 
 
@@ -60,11 +66,6 @@ RECIPES = {
         degrees=0.0, scale=0.05, reconstruction=10.0,
     ),
 }  # fmt: skip
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Map uint8 images to [-1, 1]."""
-    return images.float() / 127.5 - 1
 
 
 def augment(images: Tensor, recipe: TrainingRecipe, generator: torch.Generator) -> Tensor:
@@ -96,7 +97,7 @@ def train(
     """Train on the training split with AdamW and a one-cycle schedule; needs labels."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    images, labels = _tensors(dataset.train)
+    images, labels = tensors(dataset.train, "cpu")
     model = FeatureClassifier(SHAPES[dataset.name])
     decoder = nn.Linear(SHAPES[dataset.name].features, math.prod(dataset.shape))
     steps = recipe.epochs * (len(images) // recipe.batch)
@@ -132,28 +133,11 @@ def train(
     return model.eval()
 
 
-@torch.no_grad()
-def accuracy(model: FeatureClassifier, split: Split) -> float:
-    """Return the fraction of a split's images that the model classifies correctly."""
-    images, labels = _tensors(split)
-    right = 0
-    for chosen in torch.split(torch.arange(len(images)), 500):
-        logits = model(to_float(images[chosen]))[1]
-        right += int((logits.argmax(dim=1) == labels[chosen]).sum())
-    return right / len(images)
-
-
 def serialise(model: FeatureClassifier) -> bytes:
     """Return the state as bytes that depend on the weights alone."""
     buffer = io.BytesIO()
     torch.save({key: value.clone() for key, value in model.state_dict().items()}, buffer)
     return buffer.getvalue()
-
-
-def _tensors(split: Split) -> tuple[Tensor, Tensor]:
-    if split.labels is None:
-        raise ValueError("a classifier needs labels")
-    return torch.from_numpy(split.images), torch.from_numpy(split.labels)
 
 
 def main() -> None:
