@@ -6,7 +6,7 @@ bad: a value is flagged on either side of its band.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.config import UserError, config_folder, one_line
-from bench.records import CONFIG
-from bench.report.frame import flatten
+from bench.records import CONFIG, Status
+from bench.report.frame import Cells, flatten
 from bench.report.summary import TableRow
 
 FOLDER = "published"
@@ -49,13 +49,6 @@ class Published(BaseModel):
             raise ValueError(f"band {self.band} does not hold {self.value}")
         return self
 
-    def verdict(self, value: float) -> str:
-        """Return ``inside``, ``below band`` or ``above band`` for a value of ours."""
-        low, high = self.band
-        if low <= value <= high:
-            return "inside"
-        return "below band" if value < low else "above band"
-
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -79,8 +72,10 @@ class Beside:
 
     @property
     def verdict(self) -> str:
-        """Where our mean stands."""
-        return self.published.verdict(self.mean)
+        """Where our mean stands: ``inside``, ``below band`` or ``above band``."""
+        low, high = self.published.band
+        inside = low <= self.mean <= high
+        return "inside" if inside else "below band" if self.mean < low else "above band"
 
 
 @dataclass(frozen=True)
@@ -108,29 +103,22 @@ def read_published(dataset: str) -> tuple[Published, ...]:
 
 
 def put_beside(
-    datasets: Iterable[str],
-    provenance: Provenance,
-    rows: Sequence[tuple[str, TableRow]],
-    folders: Mapping[str, Sequence[Path]],
+    cells: Cells, provenance: Provenance, methods: Sequence[TableRow], anchors: Sequence[TableRow]
 ) -> PublishedBeside:
-    """Put published values beside those of a study's rows.
-
-    Args:
-        datasets: those of the study's cells.
-        provenance: what each metric's values were made with.
-        rows: methods and anchors, each with its kind, ``cell`` or ``anchor``.
-        folders: of each method, those of its finished cells.
-    """
+    """Put published values beside those of a study's methods and anchors."""
+    datasets = dict.fromkeys(record.dataset for _, record in cells)
     known = [value for dataset in datasets for value in read_published(dataset)]
+    done = [(folder, record) for folder, record in cells if record.status == Status.FINISHED]
     beside: list[Beside] = []
     reasons: dict[str, tuple[str, ...]] = {}
-    for kind, row in rows:
-        named = [value for value in known if row["method"] in value.rows]
-        cells = folders.get(row["method"], ()) if kind == "cell" else ()
-        found, reason = _of_row(row, named, provenance, cells)
+    for row in methods:
+        own = [folder for folder, record in done if record.method == row["method"]]
+        found, reason = _of_row(row, known, provenance, own)
         beside += found
-        if reason and kind == "cell":
+        if reason:
             reasons[reason] = (*reasons.get(reason, ()), row["method"])
+    for row in anchors:
+        beside += _of_row(row, known, provenance, ())[0]
     return PublishedBeside(tuple(beside), reasons)
 
 
@@ -140,6 +128,8 @@ def _of_row(
     """Return what applies to a row, and if nothing does, why: the last reason found."""
     found, reason = [], "none is known of these data"
     for published in known:
+        if row["method"] not in published.rows:
+            continue
         told = _mismatch(row, published, provenance, cells)
         if told:
             reason = f"{told} ({published.metric} {published.value:g}, {published.source})"

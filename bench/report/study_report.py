@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.records import Anchors, Status, interleaved
+from bench.report import frame as frames
 from bench.report import published, ranking
-from bench.report.frame import (
-    Cells,
-    make_curves,
-    make_frame,
-    metric_names,
-    read_foreign,
-    read_records,
-    shared_provenance,
-)
+from bench.report.frame import Cells
 from bench.report.summary import TableRow, aggregate, times
 
 if TYPE_CHECKING:
@@ -50,26 +43,26 @@ class StudyReport:
             UserError: there are no cells, a file cannot be read, or the values of one metric
                 were not measured alike.
         """
-        cells, anchors = read_records(folder)
-        foreign, timing = read_foreign(folder), interleaved.read(folder)
-        provenance = shared_provenance([*cells, *foreign], anchors)
+        cells, anchors = frames.read_records(folder)
+        foreign, timing = frames.read_foreign(folder), interleaved.read(folder)
+        provenance = frames.shared_provenance([*cells, *foreign], anchors)
         return cls(folder, cells, foreign, anchors, timing, provenance)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """A row per cell, set of foreign samples and anchor; see ``make_frame``."""
         rows = [*self.cells, *self.foreign]
-        return make_frame(self.folder.name, rows, self.anchors, self.timing)
+        return frames.make_frame(self.folder.name, rows, self.anchors, self.timing)
 
     @cached_property
     def metrics(self) -> list[str]:
         """The metrics with at least one number, distances first, then scores."""
-        return metric_names(self.frame)
+        return frames.metric_names(self.frame)
 
     @cached_property
     def cell_frame(self) -> pd.DataFrame:
         """The frame's rows of cells, whatever their status."""
-        return self.frame[self.frame["kind"] == "cell"]
+        return self.of_kind("cell")
 
     @cached_property
     def finished(self) -> pd.DataFrame:
@@ -79,7 +72,7 @@ class StudyReport:
     @cached_property
     def curves(self) -> pd.DataFrame:
         """The cells' curves of training, a row per logged point; see ``make_curves``."""
-        return make_curves(self.cells)
+        return frames.make_curves(self.cells)
 
     @cached_property
     def by_method(self) -> dict[str, pd.DataFrame]:
@@ -102,14 +95,12 @@ class StudyReport:
     @cached_property
     def foreign_rows(self) -> list[TableRow]:
         """One mapping per set of foreign samples, by its name; they carry metrics and no cost."""
-        rows: Any = aggregate(self.frame[self.frame["kind"] == "foreign"]).to_dict("records")
-        return list(rows)
+        return aggregate(self.of_kind("foreign")).to_dict("records")  # type: ignore[return-value]
 
     @cached_property
     def anchor_rows(self) -> list[TableRow]:
         """One mapping per anchor; they carry metrics and no cost."""
-        rows: Any = self.frame[self.frame["kind"] == "anchor"].to_dict("records")
-        return list(rows)
+        return self.of_kind("anchor").to_dict("records")  # type: ignore[return-value]
 
     @cached_property
     def rankings(self) -> list[ranking.Ranking]:
@@ -119,14 +110,12 @@ class StudyReport:
     @cached_property
     def published(self) -> published.PublishedBeside:
         """All that is published of the study's methods and anchors."""
-        rows = [("cell", row) for row in self.method_rows if row["seeds"]]
-        rows += [("anchor", row) for row in self.anchor_rows]
-        folders: dict[str, list[Path]] = {}
-        for folder, record in self.cells:
-            if record.status == Status.FINISHED:
-                folders.setdefault(record.method, []).append(folder)
-        datasets = dict.fromkeys(record.dataset for _, record in self.cells)
-        return published.put_beside(datasets, self.provenance, rows, folders)
+        methods = [row for row in self.method_rows if row["seeds"]]
+        return published.put_beside(self.cells, self.provenance, methods, self.anchor_rows)
+
+    def of_kind(self, kind: str) -> pd.DataFrame:
+        """Return the frame's rows of a kind: ``cell``, ``foreign`` or ``anchor``."""
+        return self.frame[self.frame["kind"] == kind]
 
     def levels(self, metric: str) -> dict[str, float]:
         """Return a metric's values of anchors and foreign samples, which have no cost, by name."""

@@ -42,7 +42,7 @@ class Skipped(Exception):
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Write a figure as PNG and PDF (without its date: the same numbers give the same file)."""
+    """Write a figure as PNG and as PDF without its date: the same numbers give the same file."""
     png, pdf = path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.pdf")
     write_atomically(png, lambda file: figure.savefig(file, format="png", dpi=DPI))
     undated = {"CreationDate": None}
@@ -142,20 +142,15 @@ class PlottedStudy:
 
     @classmethod
     def of(cls, report: StudyReport) -> PlottedStudy:
-        """Give each method its colour, marker and line."""
-        return cls(report, *appearances(sorted(report.cell_frame["method"].unique())))
-
-
-def appearances(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, Any]]:
-    """Give each method a colour, a marker and a line; variants share their method's colour."""
-    families: dict[str, list[str]] = {}
-    for method in methods:
-        families.setdefault(method.split(":")[0], []).append(method)
-    apart = len(families) == len(methods)
-    colours, markers, lines = {}, {}, {}
-    for place, family in enumerate(families.values()):
-        for index, method in enumerate(family):
-            colours[method] = PALETTE[place % len(PALETTE)]
-            markers[method] = MARKERS[(place if apart else index) % len(MARKERS)]
-            lines[method] = LINES[index % len(LINES)]
-    return colours, markers, lines
+        """Give each method its colour, marker and line; variants share their method's colour."""
+        families: dict[str, list[str]] = {}
+        for method in sorted(report.cell_frame["method"].unique()):
+            families.setdefault(method.split(":")[0], []).append(method)
+        apart = all(len(family) == 1 for family in families.values())
+        looks = cls(report, {}, {}, {})
+        for place, family in enumerate(families.values()):
+            for index, method in enumerate(family):
+                looks.colours[method] = PALETTE[place % len(PALETTE)]
+                looks.markers[method] = MARKERS[(place if apart else index) % len(MARKERS)]
+                looks.lines[method] = LINES[index % len(LINES)]
+        return looks

@@ -45,9 +45,8 @@ def draw(content: NfePoints, metric: str) -> Figure:
     samplers = sorted(content.drawn["sampler"].unique(), key=sampler_order)
     columns = min(3, len(methods))
     rows = -(-len(methods) // columns)
-    figure, panels = new_figure(
-        1.2 + 3.9 * columns, 1.0 + 2.9 * rows, columns, rows, sharex=True, sharey=True
-    )
+    inches = (1.2 + 3.9 * columns, 1.0 + 2.9 * rows)
+    figure, panels = new_figure(*inches, columns, rows, sharex=True, sharey=True)
     for method, axes in zip(methods, panels, strict=False):
         for place, sampler in enumerate(samplers):
             _line(axes, content.line(method, sampler), column, place, sampler)
@@ -102,27 +101,23 @@ def _singles(axes: Axes, content: NfePoints, drawn: Sequence[str], column: str) 
     others = content.points[~content.points["method"].isin(drawn)]
     for place, (method, points) in enumerate(others.groupby("method")):
         x, y, bars = _means(points, column)
-        if not x:
-            continue
         marker = drawing.MARKERS[place % len(drawing.MARKERS)]
-        axes.errorbar(
-            x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
-            markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
-        )  # fmt: skip
+        if x:
+            axes.errorbar(
+                x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
+                markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
+            )  # fmt: skip
 
 
 def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:
     """Make both axes logarithmic and draw the anchor of real images."""
-    anchors = {
-        name: level
-        for name, level in content.report.levels(metric).items()
-        if name.startswith(REAL)
-    }
+    levels = content.report.levels(metric)
+    anchors = {name: level for name, level in levels.items() if name.startswith(REAL)}
     points = content.points[content.points[f"metrics.{metric}"].map(math.isfinite).astype(bool)]
-    levels = [*points[f"metrics.{metric}"], *anchors.values()]
+    heights = [*points[f"metrics.{metric}"], *anchors.values()]
     for axes in panels:
         log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
-        log_scale(axes, "y", levels, padding=1.3)
+        log_scale(axes, "y", heights, padding=1.3)
         for name, level in anchors.items():
             draw_level(axes, name, level)
 
@@ -131,9 +126,6 @@ def _legend(figure: Figure, panels: Sequence[Axes], samplers: Sequence[str]) -> 
     """Put one legend above all panels: the samplers, then the methods that are one point."""
     handles = handles_of(panels)
     names = sorted(handles, key=lambda name: (name not in samplers, *sampler_order(name)))
-    figure.legend(
-        [handles[name] for name in names],
-        names,
-        loc="outside upper center",
-        ncols=min(3 * min(3, len(panels)), len(names)),
-    )
+    columns = min(3 * min(3, len(panels)), len(names))
+    shown = [handles[name] for name in names]
+    figure.legend(shown, names, loc="outside upper center", ncols=columns)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ SAMPLES = 64
 SAMPLE_TILE = 64
 
 
-@dataclass(frozen=True)
-class SamplePanel:
+class SamplePanel(NamedTuple):
     """One method's samples with their title."""
 
     title: str

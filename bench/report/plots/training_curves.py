@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.records import direction
 from bench.report.plots import drawing
@@ -33,19 +33,21 @@ def losses(content: PlottedStudy) -> Figure:
     rows = -(-len(names) // columns)
     figure, panels = new_figure(3.3 * columns + 0.4, 2.6 * rows + 0.7, columns, rows)
     for name, axes in zip(names, panels, strict=False):
-        for method, seed, line in _lines(curves, name):
-            look = {"color": content.colours[method], "linestyle": content.lines[method]}
-            _loss_line(axes, line, look, method, first=seed)
+        for method, first, line in _lines(curves, name):
+            colour, label = content.colours[method], method if first else None
+            axes.plot(line["images"], line["value"], color=colour, linewidth=0.6, alpha=0.25)
+            window = max(3, round(WINDOW * len(line)))
+            smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
+            look = {"color": colour, "linestyle": content.lines[method], "label": label}
+            axes.plot(line["images"], smooth, linewidth=1.3, alpha=0.9, **look)
         _image_axis(axes, name.removeprefix("loss/"))
         drawing.log_if_wide(axes, curves.loc[curves["name"] == name, "value"])
     for axes in panels[: len(names) : columns]:
         axes.set_ylabel("loss")
     for axes in panels[len(names) :]:
         axes.remove()
-    figure.supxlabel(
-        f"Thin: as logged. Bold: centred moving average over {WINDOW:.0%} of the points.",
-        fontsize=8, color="#444444",
-    )  # fmt: skip
+    told = f"Thin: as logged. Bold: centred moving average over {WINDOW:.0%} of the points."
+    figure.supxlabel(told, fontsize=8, color="#444444")
     drawing.common_legend(figure, panels[: len(names)])
     return figure
 
@@ -59,16 +61,6 @@ def _lines(curves: pd.DataFrame, name: str) -> Iterator[tuple[str, bool, pd.Data
         if len(finite):
             yield str(method), str(method) not in seen, finite
             seen.add(str(method))
-
-
-def _loss_line(
-    axes: Axes, line: pd.DataFrame, look: dict[str, Any], method: str, first: bool
-) -> None:
-    axes.plot(line["images"], line["value"], color=look["color"], linewidth=0.6, alpha=0.25)
-    window = max(3, round(WINDOW * len(line)))
-    smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
-    label = method if first else None
-    axes.plot(line["images"], smooth, linewidth=1.3, alpha=0.9, label=label, **look)
 
 
 def _image_axis(axes: Axes, title: str) -> None:
@@ -91,8 +83,7 @@ def metric_curve(content: PlottedStudy, metric: str) -> Figure:
             axes.plot(
                 line[column], line["value"], color=content.colours[method], markersize=3.5,
                 marker=content.markers[method], linestyle=content.lines[method], linewidth=1.2,
-                alpha=0.85,
-                label=method if first else None,
+                alpha=0.85, label=method if first else None,
             )  # fmt: skip
         drawing.log_if_wide(axes, curves["value"])
     _image_axis(panels[0], "")

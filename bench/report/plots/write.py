@@ -25,14 +25,9 @@ Say = Callable[[str], object]
 
 
 def write_plots(report: StudyReport, say: Say | None = None) -> list[Path]:
-    """Draw every picture the study has the numbers for into ``plots/``.
+    """Draw every picture the study has the numbers for into ``plots/``; return the files.
 
-    Args:
-        report: the study.
-        say: called with one line for each picture left out; to stderr by default.
-
-    Returns:
-        The files written, each atomically; PNG before PDF.
+    ``say`` is called with a line for each picture left out; it goes to stderr by default.
     """
     from matplotlib import rc_context
 
@@ -66,7 +61,4 @@ def pictures(content: PlottedStudy) -> Iterator[tuple[str, Callable[[Path], list
 
 
 def _chart(draw: Callable[..., Figure], *arguments: Any) -> Callable[[Path], list[Path]]:
-    def write(path: Path) -> list[Path]:
-        return save(draw(*arguments), path)
-
-    return write
+    return lambda path: save(draw(*arguments), path)

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 def to_json(report: StudyReport) -> str:
     """Write cells, anchors, the aggregate per method, provenance and notes; no NaN in it."""
-    frame = report.frame
     content = {
         "cells": _plain(report.cell_frame),
-        "foreign": _plain(frame[frame["kind"] == "foreign"]),
-        "anchors": _plain(frame[frame["kind"] == "anchor"]),
+        "foreign": _plain(report.of_kind("foreign")),
+        "anchors": _plain(report.of_kind("anchor")),
         "methods": _plain(report.summary),
         "rankings": [_ranking(one) for one in report.rankings],
         "published": [_published(one) for one in report.published.beside],

@@ -109,8 +109,7 @@ def _row_notes(report: StudyReport, cells: pd.DataFrame, done: pd.DataFrame) -> 
     for cell, told in zip(cells["cell"], cells["shared"], strict=True):
         if told:
             yield f"{cell}: {told}; trained once, charged in full to both."
-    foreign = report.frame.loc[report.frame["kind"] == "foreign", ["method", "reason"]]
-    for name, rows in foreign.groupby("method"):
+    for name, rows in report.of_kind("foreign").groupby("method"):
         sources = "; ".join(rows["reason"])
         yield f"{name}: {sources}, made elsewhere at a cost unknown here; not ranked."
 
