@@ -94,22 +94,17 @@ def load_points(report: StudyReport) -> NfePoints | None:
             raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
         sampled = sampled or bool(stored.points or stored.too_few)
         rows += [_row(folder, record, point) for point in (None, *stored.points)]
-        _refuse_differences(folder.name, record, stored)
+        for point in stored.points:
+            owner = f"{folder.name}, {point.sampler['name']}"
+            for name in [name for name in point.metrics if name in record.metrics]:
+                own, other = record.metrics[name].provenance, point.metrics[name].provenance
+                refuse_difference(name, (folder.name, own), (owner, other))
         for sampler, asked in stored.too_few.items():
             too_few.setdefault((record.method, sampler), set()).update(asked)
     # A method that has a sampler to exchange and was not sampled again is left out.
     again = {row["method"] for row in rows if not row["own"]}
     told = [row for row in rows if row["method"] in again or row["sampler"] == NOTHING]
     return NfePoints(pd.DataFrame(told), too_few, report) if sampled else None
-
-
-def _refuse_differences(cell: str, record: Record, stored: nfe_curve.Curve) -> None:
-    """Refuse points that were measured otherwise than the cell's own samples."""
-    for point in stored.points:
-        owner = f"{cell}, {point.sampler['name']}"
-        for name in [name for name in point.metrics if name in record.metrics]:
-            own, other = record.metrics[name].provenance, point.metrics[name].provenance
-            refuse_difference(name, (cell, own), (owner, other))
 
 
 def _row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[str, Any]:
@@ -161,14 +156,9 @@ def _table(content: NfePoints, fill: Fill) -> str:
         own = points[points["own"]]
         as_run = fill(own) if len(own) else ""
         few = content.too_few.get((method, sampler), ())
-        rows.append(
-            [
-                method,
-                sampler,
-                f"{as_run} (NFE {own['nfe'].mean():g})" if as_run else "",
-                *(TOO_FEW if n in few else _at(points, n, fill) for n in content.budgets),
-            ]
-        )
+        again = [TOO_FEW if n in few else _at(points, n, fill) for n in content.budgets]
+        told = f"{as_run} (NFE {own['nfe'].mean():g})" if as_run else ""
+        rows.append([method, sampler, told, *again])
     return markdown_table(head, rows)
 
 
@@ -217,9 +207,8 @@ def notes(content: NfePoints) -> list[str]:
 
 def csv(content: NfePoints) -> str:
     """Write every point of every cell with its raw numbers at full precision."""
-    points = content.points.copy()
-    points["asked"] = [" ".join(map(str, asked)) or AS_RUN for asked in points["asked"]]
-    return points.to_csv(index=False)
+    asked = [" ".join(map(str, asked)) or AS_RUN for asked in content.points["asked"]]
+    return content.points.assign(asked=asked).to_csv(index=False)
 
 
 def render_nfe_table(report: StudyReport) -> str:

@@ -120,12 +120,8 @@ class Ranking:
     @property
     def untested(self) -> list[Pair]:
         """Pairs of ranked methods without a test."""
-        ranked = self.ranks
-        return [
-            pair
-            for pair in self.pairs
-            if pair.one in ranked and pair.other in ranked and np.isnan(pair.test.p)
-        ]
+        bare = [pair for pair in self.pairs if np.isnan(pair.test.p)]
+        return [pair for pair in bare if pair.one in self.ranks and pair.other in self.ranks]
 
 
 def compare_all(values: Array) -> list[tuple[int, int, Difference, float]]:
@@ -166,19 +162,11 @@ def rank_by(frame: pd.DataFrame, metric: str) -> Ranking:
     for (i, j, test, _), pair in zip(results, pairs, strict=True):
         better[(i, j) if sign * test.mean < 0 else (j, i)] = pair.is_apart
     ranges = dict(zip(chosen, rank_ranges(better[np.ix_(chosen, chosen)]), strict=True))
-    level = [float(np.nanmean(row)) for row in values[chosen]]
-    means = dict(zip(chosen, level, strict=True))
+    means = {place: float(np.nanmean(values[place])) for place in chosen}
     order = sorted(chosen, key=lambda place: (ranges[place], sign * means[place]))
-    return Ranking(
-        metric,
-        ranks={names[place]: ranges[place] for place in order},
-        unranked={
-            name: int((~np.isnan(row)).sum())
-            for name, row in zip(names, values, strict=True)
-            if name not in partnered
-        },
-        pairs=pairs,
-    )
+    seeds = dict(zip(names, (~np.isnan(values)).sum(axis=1).tolist(), strict=True))
+    unranked = {name: count for name, count in seeds.items() if name not in partnered}
+    return Ranking(metric, {names[place]: ranges[place] for place in order}, unranked, pairs)
 
 
 def values_by_seed(frame: pd.DataFrame, metric: str) -> tuple[list[str], Array]:

@@ -41,12 +41,8 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
             f"{cell}: {status}" + (f" ({reason})" if reason else "")
             for cell, status, reason in rest.itertuples(index=False)
         )
-        row = {
-            "method": str(method),
-            "seeds": int(done[places].sum()),
-            "seeds_total": len(places),
-            "unfinished": unfinished,
-        }
+        row = {"method": str(method), "seeds": int(done[places].sum())}
+        row |= {"seeds_total": len(places), "unfinished": unfinished}
         told = zip(numbers, mean.tolist(), half.tolist(), count.tolist(), strict=True)
         for name, middle, width, seeds in told:
             row |= {name: middle, f"{name}:half": width, f"{name}:n": seeds}
@@ -100,7 +96,6 @@ def times(finished: pd.DataFrame) -> dict[str, TableRow]:
             "ledger.unbalanced": bool((rows["imbalance"] != "").any()),
         }
         for field in fields:
-            row[f"time.{field}.median"] = float(rows[f"cost.{field}.median"].median())
-            row[f"time.{field}.low"] = float(rows[f"cost.{field}.low"].min())
-            row[f"time.{field}.high"] = float(rows[f"cost.{field}.high"].max())
+            for part, of in (("median", "median"), ("low", "min"), ("high", "max")):
+                row[f"time.{field}.{part}"] = float(rows[f"cost.{field}.{part}"].agg(of))
     return found

@@ -1,16 +1,13 @@
-"""MLflow: a live view of the records, which can be rebuilt from them at any time.
+"""MLflow: a live view of the records, which can be rebuilt from them at any time (see README.md).
 
 The parent process does all the logging, from the cells' folders: while a study runs, in a thread
 of its own (``Background``), and again in ``bench sync``. It is one code path, and it may be
 repeated at will, cut off anywhere, and done by several processes at once: a lock lets one at a
-time log a run, and each asks the store what it has before it adds to it. MLflow in trouble costs
-a line of warning and never a run.
+time log a run, and each asks the store what it has before it adds to it.
 
-A cell is one flat run (MLflow's charts leave out nested ones), found again by the tags
-``origin`` (a number that the results folder keeps, so that two people's runs on one server stay
-apart), ``study``, ``cell`` and ``key``, and by the moment it was started: a cell that was made
-anew has a run of its own, and the one it replaces is marked. A study has a run of its own,
-``kind=study``, with the table and the plots.
+A cell's run is found again by the tags ``origin`` (a number that the results folder keeps, so that
+two people's runs on one server stay apart), ``study``, ``cell`` and ``key``, and by the moment it
+was started. A study's run has the tag ``kind=study``.
 """
 
 from bench.tracking.background import Background

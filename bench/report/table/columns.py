@@ -60,12 +60,8 @@ def _rank_column(report: StudyReport) -> list[Column]:
     lead = leading(report)
     if lead is None or not lead.ranks:
         return []
-
-    def fill(row: TableRow) -> str:
-        rank = lead.ranks.get(str(row["method"]))
-        return NOTHING if rank is None else rank_text(rank)
-
-    return [Column("rank", fill)]
+    told = {method: rank_text(rank) for method, rank in lead.ranks.items()}
+    return [Column("rank", lambda row: told.get(row["method"], NOTHING))]
 
 
 def leading(report: StudyReport) -> Ranking | None:
@@ -106,7 +102,6 @@ def _metric_column(name: str, part: str = "") -> Column:
 
 
 def _quality(row: TableRow, name: str, part: str) -> str:
-    """Write a metric's mean with its interval over seeds; of one seed, with the error within."""
     mean, half = _pair(row, f"metrics.{name}{part}")
     if math.isnan(half):
         return numbers.with_error(mean, error_within(row, name))
