@@ -157,12 +157,9 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe,
     """Train in place by cross entropy, with AdamW and a one-cycle schedule."""
     batch = min(recipe.batch, len(inputs))
     steps = max(recipe.steps, recipe.epochs * len(inputs) // batch)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=steps
-    )
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     generator = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
     model.train()

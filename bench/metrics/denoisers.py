@@ -1,6 +1,7 @@
 """What a method's denoiser is worth beside its samples: see :mod:`methods.diagnostics`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,13 +35,8 @@ def diagnose(
     D = method.denoiser_for(classes)
     if D is None:
         return {}
-    shared = {
-        "protocol": PROTOCOL,
-        "n": n,
-        "data": dataset.variant,
-        "data_sha256": dataset.sha256,
-        "levels": list(LEVELS),
-    }
+    shared = {"protocol": PROTOCOL, "n": n, "data": dataset.variant}
+    shared |= {"data_sha256": dataset.sha256, "levels": list(LEVELS)}
     settings = getattr(getattr(method, "config", None), "sampler", None)
     if not isinstance(settings, SamplerSettings):  # A plug-in may call anything else a sampler.
         settings = SamplerSettings()
@@ -60,14 +56,9 @@ def _score_errors(
     kinds = {"score_error": False} if method.denoiser_for(None) is not None else {}
     if method.needs_labels:
         kinds["score_error_class"] = True
+    score = partial(score_error, method.denoiser_for, dataset.truth, n=int(shared["n"]))
     for name, labelled in kinds.items():
-        errors = score_error(
-            method.denoiser_for,
-            dataset.truth,
-            n=int(shared["n"]),
-            generator=generator,
-            labelled=labelled,
-        )
+        errors = score(generator=generator, labelled=labelled)
         provenance = shared | {"by_level": rounded(errors)}
         values[name] = Value(value=float(errors.mean()), provenance=provenance)
     return values

@@ -177,8 +177,8 @@ def _overlap(context: Context) -> dict[str, Value]:
         return context.without(*_OVERLAP, why=NO_FEATURES)
     # As many of each: a manifold grows with the features that span it.
     real = reference.features[: len(samples)]
-    if min(len(real), len(samples)) < precision_recall.least():
-        why = f"neighbours need {precision_recall.least()} images or more on either side"
+    if min(len(real), len(samples)) < precision_recall.LEAST:
+        why = f"neighbours need {precision_recall.LEAST} images or more on either side"
         return context.without(*_OVERLAP, why=why)
     found = precision_recall.overlap(real, samples, device=context.extractor.device)
     facts = {"reference_n": len(real)}

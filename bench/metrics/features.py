@@ -104,18 +104,17 @@ def hash_of(images: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def _stamp(extractor: Extractor, images: NDArray[Any]) -> dict[str, str]:
+    told = {"extractor_sha256": extractor.sha256, "resize": extractor.resize}
+    return told | {"images_sha256": hash_of(images), "protocol": PROTOCOL}
+
+
 def store(
     path: Path, features: Features, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
 ) -> None:
     """Write features with the hashes of the extractor and the images that they are of."""
-    content: dict[str, Any] = {
-        "features": features.features,
-        "probabilities": features.probabilities,
-        "extractor_sha256": np.array(extractor.sha256),
-        "resize": np.array(extractor.resize),
-        "images_sha256": np.array(hash_of(images)),
-        "protocol": np.array(PROTOCOL),
-    }
+    stamp: dict[str, Any] = {k: np.array(v) for k, v in _stamp(extractor, images).items()}
+    content = vars(features) | stamp
     write_atomically(path, lambda file: np.savez(file, **content))
 
 
@@ -123,11 +122,10 @@ def stored(
     path: Path, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
 ) -> Features | None:
     """Read the features of these images; None where there are none by this very extractor."""
-    expected = (extractor.sha256, extractor.resize, hash_of(images), PROTOCOL)
-    keys = ("extractor_sha256", "resize", "images_sha256", "protocol")
+    stamp = _stamp(extractor, images)
     try:
         with path.open("rb") as file, np.load(file) as content:
-            if tuple(str(content[key]) for key in keys) != expected:
+            if {key: str(content[key]) for key in stamp} != stamp:
                 return None
             found = Features(content["features"], content["probabilities"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):

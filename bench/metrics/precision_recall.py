@@ -20,6 +20,8 @@ NEIGHBOUR = 3
 """k of precision and recall."""
 NEIGHBOUR_OF_DENSITY = 5
 """k of density and coverage."""
+LEAST = max(NEIGHBOUR, NEIGHBOUR_OF_DENSITY) + 1
+"""The fewest features that have so many neighbours."""
 _ROUNDING = 1e-12
 """Share of the largest squared length below which squared distances do not differ."""
 
@@ -39,15 +41,10 @@ class Overlap:
     coverage: float
 
 
-def least() -> int:
-    """Return the fewest features that have so many neighbours."""
-    return max(NEIGHBOUR, NEIGHBOUR_OF_DENSITY) + 1
-
-
 def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cpu") -> Overlap:
     """Return the four measures of samples (N, d) against real features (M, d).
 
-    Raises ValueError where either has fewer than ``least()`` rows.
+    Raises ValueError where either has fewer than ``LEAST`` rows.
     """
     radii = radii_of(real, device=device)
     real_radii, density_radii = radii[:, NEIGHBOUR - 1], radii[:, NEIGHBOUR_OF_DENSITY - 1]
@@ -73,8 +70,8 @@ def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cp
 
 def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor:
     """Return squared distances (N, k) of features (N, d) to their k nearest others, in order."""
-    if len(features) < least():
-        raise ValueError(f"neighbours need {least()} features or more, not {len(features)}")
+    if len(features) < LEAST:
+        raise ValueError(f"neighbours need {LEAST} features or more, not {len(features)}")
     nearest: list[Tensor] = []
     for tile in pairs(features, features, centre=_centre(features), device=device):
         distances = tile.distances
@@ -82,9 +79,9 @@ def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor
         if -len(distances) < offset < COLUMNS:
             distances.diagonal(offset).fill_(torch.inf)  # Each is no neighbour of itself.
         if tile.column == 0:
-            nearest.append(distances.new_full((len(distances), least() - 1), torch.inf))
+            nearest.append(distances.new_full((len(distances), LEAST - 1), torch.inf))
         candidates = torch.cat([nearest[-1], distances], dim=1)
-        nearest[-1] = candidates.topk(least() - 1, largest=False).values
+        nearest[-1] = candidates.topk(LEAST - 1, largest=False).values
     return torch.cat(nearest)
 
 

@@ -19,6 +19,7 @@ from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, ope
 from bench.tracking.tracker import VIEW, first_line
 
 UI_LOG = "mlflow-ui.log"
+HOST = "127.0.0.1"
 
 
 def charts_link(base: str, experiment: str) -> str:
@@ -27,7 +28,7 @@ def charts_link(base: str, experiment: str) -> str:
     return f"{base}/#/experiments/{experiment}/runs?{query}"
 
 
-def ui(results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
+def ui(results: Path, port: int = 5000) -> None:
     """Serve MLflow's UI on the results' store until Ctrl-C, and print the links to its charts.
 
     With a server in the environment, only its links are printed.
@@ -47,8 +48,8 @@ def ui(results: Path, port: int = 5000, host: str = "127.0.0.1") -> None:
             f"no MLflow store in '{results}'; run a study first, or 'bench sync' to make one, "
             f"or point {URI} to a store"
         )
-    _refuse_taken(host, port)
-    with _until_stopped() as stopped, serving(results, port, host) as (base, server):
+    _refuse_taken(port)
+    with _until_stopped() as stopped, serving(results, port) as (base, server):
         _print_links(results, base)
         print("Ctrl-C ends it.", flush=True)
         while server.poll() is None:
@@ -81,12 +82,12 @@ def _until_stopped() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def serving(results: Path, port: int, host: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(results: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run MLflow's server with one worker; yield address and process once healthy, then end it."""
     command = [
         sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store_uri(results),
         "--artifacts-destination", (results / ARTIFACTS).resolve().as_uri(),
-        "--host", host, "--port", str(port), "--workers", "1",
+        "--host", HOST, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     # Nothing of the current folder is imported: not by the server, and not by what it starts.
     safe = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
@@ -98,29 +99,26 @@ def serving(results: Path, port: int, host: str) -> Iterator[tuple[str, subproce
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
-        base = f"http://{shown}:{port}"
+        base = f"http://{HOST}:{port}"
         _wait_until_healthy(base, server, log)
         yield base, server
     finally:
         _end(server)
 
 
-def _refuse_taken(host: str, port: int) -> None:
+def _refuse_taken(port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"port {port} on {host} cannot be used ({error}); choose another with --port"
+                f"port {port} on {HOST} cannot be used ({error}); choose another with --port"
             ) from error
 
 
-def _wait_until_healthy(
-    base: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120.0
-) -> None:
-    end = time.monotonic() + seconds
+def _wait_until_healthy(base: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 120.0
     # No proxy: the server is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < end and server.poll() is None:

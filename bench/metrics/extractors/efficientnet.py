@@ -156,14 +156,8 @@ def fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     weight = convolution.weight.double() * scale[:, None, None, None]
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
-    folded = nn.Conv2d(
-        convolution.in_channels,
-        convolution.out_channels,
-        kernel,
-        stride,
-        padding=kernel // 2,
-        groups=convolution.groups,
-    )
+    width, groups = (convolution.in_channels, convolution.out_channels), convolution.groups
+    folded = nn.Conv2d(*width, kernel, stride, padding=kernel // 2, groups=groups)
     folded.weight = nn.Parameter(weight.flip((2, 3)).float())
     folded.bias = nn.Parameter((norm.bias.double() - norm.running_mean.double() * scale).float())
     return folded

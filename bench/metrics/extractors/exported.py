@@ -84,9 +84,8 @@ class Exported:
             if values is not None:
                 self._check_form(what, values, len(images))
         self._check_rows(images, together)
-        values = None if together[1] is None else together[1].float()
-        if values is not None and bool((values >= 0).all()):
-            sums = values.sum(dim=1)
+        if (logits := together[1]) is not None and bool((logits >= 0).all()):
+            sums = logits.float().sum(dim=1)
             if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
                 raise self._wrong("gives probabilities in place of logits")
         self._tried.add(shape)
@@ -110,9 +109,8 @@ class Exported:
             if [row.shape for row in rows] != [(1, whole.shape[1])] * len(images):
                 raise self._wrong(f"gives other shapes of {what} for one image than for several")
             alone = torch.cat(rows).float()
-            moved = float(
-                (alone - whole.float()).abs().max() / whole.float().abs().max().clamp(1e-30)
-            )
+            largest = whole.float().abs().max().clamp(1e-30)
+            moved = float((alone - whole.float()).abs().max() / largest)
             if not moved <= _CLOSE[whole.dtype]:
                 raise UserError(
                     f"{self.about} gives an image alone other {what} than in a batch (by "
@@ -127,16 +125,10 @@ class Exported:
 
 
 def load_exported(name: str, where: str, content: bytes, device: torch.device) -> Exported:
-    """Load a file's network onto a device, and try it where the file tells the images' shape.
+    """Load a network of a file's bytes, and try it where it tells the images' shape.
 
-    Args:
-        name: what it is called.
-        where: the file, for messages.
-        content: the file's bytes.
-        device: where it runs.
-
-    Raises:
-        UserError: the bytes hold no network, or one that no extractor can be made of.
+    ``where`` is the file, for messages. Raises UserError for bytes that hold no network, or one
+    that no extractor can be made of.
     """
     about = f"extractor '{name}' ({where})"
     is_script = _is_torchscript(content, about)

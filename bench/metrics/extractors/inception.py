@@ -43,11 +43,10 @@ _SAY_SECONDS = 10.0
 
 
 def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
-    """Return the weights' file, fetched into the cache if it is nowhere.
+    """Return the weights' file, fetched into the cache by one process if it is nowhere.
 
     Only a download with the right hash is kept; a file that lay there is checked by the caller.
-    One process fetches, the others wait for it. Raises UserError, which says what was tried and
-    how to supply the file.
+    Raises UserError, which says what was tried and how to supply the file.
     """
     found = find(FILE, cache)
     target = cache / "weights" / FILE
@@ -74,10 +73,8 @@ def load_inception(
     as in the papers before clean-fid. The probabilities leave out the bias of the last layer, as
     the original Inception Score does, and come from the same pass.
     """
-    with warnings.catch_warnings():
-        # torch would rather have other formats than TorchScript; the file is what it is.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
+    # torch would rather have other formats than TorchScript; the file is what it is.
+    with warnings.catch_warnings(action="ignore"):
         graph: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
     graph.eval()
     weight = graph.output.weight

@@ -101,14 +101,9 @@ def train(
     model = FeatureClassifier(SHAPES[dataset.name])
     decoder = nn.Linear(SHAPES[dataset.name].features, math.prod(dataset.shape))
     steps = recipe.epochs * (len(images) // recipe.batch)
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *decoder.parameters()],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=steps
-    )
+    weights, rate = [*model.parameters(), *decoder.parameters()], recipe.learning_rate
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     for epoch in range(recipe.epochs):
         began = time.perf_counter()
         model.train()
@@ -124,12 +119,9 @@ def train(
             optimizer.step()
             schedule.step()
         if report:
-            seconds = time.perf_counter() - began
-            print(
-                f"epoch {epoch + 1}: last loss {loss.item():.4f}, of it reconstruction "
-                f"{recipe.reconstruction * error.item():.4f}, {seconds:.1f} s",
-                flush=True,
-            )
+            seconds, rest = time.perf_counter() - began, recipe.reconstruction * error.item()
+            told = f"last loss {loss.item():.4f}, of it reconstruction {rest:.4f}"
+            print(f"epoch {epoch + 1}: {told}, {seconds:.1f} s", flush=True)
     return model.eval()
 
 
