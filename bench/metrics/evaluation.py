@@ -71,17 +71,8 @@ def evaluate(
     """
     _check(samples, reference, extractor, n)
     names, wanted = metric_names(extractor.name, n), FAMILIES if families is None else families
-    context = Context(
-        samples,
-        reference,
-        extractor,
-        names,
-        wanted,
-        labels,
-        say,
-        insist=insist,
-        jackknife=jackknife,
-    )
+    given = (samples, reference, extractor, names, wanted, labels)
+    context = Context(*given, say, insist=insist, jackknife=jackknife)
     values: dict[str, Value] = {}
     for answers, measure in _MEASURES:
         asked = [family for family in answers if family in wanted]

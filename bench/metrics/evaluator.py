@@ -108,13 +108,8 @@ class Evaluator:
         if labels is None and wants_cas and insist:
             to_stderr(f"no {cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
         if labels is not None and wants_cas:
-            values |= classification_score.cas(
-                images,
-                labels,
-                self.dataset,
-                device=self.pairs[0][0].device,
-                extra_provenance=provenance,
-            )
+            cas, device = classification_score.cas, self.pairs[0][0].device
+            values |= cas(images, labels, self.dataset, device=device, extra_provenance=provenance)
         return values
 
     def features(

@@ -84,8 +84,10 @@ def reference(
     Raises:
         UserError: ``file`` holds no statistics.
     """
+    about: dict[str, Any] = {"dataset": dataset.name, "variant": dataset.variant}
+    about |= {"data_sha256": dataset.sha256, "extractor_sha256": extractor.sha256}
     if file is not None:
-        return _imported(file, dataset, extractor)
+        return _imported(file, extractor, about)
     rows = selected_rows(len(dataset.train), limit)
     path = _path_of(dataset, extractor, cache, len(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,18 +99,13 @@ def reference(
     assert stored is not None, f"{path} was just written"
     labelled = dataset.train.labels is not None
     return Reference(
-        stored["mu"],
-        stored["sigma"],
+        **{key: stored[key] for key in ("mu", "sigma", "features")},
         n=len(rows),
         split="train",
-        dataset=dataset.name,
-        variant=dataset.variant,
-        data_sha256=dataset.sha256,
-        extractor_sha256=extractor.sha256,
-        features=stored["features"],
         labels=stored["labels"] if labelled else None,
         classes=len(dataset.classes) if labelled else 0,
         kernel_mean=float(stored["kernel_mean"]),
+        **about,
     )
 
 
@@ -216,7 +213,7 @@ class Statistics(NamedTuple):
     file_sha256: str
 
 
-def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
+def _imported(path: Path, extractor: Extractor, about: dict[str, Any]) -> Reference:
     found = read_statistics(path)
     for how, theirs, ours in (
         ("by an extractor of sha256", found.extractor_sha256, extractor.sha256),
@@ -227,22 +224,9 @@ def _imported(path: Path, dataset: Dataset, extractor: Extractor) -> Reference:
                 f"--reference {path}: made {how} '{theirs}', and '{extractor.name}' has '{ours}'; "
                 "give the file of the same extractor"
             )
-    return Reference(
-        found.mu,
-        found.sigma,
-        n=found.n,
-        split="imported",
-        dataset=dataset.name,
-        variant=dataset.variant,
-        data_sha256=dataset.sha256,
-        extractor_sha256=extractor.sha256,
-        imported={
-            "reference_file": path.name,
-            "reference_sha256": found.file_sha256,
-            **{key: "not told by the file" for key in _TOLD.values()},
-            **found.told,
-        },
-    )
+    told = {"reference_file": path.name, "reference_sha256": found.file_sha256}
+    told |= dict.fromkeys(_TOLD.values(), "not told by the file") | found.told
+    return Reference(found.mu, found.sigma, n=found.n, split="imported", imported=told, **about)
 
 
 def read_statistics(path: Path) -> Statistics:

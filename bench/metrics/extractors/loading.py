@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -172,19 +173,14 @@ def _given(name: str, weights: Mapping[str, Path]) -> Path | None:
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Keep TF32 and autocast out: a trainer's choice of precision must not move a metric."""
-    if device.type != "cuda":
-        with torch.autocast(device.type, enabled=False):
-            yield
-        return
-    backends = (
-        torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-        torch.backends.cuda.matmul,
-    )
+    backends: tuple[Any, ...] = ()
+    if device.type == "cuda":
+        backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
             backend.fp32_precision = "ieee"
-        with torch.autocast("cuda", enabled=False):
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
         for backend, precision in zip(backends, before, strict=True):
