@@ -4,8 +4,13 @@ import math
 
 import numpy as np
 
-from bench.metrics import frechet_distance as distances
-from bench.metrics.frechet_distance import accuracy, frechet_distance, inception_score
+from bench.metrics.frechet_distance import (
+    accuracy,
+    frechet_between,
+    frechet_distance,
+    frechet_to_features,
+    inception_score,
+)
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.precision_recall import overlap
 
@@ -39,13 +44,13 @@ def _frechet_answers() -> list[tuple[str, float, float]]:
     wide = frechet_distance(zero, eye, shift, scale**2 * eye)
     commuting = float(((np.sqrt(a) - np.sqrt(b)) ** 2).sum())
     turned = frechet_distance(zero, (basis * a) @ basis.T, zero, (basis * b) @ basis.T)
-    gram = distances.frechet_to_features(few + shift, few.mean(axis=0), cov)
+    gram = frechet_to_features(few + shift, few.mean(axis=0), cov)
     return [
         ("FD of a Gaussian and itself", frechet_distance(shift, cov, shift, cov), 0.0),
         ("FD of N(0, I) and N(m, s^2 I)", wide, scaled),
         ("FD of commuting covariances", turned, commuting),
         ("FD of x and x + m, fewer than d", gram, moved),
-        ("FD of few x and x + m", distances.frechet_between(few + shift, few), moved),
+        ("FD of few x and x + m", frechet_between(few + shift, few), moved),
     ]
 
 
