@@ -345,7 +345,7 @@ FAULTS: dict[type[Method], tuple[str, str]] = {
     GlobalLossNoise: ("noise of losses", "follows a global generator's seed"),
     Impostor: ("identity", "the identity of 'sde' and another loss"),
     Counts: ("training", "after interruptions"),
-    Flat: ("samples", "sample(4) gave float32 of shape (4, 1, 1)"),
+    Flat: ("samples", "the method gave (4, 1, 1) float32; asked for (4, 2, 1, 1) float"),
     Doubles: ("samples", "float64"),
     OneSeed: ("seed", "another seed gave the same samples"),
     GlobalNoise: ("global generators", "follow a global generator's seed"),

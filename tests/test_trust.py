@@ -6,16 +6,24 @@ import faulthandler
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from bench.config import UserError, digest
 from bench.executors import Job
 from bench.executors.job import packages
+from bench.records import record
 from bench.records.source_code import check_source, source_digest, source_files, source_hashes
+from bench.report.study_report import StudyReport
+from bench.report.table import render_table
+from bench.sampling.source import Source
 from methods import registry
 
-from .conftest import Bench
+from .conftest import Bench, Build
+from .fake_study import write_study
 
 # -- one source --------------------------------------------------------------------------------
 
@@ -166,3 +174,91 @@ def test_a_plug_in_of_one_file_has_the_key_that_it_had(write: Write) -> None:
     found = source_files("single")
     assert own(found) == {"single"}
     assert found.keys() - {"single"} == source_files("methods.sde").keys()
+
+
+# -- what a method's sampler gives -------------------------------------------------------------
+
+ASKED = "asked for (4, 1, 8, 8) float"
+GIVEN: dict[str, tuple[Callable[[torch.Tensor], object], str]] = {
+    "one too many": (lambda x: torch.cat([x, x[:1]]), f"(5, 1, 8, 8) float32; {ASKED}"),
+    "too few": (lambda x: x[:3], f"(3, 1, 8, 8) float32; {ASKED}"),
+    "bytes": (lambda x: x.mul(127).to(torch.uint8), f"(4, 1, 8, 8) uint8; {ASKED}"),
+    "flat": (lambda x: x[:, 0], f"(4, 8, 8) float32; {ASKED}"),
+    "channels last": (lambda x: x.permute(0, 2, 3, 1), f"(4, 8, 8, 1) float32; {ASKED}"),
+    "no tensor": (lambda x: x.numpy(), f"a ndarray; {ASKED}"),
+    "elsewhere": (lambda x: x.to("meta"), "samples on meta; asked for them on cpu"),
+    "a graph": (lambda x: x.requires_grad_(), "samples with a graph; detach them"),
+}
+"""What may become of right samples, and what is said of it after `the method gave`."""
+
+
+def source_of(build: Build, change: Callable[[torch.Tensor], object], **more: Any) -> Source:
+    """A source of a method that gives right samples, changed."""
+    method = build("sde", sampler={"name": "heun", "steps": 2})
+    right = method.sample
+    method.sample = lambda n, **given: change(right(n, **given).clone())  # type: ignore[method-assign]
+    return Source(
+        method, shape=(1, 8, 8), device=torch.device("cpu"), precision="fp32", seed=0,
+        stream="samples", frequencies=None, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", GIVEN)
+def test_samples_that_are_not_what_was_asked_for_end_in_a_sentence(
+    build: Build, fault: str
+) -> None:
+    change, told = GIVEN[fault]
+    with pytest.raises(UserError) as refused:
+        source_of(build, change).batch(4, 0)
+    assert str(refused.value) == f"the method gave {told}"
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda x: x.sin(), ""),
+        (lambda x: x.clamp(-1, 1), ""),
+        (lambda x: x.sigmoid(), "should in [-1, 1]"),
+        (lambda x: x.sigmoid() * 255, "should in [-1, 1]"),
+        (lambda x: x * 100, "should in [-1, 1]"),
+    ],
+)
+def test_a_range_that_cannot_be_right_is_noted(
+    build: Build, change: Callable[[torch.Tensor], object], note: str
+) -> None:
+    source = source_of(build, change)
+    for index in range(2):
+        source.on_host(source.batch(4, index)[0])
+    assert source.note is not None
+    assert (note in source.note) if note else source.note == ""
+
+
+def test_one_odd_batch_is_no_odd_method(build: Build) -> None:
+    source = source_of(build, lambda x: x)
+    for images in (torch.ones(1, 1, 8, 8), -torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8)):
+        source.on_host(images)
+    assert source.note == ""
+
+
+def test_labels_stay_those_that_were_asked_for(build: Build) -> None:
+    source = source_of(build, lambda x: x)
+    source.frequencies = np.full(10, 0.1)
+    asked = source.labels(4, 0)
+    assert asked is not None
+
+    def greedy(n: int, *, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return labels.zero_().reshape(n, 1, 1, 1) * torch.ones(n, 1, 8, 8)
+
+    source.method.sample = greedy  # type: ignore[method-assign]
+    _, told = source.batch(4, 0)
+    assert told is not None
+    assert torch.equal(told, asked)
+    assert asked.any()
+
+
+def test_a_note_on_samples_stands_under_the_table(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", seeds=(0,))
+    path, row = next(record.cells(folder))
+    said = "its samples lie in [0, 255], and should in [-1, 1]"
+    record.save(row.model_copy(update={"notes": [said]}), path)
+    assert f"{row.cell}: {said}." in render_table(StudyReport.read(folder))

@@ -159,6 +159,8 @@ class Display:
             self.close(cell, f"finished{took}: {', '.join(values)}")
         else:
             self.close(cell, f"{record.status}{took}: {record.reason}")
+        for note in record.notes:
+            self.say(f"note: {cell}: {note}")
         if not record.is_balanced:
             self.say(f"note: {cell}: its ledger misses its wall clock by {record.imbalance:.1%}")
 

@@ -167,6 +167,8 @@ class Record(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     lost when processes were killed."""
     environment: dict[str, Any] = Field(default_factory=dict)
     """commit, dirty, device, threads, package versions, command, host, pid."""
+    notes: list[str] = Field(default_factory=list)
+    """What a reader of its numbers must know of it."""
 
     @property
     def spent(self) -> float:

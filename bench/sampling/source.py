@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.config import UserError
 from bench.config.random_streams import derive
 from bench.costs.flops import count_calls, count_flops
 from bench.costs.ledger import synchronize
@@ -17,6 +18,31 @@ from bench.data.dataset import to_uint8
 from bench.training import DivergedError
 from bench.training.optimizing import autocast
 from methods.base import Method
+
+RANGE = 1.5
+"""Samples are nominally in [-1, 1]; what is beyond this is outside."""
+
+
+def fault_of(images: object, n: int, shape: Sequence[int], device: torch.device) -> str:
+    """Say in what a method's samples are not what ``Method.sample`` promises; empty if in nothing.
+
+    The one contract of runs and of ``bench check``: a tensor (n, C, H, W) of floats, on the device
+    that it was asked for on, without a graph.
+    """
+    wanted = (n, *shape)
+    if not isinstance(images, Tensor):
+        return f"the method gave a {type(images).__name__}; asked for {wanted} float"
+    if images.shape != wanted or not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        return f"the method gave {tuple(images.shape)} {kind}; asked for {wanted} float"
+    if images.device.type != device.type or device.index not in {None, images.device.index}:
+        return f"the method gave samples on {images.device}; asked for them on {device}"
+    return "the method gave samples with a graph; detach them" if images.requires_grad else ""
+
+
+def outside(images: Tensor) -> float:
+    """The share of values that lie outside [-``RANGE``, ``RANGE``], 0 to 1."""
+    return float((images.abs() > RANGE).float().mean())
 
 
 @dataclass(eq=False)
@@ -28,6 +54,8 @@ class Source:
 
     method: Method
     _: KW_ONLY
+    shape: Sequence[int]
+    """Of one image, (C, H, W)."""
     device: torch.device
     precision: str
     seed: int
@@ -35,6 +63,8 @@ class Source:
     frequencies: NDArray[np.float64] | None
     """Of the data's classes; ``None`` where there are none, or the method takes no labels."""
     quantise: bool = True
+    note: str | None = None
+    """What is odd about all the samples that were brought to the host; empty if nothing is."""
 
     def __post_init__(self) -> None:
         if not self.method.needs_labels:
@@ -49,18 +79,31 @@ class Source:
         return torch.from_numpy(drawn).to(self.device)
 
     def batch(self, n: int, index: int) -> tuple[Tensor, Tensor | None]:
-        """Draw ``n`` images (n, C, H, W) and the classes asked for."""
+        """Draw ``n`` images (n, C, H, W) and the classes asked for.
+
+        Raises:
+            UserError: the method gave something else.
+        """
         labels = self.labels(n, index)
         seed = derive(self.seed, self.stream, index)
         generator = torch.Generator(self.device).manual_seed(seed)
         with torch.no_grad(), autocast(self.device, self.precision):
-            return self.method.sample(n, labels=labels, generator=generator), labels
+            # A copy, since the method may change its own, and these say what was asked for.
+            given = None if labels is None else labels.clone()
+            images = self.method.sample(n, labels=given, generator=generator)
+        if fault := fault_of(images, n, self.shape, self.device):
+            raise UserError(fault)
+        return images, labels
 
     def on_host(self, images: Tensor) -> NDArray[Any]:
         """Bring samples to the host, uint8 unless they are points; DivergedError if not finite."""
         if not torch.isfinite(images).all():
             raise DivergedError("a sample is not finite")
-        return (to_uint8(images) if self.quantise else images.float()).cpu().numpy()
+        low, high = float(images.min()), float(images.max())
+        is_odd = self.quantise and (low >= 0 or outside(images) > 0.5)
+        told = f"its samples lie in [{low:.3g}, {high:.3g}], and should in [-1, 1]"
+        self.note = told if is_odd and self.note != "" else ""
+        return (to_uint8(images) if self.quantise else images.float().clone()).cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ class Built:
         counts = None if labels is None else np.bincount(labels, minlength=classes)
         return Source(
             self.method,
+            shape=data_spec(self.dataset).shape,
             device=self.device,
             precision=self.training.precision,
             seed=self.config.seed,

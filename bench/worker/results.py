@@ -64,6 +64,7 @@ def draw(cell: Cell) -> Drawn:
         "warm_up": warm_up_facts(drawn.warm_ups),
         "batches_of_earlier_processes": unwatched,
     }
+    cell.record.notes = [source.note] if source.note else []
     cost.unfit = [*watch.unfit(), *warm_up_reasons(drawn.warm_ups)]
     if unwatched:
         cost.unfit.append(f"{unwatched} batches were timed before an interruption, unwatched")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.commands.check.rule import BrokenRuleError, demand, describe, rule, some
 from bench.commands.check.subject import (
@@ -17,25 +17,25 @@ from bench.commands.check.subject import (
     watch_calls,
     weights,
 )
-from bench.sampling.source import Source, count_sampling
+from bench.sampling.source import RANGE, Source, count_sampling, fault_of, outside
 from bench.training.checkpoint import clone, other_generators, seed_everything
 from methods.base import Method
 
-RANGE, OUTSIDE = 1.5, 0.005
-"""Samples are nominally in [-1, 1]: a larger share than this beyond +-1.5 is worth a note."""
+OUTSIDE = 0.005
+"""A larger share of values than this outside of ``RANGE`` is worth a note."""
 
 
 @rule("methods.base.Method.sample", needs=["stages"])
 def samples_rule(subject: Subject) -> str | None:
     """float32 (n, C, H, W) for any n, finite, without a graph."""
     for drawn, n in ((subject.drawn, SAMPLES), (subject.draw(n=1), 1)):
-        good = isinstance(drawn, Tensor) and drawn.shape == (n, *subject.data.shape)
-        demand(good and drawn.dtype == torch.float32, f"sample({n}) gave {describe(drawn)}")
+        fault = fault_of(drawn, n, subject.data.shape, CPU)
+        demand(not fault, fault)
+        demand(drawn.dtype == torch.float32, f"sample({n}) gave {describe(drawn)}")
         bad = int((~torch.isfinite(drawn)).sum())
         demand(not bad, f"{bad} of {drawn.numel()} values are not finite")
-        demand(not drawn.requires_grad, "samples carry a graph")
-    outside = float((subject.drawn.abs() > RANGE).float().mean())
-    return f"{outside:.0%} of values outside [-{RANGE}, {RANGE}]" if outside > OUTSIDE else None
+    share = outside(subject.drawn)
+    return f"{share:.0%} of values outside [-{RANGE}, {RANGE}]" if share > OUTSIDE else None
 
 
 @rule("methods.base.Method.sample", needs=["samples"])
@@ -120,7 +120,10 @@ def cost_of_sampling_rule(subject: Subject) -> str:
     method = subject.trained()
     classes = subject.data.classes
     even = np.full(classes, 1 / classes) if classes else None
-    source = Source(method, device=CPU, precision="fp32", seed=0, stream="check", frequencies=even)
+    source = Source(
+        method, shape=subject.data.shape, device=CPU, precision="fp32", seed=0, stream="check",
+        frequencies=even,
+    )  # fmt: skip
     try:
         with watch_calls(method.networks) as strays:
             calls, flops = count_sampling(source, SAMPLES)

@@ -103,6 +103,8 @@ def _row_notes(report: StudyReport, cells: pd.DataFrame, done: pd.DataFrame) -> 
     for cell, missed in zip(cells["cell"], cells["imbalance"], strict=True):
         if missed:
             yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
+    for _, row in report.cells:
+        yield from (f"{row.cell}: {note}." for note in row.notes)
     for method, rows in done[~of_one_source(done)].groupby("method"):
         made = "; ".join(map(": ".join, zip(rows["cell"], rows["source"], strict=True)))
         yield f"{method}: its seeds are of different source ({made}); it has no rank, run it again."
