@@ -2,7 +2,7 @@
 
 from cyclopts import App, Group
 
-from bench.commands.check import CheckOptions
+from bench.commands.check.command import check
 from bench.commands.compare.command import compare
 from bench.commands.data.command import prepare
 from bench.commands.evaluate import EvaluateOptions, ReferenceOptions
@@ -10,7 +10,7 @@ from bench.commands.new.command import new
 from bench.commands.reproduce.command import reproduce
 from bench.commands.run import RunOptions
 from bench.commands.sample.command import sample
-from bench.commands.sensitivity import SensitivityOptions
+from bench.commands.sensitivity.command import sensitivity
 from bench.commands.show.command import plot, sync, table, ui
 from bench.commands.show.listings import datasets, methods
 from bench.commands.time.command import time
@@ -68,26 +68,9 @@ def reference(options: ReferenceOptions) -> int:
     return export_reference(options)
 
 
-@app.command(group=AGAIN)
-def sensitivity(options: SensitivityOptions) -> int:
-    """Show what each metric sees of known damage to real images, and what it misses."""
-    from bench.commands.sensitivity.command import sensitivity
-
-    return sensitivity(options)
-
-
-for extend in (methods, datasets, new):
+app.command(sensitivity, group=AGAIN)
+for extend in (methods, datasets, new, check):
     app.command(extend, group=EXTEND)
-
-
-@app.command(group=EXTEND)
-def check(options: CheckOptions) -> int:
-    """Hold methods against the interface, on the CPU; 1 if one breaks a rule."""
-    from bench.commands.check.command import check_methods
-
-    return check_methods(options)
-
-
 data = App(name="data", help="Prepare images of one's own ahead of a run.", group=EXTEND)
 data.command(prepare)
 app.command(data)

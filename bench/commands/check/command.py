@@ -4,16 +4,32 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from bench.commands.check import CheckOptions
-from bench.commands.method_labels import check_labels, check_variant
+from cyclopts import Parameter
+
+from bench.commands.options import Names
 from bench.config import choose_preset, one_line
 from methods import registry
 
 
-def check_methods(options: CheckOptions) -> int:
-    """Print what every rule found; 1 if a method breaks one, or is a plug-in that is broken."""
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CheckOptions:
+    """Which methods to check, and on the shapes and sizes of what."""
+
+    methods: Names
+    """Methods or variants, comma-separated; all; or a Python file with one."""
+    _: KW_ONLY
+    dataset: str = "digits"
+    """Data set whose shape is taken."""
+    preset: str = "smoke"
+    """Preset whose sizes are taken."""
+
+
+def check(options: CheckOptions) -> int:
+    """Hold methods against the interface, on the CPU; 1 if one breaks a rule."""
     choose_preset(options.dataset, options.preset, "cpu")
     failed = [label for label in labels_of(options.methods) if not check_one(label, options)]
     if failed:
@@ -23,6 +39,8 @@ def check_methods(options: CheckOptions) -> int:
 
 def labels_of(given: Sequence[str]) -> list[str]:
     """Return the methods, variants or the file that are meant; UserError if there is no such."""
+    from bench.commands.method_labels import check_labels
+
     if given == ("all",):
         return list(registry.names())
     is_file = len(given) == 1 and given[0].endswith(".py")
@@ -31,15 +49,16 @@ def labels_of(given: Sequence[str]) -> list[str]:
 
 def check_one(label: str, options: CheckOptions) -> bool:
     """Print what every rule found for a method, a variant or a file; whether all hold."""
-    from bench.commands.check.running import check, load_file
+    from bench.commands.check import running
+    from bench.commands.method_labels import check_variant
 
     started = time.perf_counter()
     is_file = label.endswith(".py")
     try:
         if not is_file:
             check_variant(label)
-        method = load_file(Path(label)) if is_file else label
-        findings = check(method, dataset=options.dataset, preset=options.preset)
+        method = running.load_file(Path(label)) if is_file else label
+        findings = running.check(method, dataset=options.dataset, preset=options.preset)
     except registry.BrokenMethodError as error:
         print(f"{label}\nFAIL  {one_line(error)}")
         return False
