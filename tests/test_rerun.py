@@ -111,7 +111,7 @@ def test_the_same_bits_are_told_whatever_time_they_took(before: Path, now: Path)
     assert holds
     assert "s/sde-seed0: bit-equal" in page
     assert verdicts(before, now)["seconds of training"] == "not judged"
-    assert (now.parent / repeat.PAGE).read_text() == page
+    assert (now.parent / repeat.REPRODUCED).read_text() == page
 
 
 def tamper_weights(folder: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +15,23 @@ import yaml
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import UserError
-from bench.records.study_file import STUDY, Prepared, StudyFile, is_study, read_study, write_study
-from bench.study import Request, check_study
+from bench.progress.display import Display
+from bench.records.record import now
+from bench.records.study_file import (
+    REPRODUCED,
+    STUDY,
+    Prepared,
+    StudyFile,
+    find_study,
+    is_study,
+    read_study,
+    write_study,
+)
+from bench.report import plots
+from bench.study import Request, check_study, preparation
+
+from . import fake_study
+from .conftest import Bench
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 PREPARED = Prepared(data_sha256="d" * 64, extractors={"digits": "e" * 64}, notes=["a note"])
@@ -80,3 +99,90 @@ def test_an_unreadable_file_is_told_in_a_line(tmp_path: Path, text: str, said: s
     with pytest.raises(UserError, match=said) as error:
         read_study(tmp_path)
     assert "\n" not in str(error.value)
+
+
+# -- the latest ---------------------------------------------------------------------------------
+
+
+def small(results: Path, name: str, day: int, **facts: str) -> Path:
+    """A study whose cell was started on a day of January; ``facts`` stand in its file."""
+    started = f"2026-01-{day:02}T10:00:00+00:00"
+    folder = fake_study.write_study(results / name, ("sde",), (0,), None, started=started)
+    change(folder, **facts)
+    return folder
+
+
+def test_the_latest_follows_what_studies_tell_not_files_times(tmp_path: Path) -> None:
+    """A copy has the time of the copying, and whatever was touched last is no later for it."""
+    old, new = small(tmp_path, "z", 1), small(tmp_path, "a", 2)
+    os.utime(old / STUDY)
+    assert find_study(tmp_path, None) == new
+    again = small(tmp_path, "m", 1, commanded="2026-01-03T10:00:00.000+00:00")
+    assert find_study(tmp_path, None) == again
+    (again / STUDY).write_text("[")
+    assert find_study(tmp_path, None) == new
+
+
+def test_of_two_that_say_the_same_the_last_by_name_is_the_latest(tmp_path: Path) -> None:
+    small(tmp_path, "b", 1)
+    small(tmp_path, "a", 1)
+    assert find_study(tmp_path, None).name == "b"
+
+
+def test_a_reproduction_is_never_the_latest(tmp_path: Path) -> None:
+    """Neither by its file nor, of an older version, by its page; by name it is found."""
+    first = small(tmp_path, "digits", 1)
+    told = small(tmp_path, "digits-rerun", 2, reproduces="digits/sde-seed0")
+    older = small(tmp_path, "digits-rerun2", 3)
+    (older / REPRODUCED).write_text("a page")
+    assert find_study(tmp_path, None) == first
+    assert find_study(tmp_path, "digits-rerun") == told
+    shutil.rmtree(first)
+    with pytest.raises(UserError, match="never the latest: name digits-rerun, digits-rerun2"):
+        find_study(tmp_path, None)
+
+
+def test_a_study_says_when_it_was_run_and_what_it_repeats(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = PREPARED.model_dump()
+    monkeypatch.setattr(
+        preparation, "LocalExecutor", lambda: SimpleNamespace(start=lambda job: job)
+    )
+    monkeypatch.setattr(preparation, "follow", lambda handle, tell: None)
+    monkeypatch.setattr(preparation, "answer_of", lambda job, end: found)
+    request_.folder.mkdir()
+    preparation.make_ready(replace(request_, reproduces="a/sde-seed0"), lambda: None, Display())
+    study = read_study(request_.folder)
+    assert study.reproduces == "a/sde-seed0"
+    assert study.commanded[:10] == now()[:10]
+
+
+@pytest.mark.parametrize("command", ["table", "plot"])
+def test_a_command_that_chose_a_study_names_it(
+    command: str, call_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "write_plots", lambda report, say: [])
+    small(tmp_path / "results", "digits", 1)
+    chosen, named = call_bench(command), call_bench(command, "digits")
+    assert "study 'digits', the latest" in chosen.stderr
+    assert "latest" not in named.stderr
+    assert named.stdout == chosen.stdout
+
+
+@pytest.mark.parametrize("command", ["sample", "time", "evaluate"])
+def test_those_that_measure_again_name_it_too(
+    command: str, call_bench: Bench, tmp_path: Path
+) -> None:
+    """This study's file is none that they can go on with; they say which it is before that."""
+    small(tmp_path / "results", "digits", 1)
+    (tmp_path / "images").mkdir()
+    more = ["images", "--as", "theirs", "--device", "cpu"] if command == "evaluate" else []
+    done = call_bench(command, *more)
+    assert done.returncode == 2
+    assert "study 'digits', the latest" in done.stderr
+
+
+@pytest.mark.parametrize("format", ["md", "latex", "json"])
+def test_every_table_names_its_study(format: str, tmp_path: Path) -> None:
+    assert "Study: digits." in fake_study.table(small(tmp_path, "digits", 1), format)

@@ -2,6 +2,7 @@
 
 # No annotations as text here: cyclopts reads those of a base class in its subclass's module.
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -128,4 +129,12 @@ class StudyOptions:
     @property
     def folder(self) -> Path:
         """The study's folder; UserError if there is none."""
-        return find_study(self.results, self.study)
+        return study_folder(self.results, self.study)
+
+
+def study_folder(results: Path, name: str | None) -> Path:
+    """Find a study; the latest where none is named, which is then said on standard error."""
+    folder = find_study(results, name)
+    if name is None:
+        print(f"study '{folder.name}', the latest; name another to have that", file=sys.stderr)
+    return folder

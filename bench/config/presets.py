@@ -35,7 +35,7 @@ def presets(dataset: str) -> dict[str, Preset]:
         raise unknown("data set", dataset, datasets())
     path = config_folder() / f"{dataset}.yaml"
     try:
-        raw = yaml.load(path.read_text(), Loader=StrictLoader)
+        raw = yaml.load(path.read_bytes(), Loader=StrictLoader)
         written = {name: Preset.model_validate(body) for name, body in raw.items()}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error

@@ -179,4 +179,4 @@ class Preset(Section):
 
 def read_cell(path: Path) -> CellConfig:
     """Read a cell's ``config.yaml``."""
-    return CellConfig.model_validate(yaml.load(path.read_text(), Loader=StrictLoader))
+    return CellConfig.model_validate(yaml.load(path.read_bytes(), Loader=StrictLoader))

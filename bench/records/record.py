@@ -273,5 +273,5 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     A last line that is still being written is left out.
     """
     path = folder / CURVES
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]

@@ -1,5 +1,6 @@
 """``study.yaml``, typed: what a study was asked for, what its preparation found; and finding it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -7,8 +8,12 @@ from pydantic import BaseModel
 
 from bench.config import Settings, UserError, build, one_line, unknown
 from bench.records.files import write_text
+from bench.records.record import RECORD, readable
 
 STUDY = "study.yaml"
+REPRODUCED = "rerun.md"
+"""What came of a reproduction, in its study's folder."""
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Prepared(BaseModel, frozen=True, extra="ignore"):
@@ -35,6 +40,10 @@ class StudyFile(BaseModel, frozen=True, extra="ignore"):
     settings: Settings
     """What all cells share; what an older version did not know has its default."""
     prepared: Prepared
+    commanded: str = ""
+    """When a command last set out to run it, UTC, ISO 8601; older versions did not say."""
+    reproduces: str = ""
+    """The cell that it repeats, STUDY/CELL, where it is a reproduction."""
 
 
 def is_study(folder: Path) -> bool:
@@ -46,7 +55,7 @@ def read_study(folder: Path) -> StudyFile:
     """Read a study's file; UserError if it is not readable or of a version with other settings."""
     path = folder / STUDY
     try:
-        body = yaml.safe_load(path.read_text())
+        body = yaml.safe_load(path.read_bytes())
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise UserError(f"'{path}' cannot be read: {one_line(error)}") from error
     found: StudyFile = build(StudyFile, body, str(path))
@@ -59,20 +68,47 @@ def write_study(study: StudyFile, folder: Path) -> None:
 
 
 def studies(results: Path) -> list[Path]:
-    """Return the studies under a results folder, the latest last."""
-    found = [path.parent for path in results.glob(f"*/{STUDY}")]
+    """Return the studies under a results folder, by name; UserError if there is none."""
+    found = sorted(path.parent for path in results.glob(f"*/{STUDY}"))
     if not found:
         raise UserError(f"no study under '{results}'; run one first: bench run --help")
-    return sorted(found, key=lambda folder: (folder / STUDY).stat().st_mtime)
+    return found
 
 
 def find_study(results: Path, name: str | None) -> Path:
     """Return the folder of a study by name, or of the latest; UserError if there is none."""
     found = {folder.name: folder for folder in studies(results)}
-    name = [*found][-1] if name is None else name
+    if name is None:
+        return latest(list(found.values()))
     if name not in found:
         raise unknown("study", name, list(found))
     return found[name]
+
+
+def latest(folders: Sequence[Path]) -> Path:
+    """Return the study that was run last by what it tells itself, of two the last by name.
+
+    Files' own times say nothing, for copies have others. Reproductions do not count.
+    """
+    told = {}
+    for folder in folders:
+        try:
+            content = yaml.load((folder / STUDY).read_bytes(), LOADER)
+        except (OSError, yaml.YAMLError):
+            content = None
+        facts = content if isinstance(content, dict) else {}
+        if not (facts.get("reproduces") or (folder / REPRODUCED).exists()):
+            told[folder] = str(facts.get("commanded") or _last_start(folder))
+    if not told:
+        names = ", ".join(folder.name for folder in folders)
+        raise UserError(f"there are only reproductions, which are never the latest: name {names}")
+    return max(told, key=lambda folder: (told[folder], folder.name))
+
+
+def _last_start(folder: Path) -> str:
+    """When the last cell of a study was started, of an older version's study."""
+    records = (readable(path.parent) for path in folder.glob(f"*/{RECORD}"))
+    return max((record.started or "" for record in records if record), default="")
 
 
 def study_at(results: Path, given: str) -> Path:

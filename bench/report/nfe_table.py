@@ -190,6 +190,7 @@ def notes(content: NfePoints) -> list[str]:
     told = ", ".join(f"{method} {count}" for method, count in seeds.items())
     devices = sorted({str(name) for name in content.drawn["device"].dropna()})
     return [
+        f"Study: {content.report.folder.name}.",
         "Columns: at most so many network evaluations an image, those of all networks counted "
         f"together. The exact counts are in {TABLES[1]}; '{TOO_FEW}': not enough for one step.",
         f"{AS_RUN}: the cell's own record, with its own sampler; a method without one has no other "

@@ -97,7 +97,7 @@ def read_published(dataset: str) -> tuple[Published, ...]:
     if not path.exists():
         return ()
     try:
-        return _File.model_validate(yaml.safe_load(path.read_text())).values
+        return _File.model_validate(yaml.safe_load(path.read_bytes())).values
     except (yaml.YAMLError, ValidationError) as error:
         raise UserError(f"{path}: {one_line(error)[:300]}; install scorebench anew") from error
 
@@ -159,7 +159,7 @@ def _mismatch(
     told = _differs(published.provenance, flatten("", provenance.get(published.metric, {})))
     for cell in cells:
         path = cell / CONFIG
-        found = flatten("", yaml.safe_load(path.read_text())) if path.exists() else {}
+        found = flatten("", yaml.safe_load(path.read_bytes())) if path.exists() else {}
         told = told or _differs(published.setting, found)
     return told
 

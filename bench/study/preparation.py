@@ -10,7 +10,7 @@ from typing import Any
 from bench.config import MissingDataError, UserError, one_line
 from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, Told, follow
 from bench.progress.display import Display
-from bench.records import Prepared, StudyFile, write_study
+from bench.records import Prepared, StudyFile, now, write_study
 from bench.study.request import Request, check_study
 
 
@@ -30,7 +30,10 @@ def make_ready(
             raise
         prepared = answer_of(job, follow(handle, display.preparing))
     found = Prepared.model_validate(prepared)
-    study = StudyFile(name=request.name, settings=request.settings, prepared=found)
+    study = StudyFile(
+        name=request.name, settings=request.settings, prepared=found,
+        commanded=now(), reproduces=request.reproduces,
+    )  # fmt: skip
     write_study(study, request.folder)
     return prepared, tracker
 
@@ -58,9 +61,9 @@ def answer_of(job: Job, end: End) -> dict[str, Any]:
     """Return what a job that has ended found; UserError where it found nothing."""
     # All that is needed is there before an estimate is tried, which may end the process.
     if job.answer.exists():
-        answer: dict[str, Any] = json.loads(job.answer.read_text())
+        answer: dict[str, Any] = json.loads(job.answer.read_bytes())
         return answer
-    errors = job.log_path.read_text(errors="replace")
+    errors = job.log_path.read_text("utf-8", "replace")
     if end.code in {BAD_INPUT, NO_DATA}:
         kind = MissingDataError if end.code == NO_DATA else UserError
         raise kind(one_line(errors.strip().splitlines()[-1]))

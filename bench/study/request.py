@@ -33,6 +33,8 @@ class Request:
     """Bytes of memory that a cell's processes may hold, all in all."""
     rerun: frozenset[str] = frozenset({"failed", "stale"})
     """Which cells with a result or a failure are run again, of ``RERUN``."""
+    reproduces: str = ""
+    """The cell that the study repeats, STUDY/CELL, if it does."""
     command_started: float | None = None
     """When the command was started, in seconds since 1970, if there is one."""
 

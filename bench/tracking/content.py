@@ -70,7 +70,7 @@ def curve_points(folder: Path) -> dict[tuple[str, int], tuple[float, float]]:
 
 def run_params(path: Path) -> dict[str, str]:
     """Return the parameters that a cell's configuration gives its run."""
-    tree = yaml.safe_load(path.read_text()) if path.exists() else None
+    tree = yaml.safe_load(path.read_bytes()) if path.exists() else None
     flat = _flatten("", tree if isinstance(tree, dict) else {})
     return {_name(key): value[:LONGEST_PARAM] for key, value in flat}
 
@@ -101,7 +101,7 @@ def cell_tags(row: Record, study: str) -> dict[str, str]:
 def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
     """Return the tags of a study's run, the table as its note among them."""
     table = study / "table.md"
-    note = table.read_text() if table.exists() else ""
+    note = table.read_text("utf-8") if table.exists() else ""
     if len(note) > LONGEST_TAG:
         note = note[:LONGEST_TAG].rsplit("\n", 1)[0]
     return {

@@ -34,7 +34,7 @@ class Curves:
 
     def append(self, point: dict[str, Any]) -> None:
         """Add one point."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
 
     def size(self) -> int:

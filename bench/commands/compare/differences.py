@@ -71,7 +71,7 @@ def _configurations(side: StudyReport) -> dict[str, dict[str, Any]]:
     for folder, row in side.cells:
         path = folder / CONFIG
         if row.method not in found and path.exists():
-            flat = flatten("", yaml.safe_load(path.read_text()))
+            flat = flatten("", yaml.safe_load(path.read_bytes()))
             found[row.method] = {k: v for k, v in flat.items() if k not in NO_SETTINGS}
     return found
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, stored
 from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
 from bench.commands.evaluate.stored import Measured
+from bench.commands.options import study_folder
 from bench.commands.shared import finish, heed_signals, show_in_store
 from bench.config import UserError, datasets
 from bench.metrics import HELD_OUT, NOISE
-from bench.records import RECORD, Status, cells, find_study, hold, is_study, only_command
+from bench.records import RECORD, Status, cells, hold, is_study, only_command
 from methods import registry
 
 
@@ -62,7 +63,7 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], options: EvaluateOption
 
 def evaluate_as(options: EvaluateOptions, name: str) -> int:
     """Add images from elsewhere to a study's tables and plots by a name."""
-    folder = find_study(options.results, options.study)
+    folder = study_folder(options.results, options.study)
     taken = {row.method for _, row in cells(folder)} | {*registry.names(), NOISE, HELD_OUT}
     if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise UserError(

@@ -21,12 +21,12 @@ from bench.config import CellConfig, UserError, build, one_line, read_cell, unkn
 from bench.progress.display import Display
 from bench.records import CONFIG, RECORD, Record, Status, is_study, load, read_json, write_text
 from bench.records.environment import SOURCE
+from bench.records.study_file import REPRODUCED
 from bench.report.frame import flatten
 from bench.report.table.markdown import markdown_table
 from bench.tracking import NullTracker
 from methods import registry
 
-PAGE = "rerun.md"
 HEAD = ["what", "before", "now", "verdict"]
 SHORT = 12
 """Characters that hashes are shown by."""
@@ -128,6 +128,7 @@ def execute(folder: Path, results: Path, data: Path | None, display: Display) ->
         settings=config.settings,
         methods={config.method: config.method_config},
         seeds=[config.seed],
+        reproduces=f"{record.study}/{record.cell}",
     )
     try:
         (cell,) = study.execute(request, NullTracker, display)
@@ -231,5 +232,5 @@ def report(before: Path, now: Path) -> tuple[str, bool]:
     """Compare a cell with its reproduction, keep the page beside it; return it, and if it holds."""
     reproduction, differing = judge(before, now)
     page = render(before, now, reproduction, differing)
-    write_text(now.parent / PAGE, page)
+    write_text(now.parent / REPRODUCED, page)
     return page, reproduction.holds

@@ -23,10 +23,8 @@ def sample(options: SampleOptions = SampleOptions()) -> int:
     shared.heed_signals()
     lost = draw_curves(request, options, Display())
     report = StudyReport.read(folder)
-    tables = write_nfe_tables(report)
-    print(render_nfe_table(report))
-    for path in [*tables, *write_nfe_plots(report)]:
-        print(path)
+    paths = [*write_nfe_tables(report), *write_nfe_plots(report)]
+    print(render_nfe_table(report), *paths, sep="\n")
     if options.tracking:
         shared.show_in_store(folder)
     return shared.report_lost(lost)

@@ -47,7 +47,7 @@ def sensitivity(options: SensitivityOptions) -> int:
     with request.passing("clean and damaged images") as progress:
         page = measure.page(evaluator, n, limit=limit, cache=request.cache, progress=progress)
     paths = write_page(page, folder, environment)
-    print((folder / "sensitivity.md").read_text())
+    print((folder / "sensitivity.md").read_text("utf-8"))
     for path in paths:
         print(path)
     return 0

@@ -27,9 +27,9 @@ def table(options: TableOptions = TableOptions()) -> int:
     from bench.report.table import render_table, write_tables
 
     report = StudyReport.read(options.folder)
-    print(render_table(report, options.format))
     write_tables(report)
     write_nfe_tables(report)
+    print(render_table(report, options.format))
     return 0
 
 

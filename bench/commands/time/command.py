@@ -50,10 +50,10 @@ def time(options: TimeOptions = TimeOptions()) -> int:
     found = time_cells(folder, options.cells, options.rounds, options.batch, Display())
     page = render_timing(found)
     write_text(folder / PAGE, page)
-    print(page)
     report = StudyReport.read(folder)
     write_tables(report)
     write_plots(report)
+    print(page)
     if options.tracking:
         shared.show_in_store(folder)
     print(f"timing   {folder}/timing.md (.json), and the times of {folder}/table.md")

@@ -58,6 +58,7 @@ def _bounds(found: Bounds | Interval | None) -> str:
 
 def _notes(timing: Timing) -> Iterator[str]:
     here = timing.environment
+    yield f"Study: {timing.study}."
     dirty = ", with uncommitted changes" if here.get("dirty") else ""
     yield f"Device: {device(here) or 'not told'}."
     yield f"Made by: {here.get('command')}; commit {str(here.get('commit'))[:12]}{dirty}."

@@ -27,6 +27,7 @@ def notes(report: StudyReport) -> list[str]:
     """Return the sentences under the table: what the numbers are, and what may be claimed."""
     cells, finished = report.cell_frame[TOLD], report.finished[TOLD]
     return [
+        f"Study: {report.folder.name}.",
         *_data_notes(cells),
         *_provenance_notes(report),
         *_timing_notes(cells),
