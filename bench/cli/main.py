@@ -7,6 +7,7 @@ from typing import Any
 from cyclopts import CycloptsError
 
 from bench.cli.app import app
+from bench.cli.screen import close_screen, open_screen
 from bench.config import UserError
 
 STOPPED = 130
@@ -16,6 +17,10 @@ STOPPED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; bad input ends in one line on standard error and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for given in arguments:
+        if given.encode(errors="replace").decode() != given:
+            coding = sys.getfilesystemencoding()
+            return complain(f"{given!r} cannot be read as {coding}; set PYTHONUTF8=1, or rename it")
     parse: dict[str, Any] = {"exit_on_error": False, "print_error": False}
     try:
         result = app(arguments, result_action="return_value", **parse)
@@ -23,10 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"{' '.join(str(error).split())} (see `bench --help`)")
     except UserError as error:
         return complain(str(error))
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does: no reason for a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         complain(f"{error.strerror or error}: {error.filename or 'see above'}")
         return 1
@@ -44,10 +45,12 @@ def complain(line: str) -> int:
 
 def script() -> None:
     """Entry point of the installed command."""
+    open_screen()
     code = main()
+    if lost := close_screen():
+        complain(lost)
+        code = code or 1
     if code == STOPPED:
         # A scheduler's patience is short, and large libraries take seconds to be taken down.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

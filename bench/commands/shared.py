@@ -83,17 +83,17 @@ def finish(folder: Path) -> None:
     from bench.report.table import render_table, write_tables
 
     report = StudyReport.read(folder)
-    print(render_table(report))
     try:
         write_tables(report)
     except OSError:
         # On a full disk the tables take the room that was kept for the records.
         (folder / RESERVE).unlink(missing_ok=True)
         write_tables(report)
+    print(render_table(report))
     write_plots(report)
     if write_nfe_tables(report):
-        print(render_nfe_table(report))
         write_nfe_plots(report)
+        print(render_nfe_table(report))
 
 
 def show_in_store(folder: Path) -> None:

@@ -70,8 +70,8 @@ def break_off(folder: Path) -> None:
     from bench.report.table import render_table, write_tables
 
     report = StudyReport.read(folder)
-    print(render_table(report))
     write_tables(report)
+    print(render_table(report))
     print(f"plots    bench plot {folder.name}")
 
 
