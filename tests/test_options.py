@@ -21,9 +21,11 @@ from bench.cli.app import app
 from bench.commands.evaluate import EvaluateOptions
 from bench.commands.options import parse_seeds
 from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.commands.sample import SampleOptions
 from bench.commands.time.command import TimeOptions
 from bench.config.errors import UserError
+from bench.study import Request
 
 GROUPS = {
     "Run": {"run"},
@@ -170,6 +172,7 @@ def test_what_is_typed_is_what_is_built(monkeypatch: pytest.MonkeyPatch) -> None
         (lambda: RunOptions(seeds=()), "--seeds ''"),
         (lambda: RunOptions(jobs=0), "--jobs 0"),
         (lambda: RunOptions(timeout=float("nan")), "--timeout nan"),
+        (lambda: RunOptions(timeout=float("inf")), "--timeout inf"),
         (lambda: SampleOptions(cells=()), "--cells ''"),
         (lambda: SampleOptions(nfe=(5, 0)), "--nfe '5,0'"),
         (lambda: SampleOptions(samples=1), "--samples 1"),
@@ -197,3 +200,63 @@ def test_commands_that_only_read_import_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# Values as they are typed
+
+
+def resolved(*overrides: str) -> Request:
+    return resolve(RunOptions(methods=("sde",), preset="smoke", device="cpu", overrides=overrides))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("training.batch=8", 8), ("training.batch=010", 10), ("training.batch=1e3", 1000),
+        ("training.clip=1e-4", 1e-4), ("training.clip=1", 1.0), ("training.clip=null", None),
+        ("training.clip=~", None), ("training.clip=", None), ("training.flip=yes", True),
+        ("training.flip=false", False), ("training.precision=bf16", "bf16"),
+        ("evaluation.extractor=010", "010"), ("evaluation.extractor=1:30", "1:30"),
+        ("evaluation.extractor=true", "true"),
+        ("evaluation.also=[no, 2020-01-01]", ("no", "2020-01-01")),
+        ("training.per_method={sde: {flip: yes, batch: 010, clip: 1}}",
+         {"sde": {"flip": True, "batch": 10, "clip": 1}}),
+    ],
+)  # fmt: skip
+def test_what_is_typed_is_read_by_the_settings_own_type(text: str, value: object) -> None:
+    section, _, rest = text.partition(".")
+    found = getattr(getattr(resolved(text).settings, section), rest.partition("=")[0])
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "training.batch=1:30", "training.batch=true", "training.batch=yes", "training.batch=0x10",
+        "training.batch=1.5", "training.batch=inf", "training.batch=", "training.batch=null",
+        "training.clip=yes", "training.clip=true", "training.clip=.inf", "training.clip=inf",
+        "training.clip=1e999", "training.clip=nan", "training.flip=2", "training.flip=",
+        "training.precision=1", "evaluation.also=", "evaluation.also=x", "evaluation.extractor=",
+        "evaluation.also.x=1", "sde.optimizer.lr=inf", "sde.optimizer.lr=true",
+        "common.optimizer.lr=.nan", "training.per_method=",
+        "training.per_method={sde: {batch: yes}}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("weights", [(), ("digits=test_options.py",)])
+def test_what_is_not_of_the_settings_type_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str, weights: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent)
+    options = RunOptions(
+        methods=("sde",), preset="smoke", device="cpu", overrides=(text,), weights=weights
+    )
+    with pytest.raises(UserError) as caught:
+        resolve(options)
+    assert any(part in str(caught.value) for part in text.partition("=")[0].split(".")[1:])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_presets_and_a_typed_recipe_are_the_same_settings() -> None:
+    typed = resolved("training.per_method.sde.batch=16", "training.per_method.sde.flip=true")
+    assert typed.settings.training.per_method == {"sde": {"batch": 16, "flip": True}}
+    assert typed.settings.training.of("sde").batch == 16

@@ -3,6 +3,7 @@
 # No annotations as text here: cyclopts reads those of a base class in its subclass's module.
 
 import sys
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def check_number(option: str, number: int | None, least: int, what: str) -> None
 
 def check_limits(jobs: int | None, timeout: float | None) -> None:
     """UserError if a number of cells or of seconds makes no sense."""
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not 0 < timeout < math.inf:
         raise UserError(f"--timeout {timeout:g}: give a positive number of seconds")
     check_number("jobs", jobs, 1, "cells")
 

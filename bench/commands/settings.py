@@ -24,7 +24,6 @@ def resolve_settings(
         "dataset": dataset,
         "preset": name,
         "data": None if data is None else data.resolve(),
-        "weights": parse_weights(weights, preset.evaluation),
         "reference": None if reference is None else reference.resolve(),
         "size": preset.size,
         "device": device,
@@ -34,7 +33,9 @@ def resolve_settings(
         "sampling": preset.sampling,
         "evaluation": preset.evaluation,
     }
-    return cast("Settings", build(Settings, values, f"preset {name} of {dataset}"))
+    settings = cast("Settings", build(Settings, values, f"preset {name} of {dataset}"))
+    files = parse_weights(weights, settings.evaluation.model_dump())
+    return settings.model_copy(update={"weights": files})
 
 
 def parse_weights(texts: Sequence[str], evaluation: Mapping[str, Any]) -> dict[str, Path]:

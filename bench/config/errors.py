@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -36,11 +37,27 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
 
 
 def build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    """Validate ``values`` as ``kind``; UserError names the key, the value and what is allowed."""
+    """Validate ``values`` as ``kind``; UserError names the key, the value and what is allowed.
+
+    No number may be infinite: in a record it would be null.
+    """
     try:
-        return kind.model_validate(values)
+        found = kind.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, kind)}") from error
+    for path, number in _floats(found.model_dump()):
+        if not math.isfinite(number):
+            raise UserError(f"{where}: {path} = {number}: give a finite number")
+    return found
+
+
+def _floats(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield path, value
+    items = value.items() if isinstance(value, Mapping) else ()
+    items = enumerate(value) if isinstance(value, (list, tuple)) else items
+    for key, inner in items:
+        yield from _floats(inner, f"{path}.{key}".lstrip("."))
 
 
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:

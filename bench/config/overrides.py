@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from bench.config.errors import UserError, build, unknown
 from bench.config.presets import merge
 from bench.config.schema import Evaluation, Preset, Sampling, Training
-from bench.config.text import StrictLoader
+from bench.config.text import TypedLoader
 
 
 def parse_set(texts: Iterable[str]) -> dict[str, Any]:
-    """Parse ``a.b=value`` overrides (values as YAML) into a nested mapping."""
+    """Parse ``a.b=value`` overrides into a nested mapping, values as ``TypedLoader`` has them."""
     result: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -24,7 +24,7 @@ def parse_set(texts: Iterable[str]) -> dict[str, Any]:
                 "such as smm.r1_gamma=0.1 or training.batch=64"
             )
         try:
-            parsed = yaml.load(value, Loader=StrictLoader)
+            parsed = yaml.load(value, Loader=TypedLoader)
         except yaml.YAMLError as error:
             raise UserError(f"cannot read the value of --set '{text}': not valid YAML") from error
         for part in reversed(path):

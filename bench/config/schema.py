@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from bench.config.text import StrictLoader
 
@@ -69,11 +69,17 @@ class Training(Section):
     per_method: dict[str, dict[str, Any]] = {}
     """What a method's own recipe has otherwise: ``smm: {batch: 64}``."""
 
-    @model_validator(mode="after")
-    def _recipes_are_valid(self) -> "Training":
-        for method in self.per_method:
-            self.of(method)
-        return self
+    @field_validator("per_method")
+    @classmethod
+    def _as_typed(cls, given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Read the words among a recipe's values as the settings that they are for."""
+        read = {method: cls.model_validate(own) for method, own in given.items()}
+        return {
+            method: {
+                k: getattr(read[method], k) if isinstance(v, str) else v for k, v in own.items()
+            }
+            for method, own in given.items()
+        }
 
     def of(self, label: str) -> "Training":
         """The settings of one method or variant."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel
@@ -24,6 +25,26 @@ def _mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+class TypedLoader(StrictLoader):
+    """YAML of which only null and plain decimal numbers are read; all other words stay as typed.
+
+    What a word means, ``true``, ``010`` or ``1:30``, is for the type of the setting to say.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+_NUMBER = r"[-+]?(0|[1-9]\d{0,17})"
+for _tag, _words in {
+    "null": r"~|null|Null|NULL|",
+    "int": _NUMBER,
+    "float": rf"{_NUMBER}(\.\d*([eE][-+]?\d+)?|[eE][-+]?\d+)",
+}.items():
+    TypedLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_words})$"), None
+    )
 
 
 def one_line(text: object) -> str:
