@@ -23,6 +23,7 @@ from bench.commands.options import parse_seeds
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.commands.sample import SampleOptions
+from bench.commands.show.command import UiOptions
 from bench.commands.time.command import TimeOptions
 from bench.config.errors import UserError
 from bench.study import Request
@@ -181,6 +182,21 @@ def test_what_is_typed_is_what_is_built(monkeypatch: pytest.MonkeyPatch) -> None
         (lambda: EvaluateOptions(path="x", metrics=("fd", "fd")), "--metrics 'fd,fd'"),
         (lambda: EvaluateOptions(path="x", samples=1), "--samples 1"),
         (lambda: parse_seeds("1-"), "--seeds '1-'"),
+        (lambda: parse_seeds("0-9999999999"), "--seeds 10000000000: give a number of seeds, at"),
+        (lambda: parse_seeds("0-9999,0-9999"), "--seeds 20000"),
+        (lambda: parse_seeds("9" * 5000), "write seeds as"),
+        (lambda: RunOptions(seeds=(-1,)), "seed -1"),
+        (lambda: RunOptions(seeds=(0.5,)), "seed 0.5"),
+        (lambda: RunOptions(seeds=(2**63,)), "seed 9223372036854775808"),
+        (lambda: RunOptions(jobs=10**9), "--jobs 1000000000"),
+        (lambda: RunOptions(timeout=1e300), "--timeout 1e+300"),
+        (lambda: SampleOptions(nfe=(10**10,)), "--nfe 10000000000"),
+        (lambda: SampleOptions(samples=10**12), "at most 10000000"),
+        (lambda: TimeOptions(rounds=10**12), "--rounds 1000000000000"),
+        (lambda: TimeOptions(batch=10**12), "--batch 1000000000000"),
+        (lambda: EvaluateOptions(path="x", seed=-1), "seed -1"),
+        (lambda: EvaluateOptions(path="x", samples=10**12), "--samples 1000000000000"),
+        (lambda: UiOptions(port=70_000), "--port 70000"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_however_they_are_built(
@@ -189,6 +205,23 @@ def test_options_that_make_no_sense_are_refused_however_they_are_built(
     with pytest.raises(UserError) as caught:
         build()
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "run --jobs 1.5", "run --jobs 0x10", "run --jobs 1_0", "run --seeds 0-99999999999",
+        "run --memory 9e99GB", "run --timeout inf", "sample --samples 2.5", "sample --nfe 1e3",
+        f"sample --nfe {'9' * 5000}", "time --rounds 6.5", "evaluate x --seed 0b1", "ui --port 1.5",
+    ],
+)  # fmt: skip
+def test_numbers_are_taken_as_typed_or_refused(
+    capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    assert main(arguments.split()) == 2
+    told = capsys.readouterr().err
+    assert arguments.split()[-2] in told
+    assert (told.count("\n"), len(told) < 300) == (1, True)
 
 
 @pytest.mark.usefixtures("processes")
@@ -238,6 +271,7 @@ def test_what_is_typed_is_read_by_the_settings_own_type(text: str, value: object
         "training.clip=1e999", "training.clip=nan", "training.flip=2", "training.flip=",
         "training.precision=1", "evaluation.also=", "evaluation.also=x", "evaluation.extractor=",
         "evaluation.also.x=1", "sde.optimizer.lr=inf", "sde.optimizer.lr=true",
+        "training.batch=99999999999", "evaluation.samples=1e18", "sampling.batch=1e400",
         "common.optimizer.lr=.nan", "training.per_method=",
         "training.per_method={sde: {batch: yes}}",
     ],

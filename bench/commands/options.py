@@ -2,10 +2,11 @@
 
 # No annotations as text here: cyclopts reads those of a base class in its subclass's module.
 
+import re
 import sys
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,14 @@ from cyclopts import Group, Parameter, Token
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from bench.config import UserError
+from bench.config.schema import MOST
 from bench.records import find_study
 
-SMALLEST_MEMORY = 2**26
-"""Bytes below which a limit of memory must be a slip of the pen."""
+SMALLEST_MEMORY, LARGEST_MEMORY = 2**26, 2**60
+"""Bytes below and above which a limit of memory must be a slip of the pen."""
+MOST_SEEDS, LONGEST = 10**4, 1e9
+"""Seeds and seconds beyond which a number must be one."""
+_WHOLE = "[0-9]{1,18}"
 PLACES = Group("Results", sort_key=9)
 """The options that say where results go; they stand last in the help of a command."""
 
@@ -30,22 +35,31 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse ``0,1,2`` or ``0-2``; UserError if it is neither."""
+    """Parse ``0,1,2`` or ``0-2``; UserError if it is neither, or more than ``MOST_SEEDS``."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--seeds '{text}': write seeds as 0,1,2 or 0-2")
-        seeds += range(int(first), int(last or first) + 1)
+        found = re.fullmatch(rf"\s*({_WHOLE})(?:-({_WHOLE}))?\s*", part)
+        if not found:
+            raise UserError(f"--seeds '{text[:80]}': write seeds as 0,1,2 or 0-2")
+        more = range(int(found[1]), int(found[2] or found[1]) + 1)
+        check_number("seeds", len(seeds) + len(more), 0, "seeds", MOST_SEEDS)
+        seeds += more
     return tuple(seeds)
 
 
 def parse_nfe(text: str) -> tuple[int, ...]:
     """Parse ``5,10,20``; UserError if it is no list of whole numbers."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UserError(f"--nfe '{text}': write network evaluations as 5,10,20")
+    if not all(re.fullmatch(_WHOLE, part) for part in parts):
+        raise UserError(f"--nfe '{text[:80]}': write network evaluations as 5,10,20")
     return tuple(map(int, parts))
+
+
+def parse_whole(token: Token) -> int:
+    """Parse a whole number; UserError for anything that would have to be rounded."""
+    if not re.fullmatch(f"[-+]?{_WHOLE}", token.value):
+        raise UserError(f"{token.keyword} '{token.value[:80]}': write a whole number, as 10")
+    return int(token.value)
 
 
 def parse_size(text: str) -> int:
@@ -54,10 +68,10 @@ def parse_size(text: str) -> int:
         size = TypeAdapter(ByteSize).validate_python(text)
     except ValidationError:
         size = ByteSize(0)
-    if size < SMALLEST_MEMORY:
+    if not SMALLEST_MEMORY <= size <= LARGEST_MEMORY:
         raise UserError(
-            f"--memory '{text}': write a size of {SMALLEST_MEMORY >> 20} MiB or more, as 8GiB or "
-            "500MB"
+            f"--memory '{text[:80]}': write a size of {SMALLEST_MEMORY >> 20} MiB or more, as 8GiB "
+            "or 500MB"
         )
     return int(size)
 
@@ -79,6 +93,7 @@ def _listed(parse: Callable[[str], Any], metavar: str, **more: Any) -> Parameter
 Names = Annotated[tuple[str, ...], _listed(split, "NAMES")]
 Seeds = Annotated[tuple[int, ...], _listed(parse_seeds, "SEEDS", show_default=comma_separated)]
 Evaluations = Annotated[tuple[int, ...], _listed(parse_nfe, "NUMBERS")]
+Whole = Annotated[int, Parameter(converter=lambda kind, tokens: parse_whole(tokens[-1]))]
 Size = Annotated[
     int, Parameter(converter=lambda kind, tokens: parse_size(tokens[-1].value), metavar="SIZE")
 ]
@@ -101,16 +116,28 @@ def check_each_once(option: str, values: Sequence[object] | None) -> None:
         raise UserError(f"--{option} '{given}': name at least one, and each once")
 
 
-def check_number(option: str, number: int | None, least: int, what: str) -> None:
-    """UserError if a number that is given is too small."""
-    if number is not None and number < least:
-        raise UserError(f"--{option} {number}: give a number of {what}, at least {least}")
+def check_number(option: str, number: int | None, least: int, what: str, most: int = MOST) -> None:
+    """UserError if a number that is given is too small, or so large that it is a slip."""
+    if number is not None and not least <= number <= most:
+        side = f"at least {least}" if number < least else f"at most {most}"
+        raise UserError(f"--{option} {str(number)[:40]}: give a number of {what}, {side}")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """UserError unless there are seeds, not too many, each once and a whole number from 0."""
+    check_number("seeds", len(seeds), 0, "seeds", MOST_SEEDS)
+    check_each_once("seeds", seeds)
+    for seed in seeds:
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise UserError(f"seed {str(seed)[:40]}: give a whole number, 0 to 2^63 - 1")
 
 
 def check_limits(jobs: int | None, timeout: float | None) -> None:
     """UserError if a number of cells or of seconds makes no sense."""
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise UserError(f"--timeout {timeout:g}: give a positive number of seconds")
+    if timeout is not None and not 0 < timeout <= LONGEST:
+        raise UserError(
+            f"--timeout {timeout:g}: give a positive number of seconds, at most {LONGEST:g}"
+        )
     check_number("jobs", jobs, 1, "cells")
 
 

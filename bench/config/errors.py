@@ -54,9 +54,9 @@ def build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
 def _floats(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(value, float):
         yield path, value
-    items = value.items() if isinstance(value, Mapping) else ()
-    items = enumerate(value) if isinstance(value, (list, tuple)) else items
-    for key, inner in items:
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
         yield from _floats(inner, f"{path}.{key}".lstrip("."))
 
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from bench.config.text import StrictLoader
 
+MOST = 10**7
+"""Images, batches and the like beyond which a number must be a slip of the pen."""
 UNITS = {"kimg": 1e3, "s": 1.0, "flop": 1.0}
 WHEREABOUTS = {"data", "weights", "reference"}
 """Settings that tell where files lie, on which nothing but their content depends."""
@@ -48,7 +50,7 @@ def parse_budget(text: object) -> object:
 class Training(Section):
     """The training loop's settings, the same for every method."""
 
-    batch: int = Field(512, ge=1)
+    batch: int = Field(512, ge=1, le=MOST)
     """Images a step."""
     flip: bool = False
     """Mirror each image with probability 1/2."""
@@ -60,7 +62,7 @@ class Training(Section):
     """Train with torch.compile, from the second step of each stage; sampling stays uncompiled."""
     log_kimg: float = Field(1.0, gt=0)
     """Thousands of images between points of the loss curves."""
-    snapshots: int = Field(0, ge=0)
+    snapshots: int = Field(0, ge=0, le=MOST)
     """Evenly spaced moments of training at which the metrics are taken for the curves."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Seconds between checkpoints."""
@@ -90,11 +92,11 @@ class Training(Section):
 class Sampling(Section):
     """How samples are drawn and timed."""
 
-    batch: int = Field(500, ge=1)
+    batch: int = Field(500, ge=1, le=MOST)
     """Images at a time: the protocol's batch, at which throughput is measured."""
-    timed_batches: int = Field(10, ge=10)
+    timed_batches: int = Field(10, ge=10, le=MOST)
     """Fewest batches to time, after warm-up."""
-    latency_repeats: int = Field(10, ge=10)
+    latency_repeats: int = Field(10, ge=10, le=MOST)
     """Single images to time for the latency at batch 1, after a warm-up of their own."""
 
 
@@ -105,15 +107,15 @@ class Evaluation(Section):
     """Name of the feature extractor; see ``bench datasets``."""
     also: tuple[str, ...] = ()
     """Further extractors of the final samples, each with values under its own name."""
-    samples: int = Field(50_000, ge=2)
+    samples: int = Field(50_000, ge=2, le=MOST)
     """Samples a method draws; part of the metrics' names."""
-    reference_images: int | None = Field(None, ge=2)
+    reference_images: int | None = Field(None, ge=2, le=MOST)
     """Training images that make the reference; ``null``: all."""
-    snapshot_samples: int = Field(500, ge=2)
+    snapshot_samples: int = Field(500, ge=2, le=MOST)
     """Samples at each snapshot of the curves."""
-    batch: int = Field(250, ge=1)
+    batch: int = Field(250, ge=1, le=MOST)
     """Images through the extractor at a time."""
-    diagnostic_samples: int = Field(64, ge=2)
+    diagnostic_samples: int = Field(64, ge=2, le=MOST)
     """Paths on which a denoiser's martingale violation is measured, and draws of its score error;
     some 250 network evaluations each."""
 
@@ -144,7 +146,7 @@ class Settings(Section):
     reference: Path | None = None
     """Statistics (.npz) made elsewhere, in place of the training split's own."""
     device: str
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST)
     """CPU threads a cell; ``null``: as many as torch takes."""
     budget: Annotated[Budget, BeforeValidator(parse_budget)]
     training: Training = Training()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -33,9 +33,8 @@ class TypedLoader(StrictLoader):
     What a word means, ``true``, ``010`` or ``1:30``, is for the type of the setting to say.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
-
+TypedLoader.yaml_implicit_resolvers = {}
 _NUMBER = r"[-+]?(0|[1-9]\d{0,17})"
 for _tag, _words in {
     "null": r"~|null|Null|NULL|",

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from bench.commands.options import Names, Results, Weights, check_each_once, check_number
+from bench.commands import options
+from bench.commands.options import Names, Results, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class MeasureOptions:
     """Folder of all results."""
 
     def __post_init__(self) -> None:
-        check_each_once("extractor", self.extractor)
+        options.check_each_once("extractor", self.extractor)
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ class EvaluateOptions(MeasureOptions, GivenPath):
     cas, sw2, modes. Default: all."""
     dataset: str | None = None
     """Data set that images made elsewhere are compared with."""
-    samples: int | None = None
+    samples: options.Whole | None = None
     """Images to take, a fixed random part of those there. Default: all."""
     name: Annotated[str | None, Parameter(name="--as")] = None
     """Add the images to --study's tables and plots by this name."""
-    seed: int = 0
+    seed: options.Whole = 0
     """Seed that they were drawn with, for --as."""
     study: str | None = None
     """Study that --as adds to. Default: the latest."""
@@ -68,8 +69,9 @@ class EvaluateOptions(MeasureOptions, GivenPath):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_each_once("metrics", self.metrics)
-        check_number("samples", self.samples, 2, "images")
+        options.check_each_once("metrics", self.metrics)
+        options.check_number("samples", self.samples, 2, "images")
+        options.check_seeds([self.seed])
 
 
 @dataclass(frozen=True)

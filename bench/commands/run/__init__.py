@@ -34,7 +34,7 @@ class RunOptions:
     """Override one value: smm.r1_gamma=0.1 or training.batch=64. May be repeated."""
     device: str | None = None
     """cpu, cuda, cuda:1, ... Default: cuda if there is one."""
-    jobs: int | None = None
+    jobs: options.Whole | None = None
     """Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."""
     timeout: float | None = None
     """Seconds that a cell's process may work before it is stopped."""
@@ -63,5 +63,5 @@ class RunOptions:
     """Log to MLflow."""
 
     def __post_init__(self) -> None:
-        options.check_each_once("seeds", self.seeds)
+        options.check_seeds(self.seeds)
         options.check_limits(self.jobs, self.timeout)

@@ -9,6 +9,7 @@ from bench.config import UserError
 
 NFE = (5, 10, 20, 35, 50, 100, 250)
 """Network evaluations an image where no others are asked for."""
+MOST_NFE = 10**5
 
 
 @Parameter(name="*")
@@ -23,9 +24,9 @@ class SampleOptions(options.StudyOptions):
     """Samplers, as heun,dpmpp_3m. Default: one of each kind, seven."""
     nfe: options.Evaluations | None = None
     """Network evaluations an image, at most. Default: 5,10,20,35,50,100,250."""
-    samples: int | None = None
+    samples: options.Whole | None = None
     """Samples a point. Default: as many as the cell's own."""
-    jobs: int | None = None
+    jobs: options.Whole | None = None
     """Cells at a time. Default: 1 on a GPU; on a CPU, cores / threads."""
     timeout: float | None = None
     """Seconds that a cell's points may take together."""
@@ -37,6 +38,7 @@ class SampleOptions(options.StudyOptions):
         options.check_each_once("cells", self.cells)
         options.check_each_once("samplers", self.samplers)
         options.check_number("samples", self.samples, 2, "samples")
+        options.check_number("nfe", max(self.nfe or (1,)), 1, "network evaluations", MOST_NFE)
         if self.nfe is not None and (not self.nfe or min(self.nfe) < 1):
             given = options.comma_separated(self.nfe)
             raise UserError(f"--nfe '{given}': write network evaluations as 5,10,20")

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from bench.commands.evaluate import MeasureOptions
-from bench.commands.options import PLACES, check_number
+from bench.commands.options import PLACES, Whole, check_number
 
 
 @Parameter(name="*")
@@ -17,7 +17,7 @@ class SensitivityOptions(MeasureOptions):
 
     dataset: str
     """Data set of images; see `bench datasets`."""
-    samples: int | None = None
+    samples: Whole | None = None
     """Images of each set, at most half the held-out ones. Default: these, up to 5000."""
     into: Annotated[Path | None, Parameter(group=PLACES)] = None
     """Folder to write. Default: RESULTS/DATASET-sensitivity."""

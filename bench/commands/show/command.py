@@ -7,7 +7,7 @@ from typing import Literal
 
 from cyclopts import Parameter
 
-from bench.commands.options import Results, StudyOptions
+from bench.commands.options import Results, StudyOptions, Whole, check_number
 from bench.records import find_study, studies
 
 
@@ -57,10 +57,13 @@ def plot(options: PlotOptions = PlotOptions()) -> int:
 class UiOptions:
     """What MLflow's pages are to show, and where."""
 
-    port: int = 5000
+    port: Whole = 5000
     """Port on the loopback interface."""
     results: Results = Path("results")
     """Folder of all results."""
+
+    def __post_init__(self) -> None:
+        check_number("port", self.port, 0, "a port", 2**16 - 1)
 
 
 def ui(options: UiOptions = UiOptions()) -> int:

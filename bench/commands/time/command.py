@@ -4,33 +4,34 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from bench.commands.options import Names, StudyOptions, Tracking, check_each_once, check_number
+from bench.commands import options
 from bench.config import UserError
 from bench.records.interleaved import FEWEST_ROUNDS, ROUNDS
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class TimeOptions(StudyOptions):
+class TimeOptions(options.StudyOptions):
     """Which cells to time together, and how often; UserError where a value makes no sense."""
 
-    cells: Names | None = None
+    cells: options.Names | None = None
     """Cells, comma-separated: sde-seed0,cdm-seed0. Default: all finished ones."""
-    rounds: int = ROUNDS
+    rounds: options.Whole = ROUNDS
     """Rounds there and back: A B C C B A times each cell twice. At least 6."""
-    batch: int | None = None
+    batch: options.Whole | None = None
     """Images a batch. Default: the protocol's, which the table's times are of."""
-    tracking: Tracking = True
+    tracking: options.Tracking = True
     """Log to MLflow."""
 
     def __post_init__(self) -> None:
-        check_each_once("cells", self.cells)
-        check_number("batch", self.batch, 1, "images")
+        options.check_each_once("cells", self.cells)
+        options.check_number("batch", self.batch, 1, "images")
         if self.rounds < FEWEST_ROUNDS:
             raise UserError(
                 f"--rounds {self.rounds}: give at least {FEWEST_ROUNDS}; the median of fewer has "
                 "no 95 % interval"
             )
+        options.check_number("rounds", self.rounds, FEWEST_ROUNDS, "rounds")
 
 
 def time(options: TimeOptions = TimeOptions()) -> int:
