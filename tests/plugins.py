@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 CODE = '''
@@ -156,12 +157,17 @@ OTHERS = ("sleeps", "fills", "blind")
 
 def install(folder: Path) -> Path:
     """Write the plug-in into ``folder``, to be put on PYTHONPATH; return the folder."""
-    folder.mkdir(exist_ok=True)
-    (folder / "faulty_methods.py").write_text(CODE)
-    info = folder / "faulty_methods-0.1.dist-info"
-    info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty-methods\nVersion: 0.1\n")
     points = [f"{name} = faulty_methods:{name.capitalize()}" for name in NAMES + OTHERS]
     points += ["broken = no_such_module:Method", "wrong = faulty_methods:CODE_IS_NOT_HERE"]
+    return install_as(folder, "faulty_methods", CODE, points)
+
+
+def install_as(folder: Path, module: str, code: str, points: Sequence[str]) -> Path:
+    """Write a module and a distribution of its name that has these entry points."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{module}.py").write_text(code)
+    info = folder / f"{module}-0.1.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("\n".join(["[bench.methods]", *points, ""]))
     return folder

@@ -1,26 +1,61 @@
 """Methods and variants by their labels, ``cdm`` or ``cdm:semi``, and what is set for them."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
+from bench import config
 from bench.config import Preset, UserError, one_line, resolve_method, unknown
 from bench.report.frame import flatten
 from methods import registry
 
+WORDS = {*config.SECTIONS, "common", "all"}
+"""Words that ``--set`` and ``bench check`` read in another way."""
+
 
 def check_labels(labels: Sequence[str] | None) -> list[str]:
     """Return the labels, all built-in methods for ``None``; UserError if one is of no method."""
-    if labels is None:
-        return list(registry.BUILTIN)
+    faults = plugin_faults()
+    known = [name for name in registry.names() if name in registry.BUILTIN or name not in faults]
+    labels = list(registry.BUILTIN) if labels is None else labels
     if not labels:
-        known = ", ".join(registry.names())
-        raise UserError(f"--methods '' names none; choose from: {known}")
+        raise UserError(f"--methods '' names none; choose from: {', '.join(known)}")
     for label in labels:
-        if registry.base(label) not in registry.names():
-            raise unknown("method", registry.base(label), registry.names())
+        name, _, variants = label.partition(":")
+        if name in faults:
+            if name not in registry.BUILTIN:
+                raise UserError(faults[name])
+            print(f"note: {faults[name]}", file=sys.stderr)
+        if name not in known:
+            raise unknown("method", name, known)
+        for variant in variants.split("+") if variants else ():
+            config.check_name(f"variant of {name}", variant, signs="-_")
         if labels.count(label) > 1:
             raise UserError(f"--methods names '{label}' twice; name each method once")
     return list(labels)
+
+
+def plugin_faults() -> dict[str, str]:
+    """Return the names of plug-ins by which no method can be had, each with the reason.
+
+    A name is a word of ``--methods`` and ``--set`` and, with a variant's name, a cell's folder.
+    """
+    points, faults = entry_points(group=registry.GROUP), {}
+    for name in points.names:
+        others = [other for other in registry.names() if name.startswith(f"{other}-")]
+        told = ", ".join(point.value for point in points.select(name=name))
+        try:
+            if name in registry.BUILTIN:
+                raise UserError("its name is that of a built-in method, which is taken")
+            if len(points.select(name=name)) > 1:
+                raise UserError("they have one name; uninstall all but one")
+            if others:
+                raise UserError(f"its cells would lie where those of variants of {others[0]} do")
+            config.check_name("its name", name, taken=WORDS, signs="-_")
+        except UserError as error:
+            faults[name] = f"plug-in '{name}' ({told}): {error}"
+    return faults
 
 
 def find_broken(labels: Sequence[str]) -> dict[str, str]:

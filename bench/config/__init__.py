@@ -1,6 +1,7 @@
 """Settings: their schema, the presets, ``--set``, seeds, and errors that are the user's to mend."""
 
 from bench.config.errors import MissingDataError, UserError, build, unknown
+from bench.config.names import check_name
 from bench.config.overrides import SECTIONS, apply_overrides, parse_set, resolve_method
 from bench.config.presets import choose_preset, config_folder, datasets
 from bench.config.schema import (
@@ -17,7 +18,7 @@ from bench.config.text import digest, one_line, to_yaml
 
 __all__ = [
     "SECTIONS", "WHEREABOUTS", "Budget", "CellConfig", "MissingDataError", "Preset", "Sampling",
-    "Settings", "Training", "UserError", "apply_overrides", "build", "choose_preset",
+    "Settings", "Training", "UserError", "apply_overrides", "build", "check_name", "choose_preset",
     "config_folder", "datasets", "digest", "one_line", "parse_set", "read_cell",
     "resolve_method", "to_yaml", "unknown",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.config import Settings, UserError
 from bench.executors import Job, Limits
-from bench.records import is_study, read_study
+from bench.records import RECORD, is_study, read_study
 from bench.report.frame import flatten
 
 RERUN = ("failed", "stale", "all", "none")
@@ -68,9 +68,12 @@ class Request:
 
 def check_study(request: Request) -> None:
     """Refuse to mix settings in one study; UserError names the first that differs."""
-    if not is_study(request.folder):
-        return
     other = "give another --study name (its results stay as they are)"
+    if not is_study(request.folder):
+        shown = [path for path in request.folder.glob("*") if not path.name.startswith(".")]
+        if shown and not any((path / RECORD).exists() for path in shown):
+            raise UserError(f"'{request.folder}' is no study's folder and holds files; {other}")
+        return
     try:
         settings = read_study(request.folder).settings
     except UserError as error:

@@ -50,11 +50,13 @@ def labels_of(given: Sequence[str]) -> list[str]:
 def check_one(label: str, options: CheckOptions) -> bool:
     """Print what every rule found for a method, a variant or a file; whether all hold."""
     from bench.commands.check import running
-    from bench.commands.method_labels import check_variant
+    from bench.commands.method_labels import check_variant, plugin_faults
 
     started = time.perf_counter()
     is_file = label.endswith(".py")
     try:
+        if label in (faults := plugin_faults()) and label not in registry.BUILTIN:
+            raise registry.BrokenMethodError(faults[label])
         if not is_file:
             check_variant(label)
         method = running.load_file(Path(label)) if is_file else label

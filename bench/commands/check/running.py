@@ -20,6 +20,8 @@ from bench.training.checkpoint import generators_kept
 from methods import registry
 from methods.base import DataSpec, Method
 
+LOADED: set[str] = set()
+"""Modules that are files of a user's."""
 OTHER_SHAPE = DataSpec(channels=3, size=16, classes=3)
 """Data beside the preset's: in colour, of another size, and without labels if none are needed."""
 
@@ -117,6 +119,9 @@ def load_file(path: Path) -> type[Method]:
     spec = spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"'{path}' is no Python file; give one, or a method's name")
+    if path.stem in sys.modules.keys() - LOADED:
+        raise UserError(f"'{path}': there is a module '{path.stem}' already; rename the file")
+    LOADED.add(path.stem)
     module = module_from_spec(spec)
     sys.modules[path.stem] = module  # Annotations of settings are looked up there.
     sys.path.insert(0, str(path.parent.resolve()))

@@ -9,7 +9,7 @@ from bench.commands.evaluate.request import request_in, request_of, resolve_meas
 from bench.commands.evaluate.stored import Measured
 from bench.commands.options import study_folder
 from bench.commands.shared import finish, heed_signals, show_in_store
-from bench.config import UserError, datasets
+from bench.config import UserError, check_name, datasets
 from bench.metrics import HELD_OUT, NOISE
 from bench.records import RECORD, Status, cells, hold, is_study, only_command
 from methods import registry
@@ -65,11 +65,7 @@ def evaluate_as(options: EvaluateOptions, name: str) -> int:
     """Add images from elsewhere to a study's tables and plots by a name."""
     folder = study_folder(options.results, options.study)
     taken = {row.method for _, row in cells(folder)} | {*registry.names(), NOISE, HELD_OUT}
-    if name in taken or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise UserError(
-            f"--as '{name}': use letters, digits, '-', '_' and '.', and no method's name, nor "
-            f"an anchor's ({', '.join(sorted(taken))})"
-        )
+    check_name("--as", name, taken=taken)
     if options.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
     with only_command(folder):

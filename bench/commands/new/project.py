@@ -10,15 +10,14 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.config import SECTIONS, UserError
+from bench.commands.method_labels import WORDS
+from bench.config import UserError
 from methods import registry
 
 TEMPLATE = Path(__file__).parent / "template"
 FILES = ("my_method.py", "test_my_method.py", "pyproject.toml")
 NAME, CLASS = "my_method", "MyMethod"
 """How the template calls itself."""
-RESERVED = {*SECTIONS, "common", "all"}
-"""Words that ``--set`` and ``bench check`` read in another way."""
 
 
 def write_project(name: str, into: Path) -> Path:
@@ -46,7 +45,7 @@ def check_name(name: str) -> None:
         )
     if name in registry.names():
         raise UserError(f"there is a method '{name}' already, {registry.source(name)}")
-    if name in RESERVED:
+    if name in WORDS:
         raise UserError(f"'{name}' means something else on the command line; give another name")
     found = find_spec(name)
     if found is not None and found.loader is not None and found.origin is not None:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from bench import study
-from bench.commands.method_labels import load_method
+from bench.commands.method_labels import check_labels, load_method
 from bench.commands.reproduce.verdict import Reproduction, Row, compare
-from bench.config import CellConfig, UserError, build, one_line, read_cell, unknown
+from bench.config import CellConfig, UserError, build, check_name, one_line, read_cell, unknown
 from bench.progress.display import Display
 from bench.records import CONFIG, RECORD, Record, Status, is_study, load, read_json, write_text
 from bench.records.environment import SOURCE
@@ -99,7 +99,8 @@ def check_method(config: CellConfig, record: Record) -> None:
                 f"{made['version']}: install that"
             )
         raise unknown("method", config.method, registry.names())
-    kind = load_method(config.method)
+    (label,) = check_labels([config.method])
+    kind = load_method(label)
     build(kind.Config, config.method_config, f"settings of {config.method}")
 
 
@@ -148,6 +149,7 @@ def keep_threads(config: CellConfig, record: Record) -> None:
 
 def claim(results: Path, record: Record, config: CellConfig) -> str:
     """Return the name of the study to repeat a cell in: of one broken off, else a new one."""
+    check_name("the record's study", record.study)
     number = 1
     while True:
         name = f"{record.study}-rerun{'' if number == 1 else number}"

@@ -64,12 +64,7 @@ def check_rerun(names: Sequence[str]) -> frozenset[str]:
 def study_name(options: RunOptions, preset: str) -> str:
     """Name the study after data set and preset, and after whatever else was asked for."""
     if options.study is not None:
-        plain = options.study.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        if not plain or options.study in RESERVED:
-            raise UserError(
-                f"--study '{options.study}': use letters, digits, '-', '_' and '.', and none of "
-                f"{', '.join(RESERVED)}"
-            )
+        config.check_name("--study", options.study, taken=RESERVED)
         return options.study
     given = {
         "data": options.data and str(options.data.resolve()),

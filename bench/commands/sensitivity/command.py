@@ -8,6 +8,8 @@ from cyclopts import Parameter
 
 from bench.commands.evaluate import MeasureOptions
 from bench.commands.options import PLACES, Whole, check_number
+from bench.config import UserError
+from bench.records import is_study
 
 
 @Parameter(name="*")
@@ -37,6 +39,8 @@ def sensitivity(options: SensitivityOptions) -> int:
 
     settings = resolve_measuring(options, options.dataset)
     folder = options.into or options.results / f"{settings.dataset}-sensitivity"
+    if is_study(folder):
+        raise UserError(f"'{folder}' is a study's folder; give another one with --into")
     check_writable(folder.parent)
     heed_signals()
     request, n = request_of(settings, options), options.samples

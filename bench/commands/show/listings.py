@@ -5,19 +5,24 @@ from bench.config import one_line, presets
 
 def methods() -> int:
     """List the methods there are, built in and from plug-ins."""
+    from bench.commands.method_labels import plugin_faults
     from methods import registry
 
+    faults = plugin_faults()
     for name in registry.names():
+        if name in faults and name not in registry.BUILTIN:
+            continue
         try:
-            summary = (registry.load(name).__doc__ or "").strip().splitlines()[0]
-        except registry.BrokenMethodError as error:
-            summary = f"BROKEN: {one_line(error)}"
-            variants = []
-        else:
-            variants = sorted(registry.load(name).variants)
+            kind = registry.load(name)
+            summary = [*(kind.__doc__ or "").strip().splitlines(), kind.__name__][0]
+            variants = ", ".join(f"{name}:{variant}" for variant in sorted(kind.variants))
+        except Exception as error:  # Of whatever kind a plug-in's own are.
+            summary, variants = f"BROKEN: {one_line(error)}", ""
         print(f"{name:<8} {summary}  [{registry.source(name)}]")
         if variants:
-            print(f"{'':<8} variants: {', '.join(f'{name}:{variant}' for variant in variants)}")
+            print(f"{'':<8} variants: {variants}")
+    for name, reason in faults.items():
+        print(f"{name:<8} BROKEN: {one_line(reason)}")
     return 0
 
 
