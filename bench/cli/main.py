@@ -8,7 +8,7 @@ from cyclopts import CycloptsError
 
 from bench.cli.app import app
 from bench.cli.screen import close_screen, open_screen
-from bench.config import UserError
+from bench.config import UserError, one_line, without_secrets
 
 STOPPED = 130
 """Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def complain(line: str) -> int:
     """Print the one line of an error."""
-    print(f"bench: {' '.join(line.split())}", file=sys.stderr)
+    print(f"bench: {one_line(without_secrets(line))}", file=sys.stderr)
     return 2
 
 

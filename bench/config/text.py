@@ -2,11 +2,20 @@
 
 import hashlib
 import json
+import os
 import re
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
+
+SECRETS = (
+    # A password in an address ends at the last @: one that was not encoded may hold a / or another.
+    re.compile(r"(?<=://)(?:[^\s/?#@:]*:[^\s'\"]*|[^\s/?#@'\"]+)(?=@)"),
+    re.compile(r"(?i)(?<=[?&;])([\w-]*(?:passw|pwd|secret|token|key)[\w-]*=)[^\s&;'\"]+"),
+)
+SECRET_NAME = re.compile(r"PASSW|SECRET|TOKEN|_KEY$")
+"""Names of environment variables whose values are never to be read anywhere else."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -49,6 +58,15 @@ for _tag, _words in {
 def one_line(text: object) -> str:
     """Join a text's lines and squeeze its spaces."""
     return " ".join(str(text).split())
+
+
+def without_secrets(text: object) -> str:
+    """Put *** in place of users, passwords and tokens in addresses, and of the environment's."""
+    said = str(text)
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name) and len(value) >= 8:
+            said = said.replace(value, "***")
+    return SECRETS[1].sub(r"\1***", SECRETS[0].sub("***", said))
 
 
 def digest(value: object) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bench.config import without_secrets
 from bench.records import checkout
 from bench.records.files import write_text
 from bench.records.record import Record
@@ -116,7 +117,7 @@ def describe(
         "determinism": _determinism(),
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "command": " ".join(sys.argv) if command is None else command,
+        "command": without_secrets(" ".join(sys.argv) if command is None else command),
         "directory": os.getcwd(),
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.config import UserError
+from bench.config import UserError, without_secrets
 
 FOLDER = ".locks"
 
 
 def given_command() -> str:
     """The command line that the present process was given."""
-    return shlex.join(["bench", *sys.argv[1:]])
+    return without_secrets(shlex.join(["bench", *sys.argv[1:]]))
 
 
 class CellLock:

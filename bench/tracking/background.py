@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.tracking.store import PAUSE
-from bench.tracking.tracker import PATIENCE, NullTracker, Tracker, Warn, first_line, to_stderr
+from bench.tracking.tracker import PATIENCE, NullTracker, Tracker, Warn, in_one_line, to_stderr
 
 
 class Background:
@@ -100,7 +100,7 @@ class Background:
         try:
             return step()
         except Exception as error:
-            self.trouble = f"MLflow could not be logged to ({first_line(error)})"
+            self.trouble = f"MLflow could not be logged to ({in_one_line(error)})"
             return False
         finally:
             self.seconds += time.perf_counter() - started

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from bench.config import UserError
 from bench.records import files, locks
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ QUIET = {
     # A server that is down must not hold the study up for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # The links that MLflow prints at the end of a run hold the server's password.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Set before MLflow is imported, unless the user has set them."""
 PAUSE = 30.0
@@ -48,7 +53,23 @@ def has_store(results: Path) -> bool:
 
 def store_uri(results: Path) -> str:
     """Return the tracking store: the environment's, else a SQLite file in the results folder."""
-    return os.environ.get(URI) or f"sqlite:///{(results / DATABASE).resolve().as_posix()}"
+    return os.environ.get(URI) or _sqlite_uri((results / DATABASE).resolve())
+
+
+def _sqlite_uri(database: Path) -> str:
+    """Return a file's address as SQLAlchemy reads it, to which ? and % are signs of its own."""
+    path = database.as_posix()
+    if re.fullmatch(r"[\w/.+ -]+", path, re.ASCII):
+        return f"sqlite:///{path}"
+    from sqlalchemy import URL as Address
+    from sqlalchemy import make_url
+
+    # With the driver, since from what begins with sqlite:/// MLflow would make a folder of the
+    # quoted name.
+    uri = Address.create("sqlite+pysqlite", database=path).render_as_string()
+    if make_url(uri).database != path:
+        raise UserError(f"'{path}' has signs that this SQLAlchemy cannot read; rename the folder")
+    return uri
 
 
 @contextlib.contextmanager
@@ -79,7 +100,10 @@ def origin_of(results: Path) -> str:
     path = results / ORIGIN
     if not path.exists():
         files.write_text(path, uuid.uuid4().hex + "\n")
-    return path.read_text().strip()
+    origin = path.read_text(errors="replace").strip()
+    if not re.fullmatch("[0-9a-f]{32}", origin):
+        raise UserError(f"'{path}' does not hold the number that is written there; remove it")
+    return origin
 
 
 def is_server(uri: str) -> bool:
@@ -97,11 +121,15 @@ def open_store(results: Path) -> MlflowClient:
     if os.environ.get(URI):
         with lock:
             origin_of(results)
-        return _connect(uri)
+        with _no_chatter():
+            if uri.startswith("sqlite") and (file := _file_of(uri)).exists():
+                _refuse_foreign(file)
+            return _connect(uri)
     with lock, _no_chatter():
         origin_of(results)
-        if not database.exists():
+        if not os.path.lexists(database):
             _create(database)
+        _refuse_foreign(database)
         _migrate(uri, database)
         _relocate(database, results.resolve() / ARTIFACTS)
         with closing(sqlite3.connect(database, timeout=30)) as connection:
@@ -115,7 +143,7 @@ def _create(database: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".mlflow-new-", dir=database.parent) as scratch:
         made, copy = Path(scratch) / "made.db", Path(scratch) / DATABASE
-        _connect(f"sqlite:///{made.as_posix()}")
+        _connect(_sqlite_uri(made))
         _copy(made, copy)
         os.replace(copy, database)
 
@@ -125,9 +153,61 @@ def _copy(database: Path, place: Path) -> None:
         old.backup(new)
 
 
+def _file_of(uri: str) -> Path:
+    from sqlalchemy import make_url
+
+    return Path(make_url(uri).database or ":memory:")
+
+
+def _refuse_foreign(database: Path) -> None:
+    """Raise UserError unless a file is MLflow's and not of a newer one; nothing is written."""
+    advice = f"move it away, or point {URI} to a store"
+    if database.is_dir():
+        raise UserError(f"'{database}' is a folder, not MLflow's database; {advice}")
+    # A file in no use is read as it is: else SQLite would put two more beside it.
+    how = "mode=ro" if Path(f"{database}-wal").exists() else "immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?{how}", uri=True)) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ours = {"experiments", "runs", "alembic_version"} <= {name for (name,) in found}
+            if ours:
+                found = connection.execute("SELECT version_num FROM alembic_version")
+                versions = [str(version) for (version,) in found]
+    except sqlite3.Error as error:
+        raise UserError(f"'{database}' cannot be read as a database ({error}); {advice}") from error
+    if not ours:
+        raise UserError(f"'{database}' is not MLflow's, but another program's; {advice}")
+    if not all(map(_is_known, versions)):
+        raise UserError(
+            f"'{database}' is of a newer MLflow (its tables are of version {', '.join(versions)}); "
+            f"install that one (pip install --upgrade mlflow), or point {URI} to another store"
+        )
+
+
+def _is_known(version: str) -> bool:
+    """Whether this MLflow has heard of a version of its tables."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    folder = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    # Its files are named so; reading them all takes a second.
+    if any((folder / "versions").glob(f"{glob.escape(version)}_*.py")):
+        return True
+    try:
+        return ScriptDirectory(str(folder)).get_revision(version) is not None
+    except CommandError:
+        return False
+
+
 def _connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
+    if not is_server(uri):
+        from mlflow.store.db import utils
+
+        # Ten, by which a database that is not there costs a hundred seconds.
+        utils.MAX_RETRY_COUNT = 3
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)
     return client
@@ -135,13 +215,13 @@ def _connect(uri: str) -> MlflowClient:
 
 @contextlib.contextmanager
 def _no_chatter() -> Iterator[None]:
-    """Keep MLflow's and alembic's lines about tables and migrations off the terminal."""
+    """Keep MLflow's and alembic's lines about tables, migrations and retries off the terminal."""
     import logging
 
     loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -160,7 +240,12 @@ def _migrate(uri: str, database: Path) -> None:
             raise
         _copy(database, database.with_suffix(".db.bak"))
         command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", uri]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise UserError(
+                f"MLflow could not bring '{database}' up to its version "
+                f"({done.stderr.strip().splitlines()[-1:]}); a copy is beside it"
+            ) from error
 
 
 def _relocate(database: Path, artifacts: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.config import UserError, one_line, without_secrets
 from bench.records import CONFIG, GRID, Record, Status, record
 from bench.tracking import content, store
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
@@ -27,6 +29,8 @@ SHOW_ALL = json.dumps({"runsHiddenMode": "SHOW_ALL"})
 """State of the charts page that shows every run, as MLflow's UI shares it."""
 VIEW = "scorebench"
 """Key of the shared view of an experiment's charts which shows all runs, not ten."""
+LONGEST_ERROR = 1000
+"""Letters of what MLflow says that are told: its advice has some 350."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
 PATIENCE = 20.0
 """Seconds that a command waits at its end for a store that logs nothing meanwhile."""
@@ -38,10 +42,12 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def first_line(error: BaseException) -> str:
-    """Name an error and what it says first."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def in_one_line(error: BaseException) -> str:
+    """Name an error and what it says, MLflow's whole advice, without secrets and SQL."""
+    said = one_line(without_secrets(re.split(r"\n\[SQL|\n\(Background", str(error))[0]))
+    if isinstance(error, UserError):
+        return said
+    return f"{type(error).__name__}: {said[:LONGEST_ERROR]}" if said else type(error).__name__
 
 
 class NullTracker:
@@ -102,7 +108,7 @@ class Tracker:
         except ImportError:
             line = "MLflow is not installed: nothing is tracked; install it, then run: bench sync"
         except Exception as error:
-            line = f"MLflow is left out ({first_line(error)}); once it works, run: bench sync"
+            line = f"MLflow is left out ({in_one_line(error)}); once it works, run: bench sync"
         warn(line)
         return NullTracker(line)
 
@@ -133,7 +139,7 @@ class Tracker:
         try:
             step(*arguments)
         except Exception as error:
-            self.trouble = f"MLflow could not log '{what}' ({first_line(error)})"
+            self.trouble = f"MLflow could not log '{what}' ({in_one_line(error)})"
             if not self._warned:
                 self._warn(f"{self.trouble}; the run goes on, complete it later: bench sync")
             self._warned = True

@@ -1,5 +1,7 @@
 """MLflow's own pages, served on a results folder's store."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import os
@@ -10,13 +12,18 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.config import UserError
+from bench.config import UserError, without_secrets
 from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, open_store, store_uri
-from bench.tracking.tracker import VIEW, first_line
+from bench.tracking.tracker import VIEW, in_one_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 UI_LOG = "mlflow-ui.log"
 HOST = "127.0.0.1"
@@ -40,8 +47,8 @@ def ui(results: Path, port: int = 5000) -> None:
         raise UserError("MLflow is not installed; install it to see its UI")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if is_server(store_uri(results)):
-        _print_links(results, store_uri(results).rstrip("/"))
+    if is_server(uri := store_uri(results)):
+        _print_links(_opened(results), _without_user(uri).rstrip("/"))
         return
     if not os.environ.get(URI) and not (results / DATABASE).exists():
         raise UserError(
@@ -49,8 +56,9 @@ def ui(results: Path, port: int = 5000) -> None:
             f"or point {URI} to a store"
         )
     _refuse_taken(port)
+    client = _opened(results)
     with _until_stopped() as stopped, serving(results, port) as (base, server):
-        _print_links(results, base)
+        _print_links(client, base)
         print("Ctrl-C ends it.", flush=True)
         while server.poll() is None:
             if stopped.is_set():
@@ -85,13 +93,14 @@ def _until_stopped() -> Iterator[threading.Event]:
 def serving(results: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run MLflow's server with one worker; yield address and process once healthy, then end it."""
     command = [
-        sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", store_uri(results),
+        sys.executable, "-P", "-m", "mlflow", "server",
         "--artifacts-destination", (results / ARTIFACTS).resolve().as_uri(),
         "--host", HOST, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     # Nothing of the current folder is imported: not by the server, and not by what it starts.
     safe = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
-    environment = os.environ | safe
+    # Not on its command line, which every user of the machine may read.
+    environment = os.environ | safe | {"MLFLOW_BACKEND_STORE_URI": store_uri(results)}
     log = results / UI_LOG
     # A session of its own: Ctrl-C reaches this process alone, which then ends the server whole.
     with log.open("wb") as output:
@@ -139,14 +148,25 @@ def _end(server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _print_links(results: Path, base: str) -> None:
+def _opened(results: Path) -> MlflowClient:
     try:
-        client = open_store(results)
+        return open_store(results)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
-            f"the MLflow store '{store_uri(results)}' cannot be opened ({first_line(error)}); "
-            f"start its server, or unset {URI} for the store in '{results}'"
+            f"the MLflow store '{without_secrets(store_uri(results))}' cannot be opened "
+            f"({in_one_line(error)}); start its server, or unset {URI} for the store in '{results}'"
         ) from error
+
+
+def _without_user(address: str) -> str:
+    """Return a server's address without the user and the password in it, to be opened by hand."""
+    parts = urllib.parse.urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _print_links(client: MlflowClient, base: str) -> None:
     for experiment in client.search_experiments():
         if client.search_runs([experiment.experiment_id], max_results=1):
             print(f"{experiment.name}: {charts_link(base, experiment.experiment_id)}", flush=True)
