@@ -127,7 +127,7 @@ def open_store(results: Path) -> MlflowClient:
             return _connect(uri)
     with lock, _no_chatter():
         origin_of(results)
-        if not os.path.lexists(database):
+        if not database.exists():
             _create(database)
         _refuse_foreign(database)
         _migrate(uri, database)
@@ -242,10 +242,9 @@ def _migrate(uri: str, database: Path) -> None:
         command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", uri]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
         if done.returncode:
-            raise UserError(
-                f"MLflow could not bring '{database}' up to its version "
-                f"({done.stderr.strip().splitlines()[-1:]}); a copy is beside it"
-            ) from error
+            said = done.stderr.strip().rpartition("\n")[2]
+            what = f"MLflow could not bring '{database}' up to its version ({said})"
+            raise UserError(f"{what}; a copy is beside it") from error
 
 
 def _relocate(database: Path, artifacts: Path) -> None:
