@@ -42,6 +42,7 @@ ATTEMPTS = '''
 """Run a cell in forked processes that have torch already: whole, then killed at its moments."""
 import json, os, random, signal, sys, time
 import bench.training.checkpoint, bench.worker
+import scipy.linalg, torch._dynamo  # which torch loads at its first optimizer
 from bench.executors import Job
 from bench.worker import process
 from pathlib import Path
