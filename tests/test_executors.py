@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from bench.executors import (
     local,
 )
 from bench.executors.local import LocalHandle
+from bench.records import CellLock
 from bench.records.orphans import note_death
 from bench.records.record import SIGN, Attempt, Status
 
@@ -64,13 +65,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: None) -> A
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     handles: list[LocalHandle] = []
 
-    def begin(code: str, **more: Any) -> LocalHandle:
+    def begin(code: str, held: Sequence[int] = (), **more: Any) -> LocalHandle:
         folder = tmp_path / "job"
         folder.mkdir(exist_ok=True)
         job = Job(
             task="fake_task", folder=folder, cache=tmp_path / "c", request={"code": code}, **more
         )
-        handles.append(LocalExecutor().start(job))
+        handles.append(LocalExecutor().start(job, held=held))
         return handles[-1]
 
     yield begin
@@ -363,3 +364,41 @@ def test_an_attempt_whose_end_nobody_saw_has_the_time_of_its_last_sign(
         (tmp_path / SIGN).write_text(sign)
     note_death(row, tmp_path)
     assert (row.attempts[-1].seconds, row.attempts[-1].ended) == (seconds, Status.KILLED)
+
+
+# -- what outlives its job ----------------------------------------------------------------------
+
+FORKS = """
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        job.answer.write_text(str(os.getpid()))
+        time.sleep(600)
+    os._exit(0)
+program = ["sh", "-c", "sleep 601 > /dev/null 2>&1 & echo $!"]
+other = subprocess.run(program, stdout=-1, start_new_session=True, text=True)
+while not job.answer.exists() or not job.answer.read_text():
+    time.sleep(0.01)
+job.answer.write_text(job.answer.read_text() + " " + other.stdout)
+"""
+
+
+def test_what_was_forked_twice_ends_with_its_cell(start: Start, tmp_path: Path) -> None:
+    """It keeps the lock that it has inherited, in no group and as nobody's child."""
+    lock = CellLock(tmp_path / "sde-seed0")
+    assert lock.acquire()
+    assert lock.descriptor is not None
+    handle = start(FORKS, held=[lock.descriptor])
+    lock.close()
+    assert end_of(handle).code == DONE, handle.job.log_path.read_text()
+    pids = [int(pid) for pid in handle.job.answer.read_text().split()]
+    assert len(pids) == 2
+    wait_for(lambda: not any(map(is_alive, pids)))
+    assert CellLock(tmp_path / "sde-seed0").acquire()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +15,24 @@ import numpy as np
 import pytest
 import torch
 
+from bench import study
+from bench.commands.run import RunOptions
+from bench.commands.run.request import resolve
 from bench.config import UserError, digest
-from bench.executors import Job
+from bench.executors import End, Job, explain_end
 from bench.executors.job import packages
-from bench.records import record
+from bench.progress.display import Display, describe
+from bench.records import Attempt, CellLock, Status, note_death, record
+from bench.records.orphans import read_sign
 from bench.records.source_code import check_source, source_digest, source_files, source_hashes
 from bench.report.study_report import StudyReport
 from bench.report.table import render_table
 from bench.sampling.source import Source
+from bench.tracking import NullTracker
 from methods import registry
 
 from .conftest import Bench, Build
-from .fake_study import write_study
+from .fake_study import PREPARED, make_record, write_study
 
 # -- one source --------------------------------------------------------------------------------
 
@@ -262,3 +271,130 @@ def test_a_note_on_samples_stands_under_the_table(tmp_path: Path) -> None:
     said = "its samples lie in [0, 255], and should in [-1, 1]"
     record.save(row.model_copy(update={"notes": [said]}), path)
     assert f"{row.cell}: {said}." in render_table(StudyReport.read(folder))
+
+
+# -- what a cell tells -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> study.CellWork:
+    asked = RunOptions(
+        methods=("sde", "cdm"), preset="smoke", device="cpu", study="s", results=tmp_path
+    )
+    return study.CellWork(
+        resolve(asked), {**PREPARED, "data_variant": "d"}, NullTracker(), Display()
+    )
+
+
+def ended(code: int = 0, *, asked: bool = False) -> End:
+    status, reason = explain_end(code, "log.txt")
+    return End(code, Status.INTERRUPTED if asked else status, reason, 7, 1.0, asked)
+
+
+def swapped(text: str, **changes: Any) -> str:
+    return json.dumps(json.loads(text) | changes)
+
+
+BROKEN_RECORDS: dict[str, Callable[[str], str]] = {
+    "gone": lambda text: "",
+    "bytes": lambda text: "\0\1",
+    "half": lambda text: text[: len(text) // 2],
+    "a list": lambda text: "[1]",
+    "another cell's": lambda text: swapped(text, cell="sde-seed0"),
+    "another key": lambda text: swapped(text, key="x-y"),
+    "a status of its own": lambda text: swapped(text, status="splendid"),
+    "endless": lambda text: swapped(text, ledger={"train": float("inf")}),
+    "before its time": lambda text: swapped(text, ledger={"train": -1.0}),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_RECORDS)
+def test_a_broken_record_costs_its_cell_alone(work: study.CellWork, fault: str) -> None:
+    cell = next(c for c in study.plan(work.request, PREPARED) if c.config.method == "cdm")
+    work.write(cell)
+    path = cell.folder / "record.json"
+    path.write_text(BROKEN_RECORDS[fault](path.read_text()) or "")
+    if fault == "gone":
+        path.unlink()
+    work.display.start(cell.folder.name, "")
+    work.close(cell, ended())
+    row = record.load(cell.folder)
+    assert row is not None
+    assert (row.cell, row.key, row.status) == ("cdm-seed0", cell.key, Status.KILLED)
+    assert row.reason.endswith("its record could not be read")
+    kept = list((cell.folder / "replaced").glob("record-*.json"))
+    assert len(kept) == (fault != "gone")
+    # What was stopped goes on, as if it had told so.
+    path.write_text("{")
+    work.display.start(cell.folder.name, "")
+    work.close(cell, ended(75, asked=True))
+    assert study.decide(cell, frozenset())[0] == "resume"
+
+
+SIGNS = [
+    b"not json", b"[1]", b"\xff\xfe", b"{}", b'{"phase": 3}', b'{"phase": "x", "images": "many"}',
+    b'{"phase": "x", "rate": Infinity}', b'{"phase": "x", "loss": [1]}', b'{"phase": ["x"]}',
+    b'{"phase": "x", "stage": {"a": 1}}', b'{"phase": "x", "fraction": 1e999}',
+    b'{"phase": "' + b"x" * 300 + b'"}', b'{"phase": "x"' + b" " * 10**6 + b"}", b"[" * 10**5,
+    b'{"phase": "x", "seconds": -1}', b'{"phase": "x", "images": ' + b"9" * 500 + b"}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", SIGNS, ids=range(len(SIGNS)))
+def test_a_bad_word_is_not_heard(tmp_path: Path, sign: bytes) -> None:
+    path = tmp_path / "alive"
+    path.write_bytes(sign)
+    found = read_sign(path)
+    assert found is None or not found.phase
+    row = make_record(tmp_path, "sde", 0).model_copy(
+        update={"attempts": [Attempt(started="", pid=1, host="")]}
+    )
+    note_death(row, tmp_path)
+    assert row.attempts[-1].seconds == 0.0
+
+
+def test_a_pipe_is_no_sign_of_life(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "alive")
+    assert read_sign(tmp_path / "alive") is None
+
+
+def test_what_can_be_heard_can_be_shown(tmp_path: Path) -> None:
+    path = tmp_path / "alive"
+    path.write_text('{"phase": "training", "fraction": 2,"loss": NaN, "images": 1e99, "rate": -1}')
+    sign = read_sign(path)
+    assert sign is not None
+    assert describe(sign.model_dump(exclude_unset=True)).startswith("training")
+
+
+def test_lines_that_are_no_points_are_left_out_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = '{"images": 1, "step": 1, "seconds": 1.5, "values": {"loss/x": NaN}}'
+    bad = ["not json", "[1]", '{"images": "many"}', '{"images": 1, "seconds": 1, "values": 3}', ""]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([bad[0], good, *bad[1:], good, "{half"]))
+    points = record.read_curves(tmp_path)
+    assert [point["images"] for point in points] == [1, 1]
+    assert isinstance(points[0]["images"], int)
+    assert f"note: {len(bad)} of 7 lines of" in capsys.readouterr().err
+
+
+# -- who has a lock ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_lock_names_who_has_it_when_its_command_is_gone(tmp_path: Path) -> None:
+    lock = CellLock(tmp_path / "sde-seed0")
+    assert lock.acquire()
+    assert lock.descriptor is not None
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process = subprocess.Popen(program, pass_fds=[lock.descriptor])
+    lock.close()
+    who = json.loads(lock.path.read_text())
+    assert lock.holder == f"process {os.getpid()} on {who['host']}: {who['command']}"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lock.path.write_text(json.dumps(who | {"pid": gone.pid}))
+    assert f"process {process.pid}, left behind by process {gone.pid} on" in lock.holder
+    assert lock.holder.endswith(f"which has ended; to end it: kill {process.pid}")
+    process.kill()
+    process.wait()

@@ -1,8 +1,13 @@
 """How a job's process ended: exit codes, and in words what a code or a signal means."""
 
+import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 
+import psutil
+
+from bench.executors.job import Job
 from bench.records import Status
 
 DONE = 0
@@ -14,6 +19,8 @@ NO_DATA = 3
 """Exit code: as ``BAD_INPUT``, for want of data."""
 INTERRUPTED = 75
 """Exit code: it was asked to stop; started again it goes on."""
+VARIABLE = "SCOREBENCH_JOB"
+"""In the environment of a job's process, and so of all that it starts: the job's file."""
 HINTS = {
     signal.SIGKILL: ", perhaps for lack of memory",
     signal.SIGBUS: ", perhaps since a file that it had mapped was cut short or cannot be read",
@@ -46,3 +53,14 @@ def explain_end(code: int, log: str, *, was_short: bool = False) -> tuple[Status
     if number == signal.SIGKILL and was_short:
         return Status.MEMORY, "its process was ended by the kernel for lack of memory"
     return Status.KILLED, f"its process was ended by {number.name}{HINTS.get(number, '')}"
+
+
+def end_strays(job: Job) -> None:
+    """Kill what a job's process has started and left: it may hold the cell's lock, or the GPU.
+
+    What was forked twice is in no group and nobody's child any more; its environment is the job's.
+    """
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(VARIABLE) == str(job.path):
+                process.kill()

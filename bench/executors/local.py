@@ -1,7 +1,6 @@
 """Jobs as processes of this machine, children of the command's."""
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -15,10 +14,11 @@ from pathlib import Path
 import psutil
 
 from bench.costs.machine.readings import oom_kills
-from bench.executors.endings import End, explain_end
+from bench.executors.endings import VARIABLE, End, end_strays, explain_end
 from bench.executors.executor import Told
 from bench.executors.job import Job
 from bench.records import Status
+from bench.records.orphans import read_sign
 
 GRACE_SECONDS = 10.0
 """Time between asking a job to stop and ending it."""
@@ -57,9 +57,11 @@ class LocalHandle:
         version = version_of(self.job.sign)
         if version in {self.seen, None}:
             return None
-        self.seen, told = version, read_told(self.job.sign)
-        self.last = told or self.last
-        return told
+        self.seen, sign = version, read_sign(self.job.sign)
+        if sign is None or not sign.phase:
+            return None
+        self.last = sign.model_dump(exclude_unset=True)
+        return self.last
 
     def poll(self) -> End | None:
         """How it ended; ends it where it goes past a limit, or does not stop when asked to."""
@@ -90,12 +92,13 @@ class LocalHandle:
         self.process.terminate()
 
     def kill(self) -> None:
-        """Kill the process and whatever it started that stayed in its group."""
+        """Kill the process and whatever it has started."""
         if self.end is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
+        end_strays(self.job)
         seconds, was_short = time.monotonic() - self.started, oom_kills() > self.oom_kills
         found = explain_end(code, self.job.log.name, was_short=was_short)
         status, reason = self.asked or found
@@ -131,6 +134,7 @@ def environment_of(job: Job) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(path)
     # As -P, for whatever Python it starts.
     environment["PYTHONSAFEPATH"] = "1"
+    environment[VARIABLE] = str(job.path)
     if job.threads is not None:
         # Before numpy's and torch's libraries are loaded, or they take every core.
         environment["OMP_NUM_THREADS"] = str(job.threads)
@@ -143,16 +147,6 @@ def version_of(path: Path) -> tuple[int, int] | None:
         found = path.stat()
         return found.st_ino, found.st_mtime_ns
     return None
-
-
-def read_told(path: Path) -> Told | None:
-    """Read a sign of life; ``None`` where there is none or it is of no use."""
-    try:
-        told = json.loads(path.read_bytes())
-        usable = isinstance(told["phase"], str) and math.isfinite(told.get("fraction", 0.0))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return told if usable else None
 
 
 def memory_of(process: subprocess.Popen[bytes]) -> int:

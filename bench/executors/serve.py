@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from bench.executors.endings import BAD_INPUT, INTERRUPTED
+from bench.executors.endings import BAD_INPUT, INTERRUPTED, end_strays
 from bench.executors.job import Job, packages
 
 OOM_SCORE = 500
@@ -31,7 +31,14 @@ def serve(task: Callable[[Job], int]) -> NoReturn:
         found, wanted = (", ".join(paths.values()) for paths in (packages(), job.packages))
         print(f"its process would run {found}, and not {wanted} as the command does")
         sys.exit(BAD_INPUT)
+    for descriptor in os.listdir("/dev/fd"):
+        # The cell's lock is this process's alone, not that of a program which it starts.
+        if int(descriptor) > 2:
+            with suppress(OSError):
+                os.set_inheritable(int(descriptor), False)
     code = task(job)
+    if parent and os.getppid() != int(parent[0]):
+        end_strays(job)  # Else the parent does so, whatever becomes of this process.
     if code == INTERRUPTED:
         # All is on disk, and whoever asked this process to stop will not wait for long.
         with suppress(OSError):

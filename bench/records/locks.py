@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from bench.config import UserError, without_secrets
@@ -64,12 +65,24 @@ class CellLock:
 
     @property
     def holder(self) -> str:
-        """Who has the lock, in words."""
+        """Who has the lock, in words: a command, or the process that one has left behind."""
         try:
             who = json.loads(self.path.read_bytes())
-            return f"process {who['pid']} on {who['host']}: {who['command']}"
-        except (OSError, ValueError, KeyError):
+            told = f"process {who['pid']} on {who['host']}: {who['command']}"
+            is_over = who["host"] == socket.gethostname() and not psutil.pid_exists(who["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
             return "another process"
+        left = [pid for pid in psutil.pids() if self._is_open_in(pid)] if is_over else []
+        if not left:
+            return told
+        pids = " ".join(map(str, left))
+        return f"process {pids}, left behind by {told}, which has ended; to end it: kill {pids}"
+
+    def _is_open_in(self, pid: int) -> bool:
+        with suppress(OSError):
+            folder = Path(f"/proc/{pid}/fd")
+            return any(file.resolve() == self.path.resolve() for file in folder.iterdir())
+        return False
 
 
 @contextmanager

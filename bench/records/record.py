@@ -7,6 +7,7 @@ file is written whole or not at all; ``metrics.jsonl`` and ``log.txt`` only grow
 
 import errno
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -108,6 +109,14 @@ class Cost(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     parameters_by_network: dict[str, int] = Field(default_factory=dict)
     peak_memory_bytes: int | None = None
     peak_memory_kind: str | None = None
+
+
+class CurvePoint(BaseModel):
+    """A line of ``metrics.jsonl``, as far as it must be there."""
+
+    images: float
+    seconds: float
+    values: dict[str, float]
 
 
 class SharedBy(BaseModel, extra="forbid"):
@@ -250,7 +259,7 @@ def readable(folder: Path) -> Record | None:
     """Read a cell's record; ``None`` where there is none that can be read."""
     try:
         return load(folder)
-    except ValueError:
+    except (OSError, ValueError):
         return None
 
 
@@ -270,8 +279,14 @@ def read_anchors(study: Path) -> Anchors:
 def read_curves(folder: Path) -> list[dict[str, Any]]:
     """Read ``metrics.jsonl``: one dict a line, ``{"images", "step", "seconds", "values"}``.
 
-    A last line that is still being written is left out.
+    A last line that is still being written is left out; so is one that is no point, with a word.
     """
-    path = folder / CURVES
-    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    path, points = folder / CURVES, list[dict[str, Any]]()
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for line in lines:
+        with suppress(ValueError):
+            CurvePoint.model_validate_json(line)
+            points.append(json.loads(line))
+    if bad := len(lines) - len(points):
+        print(f"note: {bad} of {len(lines)} lines of '{path}' are no points", file=sys.stderr)
+    return points

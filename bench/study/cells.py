@@ -1,5 +1,6 @@
 """The cells of a study as work for the runner: laid out, run, and their records kept true."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class CellWork(Work[Planned]):
 
     def close(self, cell: Planned, end: End) -> None:
         """Make the record say how the cell ended, or that we ended it, and show it."""
-        record = settle(cell, end)
+        record = settle(cell, end, self.pending(cell))
         self.display.end(cell.folder.name, record)
         self.sync(cell)
 
@@ -99,17 +100,32 @@ def replace(path: Path) -> None:
     path.rename(place)
 
 
-def settle(cell: Planned, end: End) -> Record:
-    """Correct the record of a cell whose process could not do it itself, or that we ended."""
-    record = records.load(cell.folder)
-    assert record is not None
-    before = record.model_copy(deep=True)
+def settle(cell: Planned, end: End, blank: Record) -> Record:
+    """Correct the record of a cell whose process could not do it itself, or that we ended.
+
+    One that is gone, cannot be read or is not of this cell is set aside, and ``blank`` filled in.
+    """
+    record = records.readable(cell.folder)
+    before = record and record.model_copy(deep=True)
+    lost = "" if record and is_of(record, cell) else "; its record could not be read"
+    if record is None or lost:
+        if (cell.folder / RECORD).exists():
+            replace(cell.folder / RECORD)
+        record = blank
     is_open = record.status in {Status.RUNNING, Status.PENDING}
     if is_open:
         record.ended = now()
     if is_open or (end.was_asked and record.status not in {Status.FINISHED, end.status}):
-        record.status, record.reason = end.status, end.reason
+        record.status, record.reason = end.status, f"{end.reason}{lost}"
     note_end(record, end.pid, end.seconds)
     if record != before:
         save(record, cell.folder)
     return record
+
+
+def is_of(record: Record, cell: Planned) -> bool:
+    """Whether a record can be what became of a cell."""
+    numbers = [*record.ledger.values(), record.spent]
+    return (record.cell, record.key) == (cell.folder.name, cell.key) and all(
+        math.isfinite(number) and number >= 0 for number in numbers
+    )

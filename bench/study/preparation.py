@@ -61,7 +61,12 @@ def answer_of(job: Job, end: End) -> dict[str, Any]:
     """Return what a job that has ended found; UserError where it found nothing."""
     # All that is needed is there before an estimate is tried, which may end the process.
     if job.answer.exists():
-        answer: dict[str, Any] = json.loads(job.answer.read_bytes())
+        try:
+            answer: dict[str, Any] = json.loads(job.answer.read_bytes())
+            Prepared.model_validate(answer)
+        except ValueError as error:
+            told = one_line(error)[:200]
+            raise UserError(f"preparing the study gave nothing of use: {told}") from error
         return answer
     errors = job.log_path.read_text("utf-8", "replace")
     if end.code in {BAD_INPUT, NO_DATA}:

@@ -16,8 +16,8 @@ from bench.config import UserError, read_cell, unknown
 from bench.executors import End, Job
 from bench.progress.display import Display
 from bench.records import CONFIG, Record, Status, nfe_curve, only_command, read_study
-from bench.records.nfe_curve import Point
-from bench.study import Planned, Request, Runner, Work
+from bench.records.nfe_curve import Curve, Point
+from bench.study import Planned, Request, Runner, Work, replace
 from methods.samplers import SAMPLERS, SamplerSettings
 
 
@@ -103,8 +103,7 @@ class SamplingWork(Work[CurveCell]):
 
     def renew(self, cell: CurveCell, *, elsewhere: bool) -> None:
         """Leave out the points that another command has drawn meanwhile."""
-        stored = nfe_curve.read(cell.folder, cell.record)
-        drawn = [point for point in stored.points if not point.reason]
+        drawn = [point for point in stored_of(cell).points if not point.reason]
         cell.missing = [p for p in cell.missing if not any(map(p.is_for, drawn))]
         if not cell.missing:
             cell.action, cell.why = "reuse", "drawn by another command"
@@ -135,12 +134,21 @@ class SamplingWork(Work[CurveCell]):
         self.display.close(cell.folder.name, drawn)
 
 
+def stored_of(cell: CurveCell) -> Curve:
+    """What a cell's file keeps of its curve; one that cannot be read is set aside."""
+    try:
+        return nfe_curve.read(cell.folder, cell.record)
+    except ValueError:
+        replace(cell.folder / nfe_curve.FILE)
+        return Curve(key=cell.record.key)
+
+
 def settle(cell: CurveCell, reason: str) -> list[str]:
     """Give the points that their process did not come to its end as their reason, if it has one.
 
     Returns a line for each reason that points failed for, and where to look.
     """
-    stored = nfe_curve.read(cell.folder, cell.record)
+    stored = stored_of(cell)
     lost = [point for point in cell.missing if reason and stored.find(point) is None]
     for point in lost:
         stored.put(point.model_copy(update={"reason": reason}))

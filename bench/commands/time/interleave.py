@@ -14,7 +14,7 @@ from bench.commands.cells import choose_cells
 from bench.config import UserError
 from bench.executors import DONE, INTERRUPTED, End, LocalExecutor, follow
 from bench.progress.display import Display
-from bench.records import hold, interleaved, only_command, read_study
+from bench.records import hold, interleaved, only_command, read_json, read_study
 from bench.records.interleaved import Timing
 
 NAME = "timing"
@@ -107,6 +107,6 @@ def run(
             display.close(NAME, "ended")
         if end.code == INTERRUPTED:
             raise KeyboardInterrupt
-        found = Timing.model_validate_json(job.answer.read_bytes()) if end.code == DONE else None
+        found = read_json(job.answer, Timing, "time again") if end.code == DONE else None
         at = job.folder / interleaved.AT
-        return found, at.read_text() if at.exists() else "", end
+        return found, at.read_text("utf-8", "replace") if at.exists() else "", end
