@@ -9,21 +9,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from bench import data, metrics
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import UserError
+from bench.config.schema import CellConfig
+from bench.config.text import to_yaml
 from bench.progress.display import Display
-from bench.records.record import now
+from bench.records.files import write_text
+from bench.records.record import CONFIG, now
 from bench.records.study_file import (
+    CONTENT,
     REPRODUCED,
     STUDY,
     Prepared,
     StudyFile,
+    check_content,
     find_study,
     is_study,
+    placed_config,
     read_study,
     write_study,
 )
@@ -32,6 +40,7 @@ from bench.study import Request, check_study, preparation
 
 from . import fake_study
 from .conftest import Bench
+from .pictures import png, write_zip
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference"
 PREPARED = Prepared(data_sha256="d" * 64, extractors={"digits": "e" * 64}, notes=["a note"])
@@ -186,3 +195,108 @@ def test_those_that_measure_again_name_it_too(
 @pytest.mark.parametrize("format", ["md", "latex", "json"])
 def test_every_table_names_its_study(format: str, tmp_path: Path) -> None:
     assert "Study: digits." in fake_study.table(small(tmp_path, "digits", 1), format)
+
+
+# The same files elsewhere
+
+
+def asked(results: Path, **options: Any) -> Request:
+    defaults = {"methods": ("sde",), "preset": "smoke", "device": "cpu", "dataset": "images64"}
+    return resolve(RunOptions(**{**defaults, "results": results, **options}))
+
+
+def made(request: Request, asked: str = "") -> Path:
+    """Write what a finished preparation leaves; older versions left no ``asked``."""
+    settings = request.settings
+    found = data.load(settings.dataset, path=settings.data, cache=request.cache, size=settings.size)
+    known = metrics.identity(settings) | {"data_sha256": found.sha256}
+    prepared = Prepared.model_validate(known)
+    study = StudyFile(name=request.name, settings=settings, prepared=prepared, asked=asked)
+    write_study(study, request.folder)
+    return request.folder
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    """Three data sets, the second a copy of the first; statistics; each in two places."""
+    for name, seed in (("one", 0), ("two", 0), ("other", 9)):
+        write_zip(tmp_path / f"{name}.zip", {f"{k}.png": png(seed + k, 64) for k in range(3)}, None)
+    np.savez(tmp_path / "ref.npz", mu=np.zeros(2), sigma=np.eye(2))
+    shutil.copy(tmp_path / "ref.npz", tmp_path / "ref2.npz")
+    np.savez(tmp_path / "ref3.npz", mu=np.ones(2), sigma=np.eye(2))
+    return {path.stem: path for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+@pytest.mark.parametrize("more", [{}, {"overrides": ("training.batch=16",)}, {"budget": "1kimg"}])
+def test_a_study_is_found_by_the_content_of_its_data(
+    tmp_path: Path, places: dict[str, Path], more: dict[str, Any], is_old: bool
+) -> None:
+    results = tmp_path / "results"
+    request = asked(results, data=places["one"], **more)
+    folder = made(request, "" if is_old else request.asked)
+    assert asked(results, data=places["one"], **more).folder == folder
+    assert asked(results, data=places["two"], **more).folder == folder
+    places["one"].rename(tmp_path / "gone.zip")
+    assert asked(results, data=places["two"], **more).folder == folder
+    assert asked(results, data=places["other"], **more).folder != folder
+    assert asked(results, data=places["two"], budget="2kimg").folder != folder
+    # It went on there, and its files are moved once more.
+    again = asked(results, data=places["two"], **more)
+    made(again, again.asked)
+    places["two"].rename(tmp_path / "three.zip")
+    assert asked(results, data=tmp_path / "three.zip", **more).folder == folder
+    assert asked(results, data=places["other"], **more).folder != folder
+
+
+def test_a_study_is_found_by_the_content_of_its_statistics(
+    tmp_path: Path, places: dict[str, Path]
+) -> None:
+    results = tmp_path / "results"
+    folder = made(asked(results, data=places["one"], reference=places["ref"]))
+    for name in ("ref", "ref2"):
+        assert asked(results, data=places["two"], reference=places[name]).folder == folder
+    assert asked(results, data=places["two"], reference=places["ref3"]).folder != folder
+    assert asked(results, data=places["two"]).folder != folder
+
+
+def test_a_study_is_found_by_the_content_of_its_weights(
+    tmp_path: Path, places: dict[str, Path]
+) -> None:
+    results, also = tmp_path / "results", ("evaluation.also=[mine]",)
+    named = {name: f"mine={places[name]}" for name in places}
+    folder = made(asked(results, data=places["one"], weights=(named["ref"],), overrides=also))
+    again = {"data": places["two"], "overrides": also}
+    assert asked(results, weights=(named["ref2"],), **again).folder == folder
+    assert asked(results, weights=(named["ref3"],), **again).folder != folder
+
+
+def test_files_elsewhere_that_differ_are_refused(tmp_path: Path, places: dict[str, Path]) -> None:
+    request = asked(tmp_path / "results", study="s", data=places["one"], reference=places["ref"])
+    made(request)
+    for changes in ({"data": places["two"]}, {"reference": places["ref2"]}):
+        moved = request.settings.model_copy(update=changes)
+        check_study(replace(request, settings=moved))
+        check_content(request.folder, moved, read_study(request.folder).prepared.model_dump())
+    for place, part in CONTENT.items():
+        moved = request.settings.model_copy(update={place: {"x": places["other"]}})
+        found = read_study(request.folder).prepared.model_dump() | {part: "other"}
+        with pytest.raises(UserError, match=f"was run with {place} = .* is not the same"):
+            check_content(request.folder, moved, found)
+        # In its own place a file that has changed makes cells stale, as it always has.
+        check_content(request.folder, request.settings, found)
+
+
+def test_a_cell_has_its_files_where_its_study_had_them_last(
+    tmp_path: Path, places: dict[str, Path]
+) -> None:
+    request = asked(tmp_path / "results", study="s", data=places["one"])
+    cell = made(request) / "sde-seed0"
+    config = CellConfig(settings=request.settings, method="sde", method_config={}, seed=0)
+    write_text(cell / CONFIG, to_yaml(config))
+    assert placed_config(cell) == config
+    moved = request.settings.model_copy(update={"data": places["two"]})
+    write_study(StudyFile(name="s", settings=moved, prepared=PREPARED), request.folder)
+    assert placed_config(cell).settings == moved
+    (request.folder / STUDY).unlink()
+    assert placed_config(cell) == config

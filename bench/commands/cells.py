@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import metrics
-from bench.config import UserError, one_line, read_cell, unknown
-from bench.records import CHECKPOINT, CONFIG, Record, Status
+from bench.config import UserError, one_line, unknown
+from bench.records import CHECKPOINT, Record, Status, placed_config
 from bench.records.source_code import source_digest
 from bench.report.frame import Cells, read_records
 from bench.study import cell_key
@@ -43,7 +43,7 @@ def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
         return f"it is not finished but {record.status}; {again}"
     if not (folder / CHECKPOINT).exists():
         return f"its {CHECKPOINT} is gone; {again}"
-    config = read_cell(folder / CONFIG)
+    config = placed_config(folder)
     try:
         source = source_digest(registry.load(config.method).__module__)
         identity = metrics.identity(config.settings) | {"data_sha256": data_sha256}

@@ -1,16 +1,19 @@
 """``study.yaml``, typed: what a study was asked for, what its preparation found; and finding it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from bench.config import Settings, UserError, build, one_line, unknown
+from bench.config import CellConfig, Settings, UserError, build, one_line, read_cell, unknown
 from bench.records.files import write_text
-from bench.records.record import RECORD, readable
+from bench.records.record import CONFIG, RECORD, readable
 
 STUDY = "study.yaml"
+CONTENT = {"data": "data_sha256", "weights": "extractors", "reference": "reference_sha256"}
+"""Which hashes tell whether files are the same, by the setting that says where they lie."""
 REPRODUCED = "rerun.md"
 """What came of a reproduction, in its study's folder."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -44,6 +47,8 @@ class StudyFile(BaseModel, frozen=True, extra="ignore"):
     """When a command last set out to run it, UTC, ISO 8601; older versions did not say."""
     reproduces: str = ""
     """The cell that it repeats, STUDY/CELL, where it is a reproduction."""
+    asked: str = ""
+    """What it would be called were no places in its name; older versions did not say."""
 
 
 def is_study(folder: Path) -> bool:
@@ -60,6 +65,36 @@ def read_study(folder: Path) -> StudyFile:
         raise UserError(f"'{path}' cannot be read: {one_line(error)}") from error
     found: StudyFile = build(StudyFile, body, str(path))
     return found
+
+
+def check_content(folder: Path, settings: Settings, found: Mapping[str, Any]) -> None:
+    """Refuse files at other places than a study had them, unless they are the same.
+
+    ``found`` has their hashes, as ``Prepared`` has them. Raises UserError.
+    """
+    if not is_study(folder):
+        return
+    study = read_study(folder)
+    for place, part in CONTENT.items():
+        before, now = getattr(study.settings, place), getattr(settings, place)
+        had = getattr(study.prepared, part)
+        # An older version did not tell of extractors.
+        if before != now and had != found[part] and had != {}:
+            raise UserError(
+                f"study '{folder.name}' was run with {place} = {before}, not {now}, which is not "
+                "the same; give another --study name (its results stay as they are)"
+            )
+
+
+def placed_config(folder: Path) -> CellConfig:
+    """Read a cell's configuration, with its files at the places where its study had them last."""
+    config = read_cell(folder / CONFIG)
+    try:
+        settings = read_study(folder.parent).settings
+    except UserError:
+        return config  # A cell is read without its study too.
+    places = {name: getattr(settings, name) for name in CONTENT}
+    return config.model_copy(update={"settings": config.settings.model_copy(update=places)})
 
 
 def write_study(study: StudyFile, folder: Path) -> None:

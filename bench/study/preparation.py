@@ -10,7 +10,7 @@ from typing import Any
 from bench.config import MissingDataError, UserError, one_line
 from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, Told, follow
 from bench.progress.display import Display
-from bench.records import Prepared, StudyFile, now, write_study
+from bench.records import Prepared, StudyFile, is_study, now, read_study, write_study
 from bench.study.request import Request, check_study
 
 
@@ -19,6 +19,7 @@ def make_ready(
 ) -> tuple[dict[str, Any], Any]:
     """Prepare a study and write down what it is; return what was found, and the tracker."""
     check_study(request)
+    asked = request.asked or (read_study(request.folder).asked if is_study(request.folder) else "")
     with tempfile.TemporaryDirectory() as scratch:
         job = preparation(request, Path(scratch))
         handle = LocalExecutor().start(job)
@@ -32,7 +33,7 @@ def make_ready(
     found = Prepared.model_validate(prepared)
     study = StudyFile(
         name=request.name, settings=request.settings, prepared=found,
-        commanded=now(), reproduces=request.reproduces,
+        commanded=now(), reproduces=request.reproduces, asked=asked,
     )  # fmt: skip
     write_study(study, request.folder)
     return prepared, tracker

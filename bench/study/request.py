@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import Settings, UserError
+from bench.config import WHEREABOUTS, Settings, UserError
 from bench.executors import Job, Limits
 from bench.records import RECORD, is_study, read_study
 from bench.report.frame import flatten
@@ -35,6 +35,8 @@ class Request:
     """Which cells with a result or a failure are run again, of ``RERUN``."""
     reproduces: str = ""
     """The cell that the study repeats, STUDY/CELL, if it does."""
+    asked: str = ""
+    """What the study would be called if no places of files were in its name; not with --study."""
     command_started: float | None = None
     """When the command was started, in seconds since 1970, if there is one."""
 
@@ -67,7 +69,10 @@ class Request:
 
 
 def check_study(request: Request) -> None:
-    """Refuse to mix settings in one study; UserError names the first that differs."""
+    """Refuse to mix settings in one study; UserError names the first that differs.
+
+    Where files lie is no matter; whether they are the same, ``check_content`` sees when it is read.
+    """
     other = "give another --study name (its results stay as they are)"
     if not is_study(request.folder):
         shown = [path for path in request.folder.glob("*") if not path.name.startswith(".")]
@@ -78,8 +83,10 @@ def check_study(request: Request) -> None:
         settings = read_study(request.folder).settings
     except UserError as error:
         raise UserError(f"{error}; {other}") from error
-    stored = flatten("", settings.model_dump(mode="json"))
-    asked = flatten("", request.settings.model_dump(mode="json"))
+    stored, asked = (
+        flatten("", body.model_dump(mode="json", exclude=WHEREABOUTS))
+        for body in (settings, request.settings)
+    )
     for key in differing(stored, asked):
         raise UserError(
             f"study '{request.name}' was run with {key} = {stored.get(key)}, not "

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from bench import metrics
-from bench.config import UserError, one_line, read_cell
+from bench.config import UserError, one_line
 from bench.costs.flops import peak_memory
 from bench.costs.ledger import Ledger
 from bench.executors import Job
-from bench.records import Attempt, Status, note_death, remove_unfinished, write_atomically
+from bench.records import Attempt, Status, note_death, placed_config, remove_unfinished
 from bench.records import record as records
 from bench.records.environment import note
+from bench.records.files import write_atomically
 from bench.records.source_code import check_source
 from bench.training import State
 from bench.worker.build import build_cell, device_for, load_data
@@ -56,7 +57,7 @@ class Cell:
         record = records.load(job.folder)
         assert record is not None, f"{job.folder} has no record"
         self.job, self.folder, self.record = job, job.folder, record
-        self.config = read_cell(job.folder / records.CONFIG)
+        self.config = placed_config(job.folder)
         self.settings = self.config.settings
         self.training = self.config.training
         self.evaluation = self.settings.evaluation

@@ -15,7 +15,7 @@ from bench import metrics
 from bench.config import MissingDataError, Settings, UserError, one_line
 from bench.data import Dataset, load
 from bench.executors import BAD_INPUT, DONE, NO_DATA, Job, serve
-from bench.records import ANCHORS, Anchors, write_text
+from bench.records import ANCHORS, Anchors, check_content, write_text
 from bench.worker.build import build_method, open_device
 from bench.worker.process import Progress
 from bench.worker.shared_stages import stage_key
@@ -78,12 +78,14 @@ def prepare(job: Job) -> None:
     settings, progress = Settings.model_validate(job.request["settings"]), Progress(job)
     methods, reading = job.request["methods"], progress.of("reading the data")
     dataset, device, answer = examine(settings, methods, job.cache, progress=reading)
+    study = Path(job.request["study"])
+    check_content(study, settings, answer)
     metrics.self_test()
     evaluator = metrics.Evaluator.open(
         settings, dataset, device=device, cache=job.cache,
         progress=progress.of("reference statistics"),
     )  # fmt: skip
-    path = Path(job.request["study"]) / ANCHORS
+    path = study / ANCHORS
     if not are_current(path, answer, evaluator):
         rows = evaluator.anchors(settings.evaluation.samples, progress=progress.of("anchors"))
         write_text(path, Anchors(rows=rows).model_dump_json())

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from bench.config import CellConfig, UserError, read_cell
+from bench.config import CellConfig, UserError
 from bench.data import Dataset
-from bench.records import CONFIG, Record, load
+from bench.records import Record, load, placed_config
 from bench.records.source_code import check_source
 from bench.worker.build import Built, build_cell, device_for, load_data
 from bench.worker.cell import read_checkpoint
@@ -45,7 +45,7 @@ def load_finished(folder: Path, cache: Path, data_sha256: str) -> Trained:
     Raises:
         UserError: the data are not those it was trained on, or its weights are not final.
     """
-    record, config = load(folder), read_cell(folder / CONFIG)
+    record, config = load(folder), placed_config(folder)
     assert record is not None, f"{folder} has no record"
     device = device_for(config)
     dataset = load_data(config.settings, cache)

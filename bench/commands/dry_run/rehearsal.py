@@ -19,7 +19,7 @@ from bench.commands.dry_run.costs import CellCost, Findings, Remaining
 from bench.config import CellConfig, Settings, one_line
 from bench.executors.job import Job
 from bench.executors.serve import serve
-from bench.records import ANCHORS, cell_name, write_text
+from bench.records import ANCHORS, cell_name, check_content, write_text
 from bench.worker.build import Built
 from bench.worker.preparation import answering, examine
 
@@ -33,6 +33,8 @@ def estimate(job: Job) -> None:
     settings = Settings.model_validate(job.request["settings"])
     methods = job.request["methods"]
     dataset, device, known = examine(settings, methods, job.cache, download=False)
+    study = Path(job.request["study"])
+    check_content(study, settings, known)
 
     def note(found: Findings) -> None:
         answer = known | {"findings": found.model_dump()}
@@ -44,7 +46,7 @@ def estimate(job: Job) -> None:
         candidates.append(Candidate(cell, dataset, device, known["stages"][label]))
     # Reading the data takes a cell as long where they are not decoded first.
     loaded = began if dataset.stored else time.perf_counter()
-    study, seeds, startup = Path(job.request["study"]), job.request["seeds"], loaded - job.begun()
+    seeds, startup = job.request["seeds"], loaded - job.begun()
     note(rehearse(candidates, seeds, study=study, cache=job.cache, startup=startup, note=note))
 
 

@@ -21,7 +21,7 @@ from bench.config import CellConfig, UserError, build, check_name, one_line, rea
 from bench.progress.display import Display
 from bench.records import CONFIG, RECORD, Record, Status, is_study, load, read_json, write_text
 from bench.records.environment import SOURCE
-from bench.records.study_file import REPRODUCED
+from bench.records.study_file import REPRODUCED, placed_config
 from bench.report.frame import flatten
 from bench.report.table.markdown import markdown_table
 from bench.tracking import NullTracker
@@ -77,7 +77,7 @@ def configuration(folder: Path, data: Path | None) -> CellConfig:
     """
     path = folder / CONFIG
     try:
-        config = read_cell(path)
+        config = placed_config(folder)
     except (OSError, YAMLError, ValidationError) as error:
         why = error.strerror if isinstance(error, OSError) else one_line(error)[:200]
         raise UserError(f"'{path}' cannot be read ({why}); the cell cannot be repeated") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench import config, study
 from bench.commands import method_labels
-from bench.commands.run import RunOptions
+from bench.commands.run import RunOptions, moved
 from bench.commands.settings import default_device, default_jobs, resolve_settings
 from bench.config import UserError, unknown
 from methods import registry
@@ -36,8 +36,10 @@ def resolve(options: RunOptions) -> study.Request:
     for method in settings.training.per_method:
         if method not in registry.names():
             raise unknown("method in training.per_method", method, registry.names())
+    called, asked = moved.find(options, settings, lambda given: study_name(given, name))
     return study.Request(
-        name=study_name(options, name),
+        name=called,
+        asked=asked,
         results=options.results.resolve(),
         settings=settings,
         methods={label: method_labels.resolve_label(label, preset) for label in methods},
