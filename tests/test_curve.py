@@ -363,7 +363,7 @@ def test_a_stale_cell_is_refused(run_bench: Bench, fragile: tuple[Path, dict[str
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "the source of 'fragile' has changed since it was trained (at commit " in line
-    assert "run it again: bench run --methods fragile" in line
+    assert f"run it again: cd {place} && bench run --methods fragile" in line
 
 
 def write(folder: Path, name: str, change: dict[str, object]) -> None:

@@ -1,5 +1,7 @@
 """Finished cells that a command takes up again: which they are, and why others cannot be."""
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -36,9 +38,16 @@ def choose_cells(
     return [cells[name] for name in chosen if name not in refused], refused
 
 
+def made_by(record: Record) -> str:
+    """The command that a cell was made by, to be pasted into a shell that stands elsewhere."""
+    where = record.environment.get("directory", os.getcwd())
+    there = "" if where == os.getcwd() else f"cd {shlex.quote(where)} && "
+    return there + str(record.environment.get("command", "bench run"))
+
+
 def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
     """Say why a cell cannot be sampled again and what to do, or return ``None`` if it can."""
-    again = f"run it again: {record.environment.get('command', 'bench run')}"
+    again = f"run it again: {made_by(record)}"
     if record.status != Status.FINISHED:
         return f"it is not finished but {record.status}; {again}"
     if not (folder / CHECKPOINT).exists():

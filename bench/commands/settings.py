@@ -53,7 +53,7 @@ def parse_weights(texts: Sequence[str], evaluation: Mapping[str, Any]) -> dict[s
         if name not in {*used, "inception"}:
             raise UserError(
                 f"--weights {text}: extractor '{name}' is not in use, only {', '.join(used)}; add "
-                f"it with --set evaluation.also=[{name}], or --extractor for `bench evaluate`"
+                f"it with --set 'evaluation.also=[{name}]', or --extractor for `bench evaluate`"
             )
         files[name] = Path(file).resolve()
     return files

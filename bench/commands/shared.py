@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import study
-from bench.config import UserError
+from bench.config import UserError, bench_command
 from bench.records import RESERVE
 from bench.tracking import Background, NullTracker, Tracker, has_store
 from bench.tracking.tracker import PATIENCE
@@ -57,8 +57,7 @@ def tracked(
     trackers: list[Background | NullTracker] = []
 
     def open_tracker() -> Background | NullTracker:
-        opener = partial(Tracker.open, results)
-        trackers.append(Background(opener) if wanted else NullTracker())
+        trackers.append(background(results) if wanted else NullTracker())
         return trackers[-1]
 
     def sync(folder: Path, patience: float = PATIENCE) -> None:
@@ -72,6 +71,12 @@ def tracked(
         for tracker in trackers:
             tracker.drop()
         raise
+
+
+def background(results: Path) -> Background:
+    """Open MLflow's tracker of a results folder in a thread of its own."""
+    again = bench_command("sync", results=results)
+    return Background(partial(Tracker.open, results), again=again)
 
 
 def finish(folder: Path) -> None:
@@ -99,7 +104,7 @@ def finish(folder: Path) -> None:
 def show_in_store(folder: Path) -> None:
     """Bring MLflow up to date with a study, where studies are tracked."""
     if has_store(folder.parent):
-        tracker = Background(partial(Tracker.open, folder.parent))
+        tracker = background(folder.parent)
         tracker.sync_study(folder)
         tracker.close()
 

@@ -14,11 +14,11 @@ from bench.config.schema import (
     Training,
     read_cell,
 )
-from bench.config.text import digest, one_line, to_yaml, without_secrets
+from bench.config.text import bench_command, digest, one_line, to_yaml, without_secrets
 
 __all__ = [
     "SECTIONS", "WHEREABOUTS", "Budget", "CellConfig", "MissingDataError", "Preset", "Sampling",
-    "Settings", "Training", "UserError", "apply_overrides", "build", "check_name", "choose_preset",
-    "config_folder", "datasets", "digest", "one_line", "parse_set", "read_cell",
+    "Settings", "Training", "UserError", "apply_overrides", "bench_command", "build", "check_name",
+    "choose_preset", "config_folder", "datasets", "digest", "one_line", "parse_set", "read_cell",
     "resolve_method", "to_yaml", "unknown", "without_secrets",
 ]  # fmt: skip

@@ -1,9 +1,11 @@
-"""Texts that settings are read from and written to: strict YAML, digests, single lines."""
+"""Texts: strict YAML that settings are read from, digests, single lines, lines to be pasted."""
 
 import hashlib
 import json
 import os
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -67,6 +69,12 @@ def without_secrets(text: object) -> str:
         if SECRET_NAME.search(name) and len(value) >= 8:
             said = said.replace(value, "***")
     return SECRETS[1].sub(r"\1***", SECRETS[0].sub("***", said))
+
+
+def bench_command(*words: object, results: Path | None = None) -> str:
+    """Write a command to be pasted into a shell here: quoted, and with the place of the results."""
+    is_usual = results is None or results.resolve() == Path("results").resolve()
+    return shlex.join(["bench", *map(str, [*words, *([] if is_usual else ["--results", results])])])
 
 
 def digest(value: object) -> str:

@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import socket
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from bench.config import without_secrets
 from bench.records import checkout
 from bench.records.files import write_text
+from bench.records.locks import given_command
 from bench.records.record import Record
 from bench.version import __version__
 from methods import registry
@@ -117,7 +117,7 @@ def describe(
         "determinism": _determinism(),
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "command": without_secrets(" ".join(sys.argv) if command is None else command),
+        "command": given_command() if command is None else without_secrets(command),
         "directory": os.getcwd(),
         "host": socket.gethostname(),
         "pid": os.getpid(),

@@ -24,8 +24,9 @@ FOLDER = ".locks"
 
 
 def given_command() -> str:
-    """The command line that the present process was given."""
-    return without_secrets(shlex.join(["bench", *sys.argv[1:]]))
+    """The command line that the present process was given, to be pasted into a shell."""
+    ours = Path(sys.argv[0]).name == "bench" or sys.argv[0].endswith("bench/__main__.py")
+    return without_secrets(shlex.join(["bench", *sys.argv[1:]] if ours else sys.argv))
 
 
 class CellLock:

@@ -102,7 +102,7 @@ def read_records(study: Path) -> tuple[Cells, Anchors]:
     path = study / record.ANCHORS
     anchors = records.read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
     if not cells:
-        raise UserError(f"no cells in '{study}'; give a study's folder, or start one: bench run")
+        raise UserError(f"no cells in '{study}'; give a study's folder, or see: bench run --help")
     return cells, anchors
 
 

@@ -17,8 +17,17 @@ class Background:
     too, is tried again every ``PAUSE`` seconds: a store that comes back is caught up with.
     """
 
-    def __init__(self, opener: Callable[[Warn], Tracker | NullTracker], warn: Warn = to_stderr):
-        """Start the thread, which opens the store first: ``partial(Tracker.open, results)``."""
+    def __init__(
+        self,
+        opener: Callable[[Warn], Tracker | NullTracker],
+        warn: Warn = to_stderr,
+        again: str = "bench sync",
+    ) -> None:
+        """Start the thread, which opens the store first: ``partial(Tracker.open, results)``.
+
+        ``again`` is the command that completes what is left undone.
+        """
+        self._again = again
         self.trouble: str | None = None
         """What went wrong last, in one line; ``None`` when the last step did all it should."""
         self.seconds = 0.0
@@ -61,7 +70,9 @@ class Background:
             done = self._ended and not self._failed
         if not done:
             why = f" ({self.trouble})" if self.trouble and not self._warned else ""
-            self._warn(f"MLflow lacks some of what the folders say{why}; complete it: bench sync")
+            self._warn(
+                f"MLflow lacks some of what the folders say{why}; complete it: {self._again}"
+            )
         elif self._warned:
             self._warn("MLflow has caught up and lacks nothing")
         self.drop()

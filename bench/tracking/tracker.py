@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.config import UserError, one_line, without_secrets
+from bench.config import UserError, bench_command, one_line, without_secrets
 from bench.records import CONFIG, GRID, Record, Status, record
 from bench.tracking import content, store
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
@@ -103,12 +103,13 @@ class Tracker:
         """
         for name, value in store.QUIET.items():
             os.environ.setdefault(name, value)
+        again = bench_command("sync", results=results)
         try:
             return cls(store.open_store(results), results, warn)
         except ImportError:
-            line = "MLflow is not installed: nothing is tracked; install it, then run: bench sync"
+            line = f"MLflow is not installed: nothing is tracked; install it, then run: {again}"
         except Exception as error:
-            line = f"MLflow is left out ({in_one_line(error)}); once it works, run: bench sync"
+            line = f"MLflow is left out ({in_one_line(error)}); once it works, run: {again}"
         warn(line)
         return NullTracker(line)
 
@@ -141,7 +142,8 @@ class Tracker:
         except Exception as error:
             self.trouble = f"MLflow could not log '{what}' ({in_one_line(error)})"
             if not self._warned:
-                self._warn(f"{self.trouble}; the run goes on, complete it later: bench sync")
+                again = bench_command("sync", results=self._results)
+                self._warn(f"{self.trouble}; the run goes on, complete it later: {again}")
             self._warned = True
             try:
                 self.client.search_experiments(max_results=1)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.config import UserError, without_secrets
+from bench.config import UserError, bench_command, without_secrets
 from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, open_store, store_uri
 from bench.tracking.tracker import VIEW, in_one_line
 
@@ -52,8 +52,8 @@ def ui(results: Path, port: int = 5000) -> None:
         return
     if not os.environ.get(URI) and not (results / DATABASE).exists():
         raise UserError(
-            f"no MLflow store in '{results}'; run a study first, or 'bench sync' to make one, "
-            f"or point {URI} to a store"
+            f"no MLflow store in '{results}'; run a study first, point {URI} to a store, or make "
+            f"one: {bench_command('sync', results=results)}"
         )
     _refuse_taken(port)
     client = _opened(results)

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench import metrics
+from bench.commands.cells import made_by
 from bench.config import Settings, UserError, one_line
 from bench.data import Dataset, Split, load
 from bench.data.dataset import Progress
@@ -125,7 +126,8 @@ def _finished(folder: Path) -> Record:
     row = record.load(folder)
     if row is None or row.status != Status.FINISHED:
         told = "there is no record" if row is None else f"it is {row.status}"
-        raise UserError(f"'{folder}' has no result to measure: {told}; run it first: bench run")
+        command = "bench run" if row is None else made_by(row)
+        raise UserError(f"'{folder}' has no result to measure: {told}; run it first: {command}")
     return row
 
 

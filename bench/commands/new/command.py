@@ -1,9 +1,12 @@
 """``bench new``: write the project of a method, and say what to do with it."""
 
+import shlex
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from cyclopts import Parameter
+
+from bench.config import bench_command
 
 
 @Parameter(name="*")
@@ -26,7 +29,7 @@ def new(options: NewOptions) -> int:
     name, folder = options.name, write_project(options.name, options.into)
     for path in sorted(folder.iterdir()):
         print(path)
-    print(f"check    bench check {folder / name}.py")
-    print(f"install  pip install -e {folder}")
+    print(f"check    {bench_command('check', folder / f'{name}.py')}")
+    print(f"install  {shlex.join(['pip', 'install', '-e', str(folder)])}")
     print(f"run      bench run --methods {name},{registry.names()[0]} --dataset digits")
     return 0

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from bench import study
+from bench.commands.cells import made_by
 from bench.commands.method_labels import check_labels, load_method
 from bench.commands.reproduce.verdict import Reproduction, Row, compare
 from bench.config import CellConfig, UserError, build, check_name, one_line, read_cell, unknown
@@ -66,7 +67,7 @@ def check_finished(folder: Path) -> None:
     if record.status != Status.FINISHED:
         raise UserError(
             f"'{folder}' has no result to repeat: it is {record.status}; finish it first: "
-            f"{record.environment.get('command', 'bench run')}"
+            f"{made_by(record)}"
         )
 
 

@@ -13,7 +13,7 @@ from bench.commands.run.request import resolve
 from bench.commands.sample import SampleOptions
 from bench.commands.sample.curve import draw_curves
 from bench.commands.shared import check_writable, finish, heed_signals, report_lost, tracked
-from bench.config import UserError
+from bench.config import UserError, bench_command
 from bench.progress.display import Display
 from bench.records import Status, readable
 from bench.records.nfe_curve import sampler_of
@@ -72,7 +72,7 @@ def break_off(folder: Path) -> None:
     report = StudyReport.read(folder)
     write_tables(report)
     print(render_table(report))
-    print(f"plots    bench plot {folder.name}")
+    print(f"plots    {bench_command('plot', folder.name, results=folder.parent)}")
 
 
 def print_places(request: study.Request, tracking: bool) -> None:
@@ -84,7 +84,7 @@ def print_places(request: study.Request, tracking: bool) -> None:
     print(f"plots    {folder}/plots/")
     print(f"cells    {folder}/<method>-seed<k>/")
     if tracking:
-        print(f"MLflow   bench ui --results {request.results}")
+        print(f"MLflow   {bench_command('ui', results=request.results)}")
 
 
 def report_failures(planned: Sequence[study.Planned]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.commands.cells import choose_cells
 from bench.commands.sample import NFE, SampleOptions
-from bench.config import UserError, read_cell, unknown
+from bench.config import UserError, bench_command, read_cell, unknown
 from bench.executors import End, Job
 from bench.progress.display import Display
 from bench.records import CONFIG, Record, Status, nfe_curve, only_command, read_study
@@ -189,7 +189,7 @@ def draw_curves(request: Request, options: SampleOptions, display: Display) -> l
         if not found:
             nothing = (
                 f"study '{request.name}' has no finished cell whose method has a sampler; see its "
-                "table: bench table"
+                f"table: {bench_command('table', request.name, results=request.results)}"
             )
             raise UserError(refused[0] if refused else nothing)
         cells = [plan(folder, record, options) for folder, record in found]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -234,10 +233,8 @@ def _made(page: Page, environment: Mapping[str, Any]) -> Iterator[str]:
         )
     yield from map(_extractor, page.panels)
     yield from (f"{line[0].upper()}{line[1:]}." for line in page.left_out)
-    # As it was typed, whatever file it was started from.
-    command = shlex.join(["bench", *str(environment["command"]).split(" ")[1:]])
     changes = " with changes" if environment["dirty"] else ""
-    yield f"Command: `{command}`, commit {environment['commit']}{changes}."
+    yield f"Command: `{environment['command']}`, commit {environment['commit']}{changes}."
     yield f"Device: {environment['device']}, {environment['threads']} thread(s)."
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import study
 from bench.commands.cells import choose_cells
-from bench.config import UserError
+from bench.config import UserError, bench_command
 from bench.executors import DONE, INTERRUPTED, End, LocalExecutor, follow
 from bench.progress.display import Display
 from bench.records import hold, interleaved, only_command, read_json, read_study
@@ -67,7 +67,8 @@ def choose(
     """
     cells, refused = choose_cells(folder, names, data_sha256)
     if not cells:
-        nothing = f"study '{folder.name}' has no finished cell to time; see: bench table"
+        see = bench_command("table", folder.name, results=folder.parent)
+        nothing = f"study '{folder.name}' has no finished cell to time; see: {see}"
         raise UserError(_listed(refused) or nothing)
     return [path for path, _ in cells], refused
 
