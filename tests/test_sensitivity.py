@@ -326,7 +326,13 @@ def test_colour_images_without_labels_leave_class_rows_out(tmp_path: Path) -> No
     assert not any("class" in name or "label" in name for name in names)
     assert "a class missing: left out, the images have no labels" in page.left_out
     assert "labels shuffled: left out, the images have no labels" in page.left_out
-    here = {"command": "bench sensitivity", "commit": "c", "dirty": True, "device": "d", "threads": 1}
+    here = {
+        "command": "bench sensitivity",
+        "commit": "c",
+        "dirty": True,
+        "device": "d",
+        "threads": 1,
+    }
     paths = write_page(page, tmp_path / "page", here)
     assert [path.name for path in paths] == list(FILES)
     text = markdown(page, here)
