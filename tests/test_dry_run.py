@@ -45,8 +45,7 @@ from bench.records.source_code import source_hashes
 from bench.sampling.source import count_sampling
 from bench.sampling.timing import draw_and_time, settle
 from bench.study.plan import Planned
-from bench.training.hooks import Hooks
-from bench.training.trainer import Trainer
+from bench.training.trainer import Hooks, Trainer
 from bench.worker.shared_stages import stage_key
 from methods import registry
 from methods.base import Stage

@@ -107,31 +107,24 @@ class Fingerprint:
     """
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256(b"scorebench data 1")
+        digest = hashlib.sha256(b"scorebench data 1")
+        self.update, self.hexdigest = digest.update, digest.hexdigest
 
     def begin(self, split: str, part: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Begin an array, whose bytes in C order are then given to ``update``."""
-        self._digest.update(f"{split} {part} {(dtype, shape)}".encode())
-
-    def update(self, content: bytes | memoryview) -> None:
-        """Add bytes of the array that was begun."""
-        self._digest.update(content)
+        self.update(f"{split} {part} {(dtype, shape)}".encode())
 
     def add(self, split: str, part: str, array: NDArray[Any] | None) -> None:
         """Add an array that is there, in blocks, or say that there is none."""
         import numpy as np
 
         if array is None:
-            self._digest.update(f"{split} {part} {None}".encode())
+            self.update(f"{split} {part} {None}".encode())
             return
         self.begin(split, part, array.dtype.str, array.shape)
         rows = max(1, _BLOCK // max(1, array[:1].nbytes))
         for start in range(0, len(array), rows):
             self.update(np.ascontiguousarray(array[start : start + rows]).data.cast("B"))
-
-    def hexdigest(self) -> str:
-        """Return the hash of all that was added: 64 hex digits."""
-        return self._digest.hexdigest()
 
 
 def fingerprint(train: Split, test: Split | None) -> str:

@@ -7,7 +7,6 @@ same bits as one that was never interrupted.
 
 from bench.training.checkpoint import State
 from bench.training.feed import Feed
-from bench.training.hooks import DivergedError, Hooks, InterruptedTrainingError
-from bench.training.trainer import Trainer
+from bench.training.trainer import DivergedError, Hooks, InterruptedTrainingError, Trainer
 
 __all__ = ["DivergedError", "Feed", "Hooks", "InterruptedTrainingError", "State", "Trainer"]

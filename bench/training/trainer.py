@@ -1,8 +1,10 @@
-"""Runs a method's stages within a budget."""
+"""Runs a method's stages within a budget; what it calls back, and how it ends before that."""
 
 import math
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,47 @@ from bench.costs.ledger import Ledger
 from bench.training import checkpoint
 from bench.training.checkpoint import State, clone
 from bench.training.feed import Feed
-from bench.training.hooks import DivergedError, Hooks, InterruptedTrainingError
 from bench.training.optimizing import StageRun, autocast, begin_stage, learning_rate
 from methods.base import Batch, Method, Objective, Stage
 
 PLAIN = ("stage_index", "steps", "images", "snapshots", "last_loss", "train_flops", "counts")
 """What of a trainer goes into its state as it is."""
+
+
+class DivergedError(Exception):
+    """A loss or a sample is not finite; the message says which and when."""
+
+
+class InterruptedTrainingError(Exception):
+    """The run was asked to stop; its checkpoint has been written."""
+
+
+class SharedStage(Protocol):
+    """Where the result of one stage is kept."""
+
+    def load(self) -> State | None:
+        """Return what :meth:`save` was given, by this cell or by another; ``None`` before that."""
+
+    def save(self, result: State) -> None:
+        """Keep the result for others."""
+
+
+@dataclass
+class Hooks:
+    """What the trainer calls back; all may take as long as they like, on another account.
+
+    What is not given does nothing.
+    """
+
+    log: Callable[[dict[str, Any]], None] = lambda point: None
+    snapshot: Callable[[dict[str, Any]], None] = lambda place: None
+    checkpoint: Callable[[State], None] = lambda state: None
+    progress: Callable[[dict[str, Any]], None] = lambda place: None
+    stopping: Callable[[], bool] = lambda: False
+    shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda stage: (
+        nullcontext(None)
+    )
+    """Holds the place where a stage with an identity is kept for other cells, if there is one."""
 
 
 class Trainer:

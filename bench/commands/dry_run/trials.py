@@ -23,9 +23,8 @@ from bench.metrics.extractors.classifier import tensors
 from bench.metrics.features import extract
 from bench.metrics.references import is_stored, selected_rows
 from bench.sampling.source import Source, count_sampling, timed
-from bench.training.hooks import Hooks, InterruptedTrainingError
 from bench.training.optimizing import StageRun
-from bench.training.trainer import Trainer
+from bench.training.trainer import Hooks, InterruptedTrainingError, Trainer
 from bench.worker.build import Built, data_spec
 from bench.worker.train import feed_of
 from methods.base import Objective, Stage

@@ -24,8 +24,7 @@ from bench.data.sources.images import LARGEST_SIDE, shown
 from bench.data.sources.zips import DAMAGE, open_archive
 
 _KEYS = (("arr_0", "arr_1"), ("images", "labels"))
-
-
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _Open = tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]
 """An array's file behind its header, with the shape and the type that this claims."""
 
@@ -64,11 +63,8 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Iterat
     where = f"{path}: '{shown(info.filename)}'"
     try:
         with archive.open(info) as file:
-            version = npy.read_magic(file)
-            if version not in {(1, 0), (2, 0)}:
-                raise ValueError(f"format version {version}")
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read(file)
+            # KeyError: a version that numpy writes for records alone.
+            shape, fortran, dtype = _HEADERS[npy.read_magic(file)](file)
             if dtype.hasobject or dtype.fields is not None:
                 raise UserError(f"{where} holds Python objects or records; save plain numbers")
             held = info.file_size - file.tell()
@@ -77,7 +73,7 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Iterat
             if fortran and len(shape) > 1:
                 raise UserError(f"{where} is in Fortran order; save numpy.ascontiguousarray of it")
             yield file, shape, dtype
-    except (*DAMAGE, SyntaxError, TypeError) as error:
+    except (*DAMAGE, SyntaxError, TypeError, KeyError) as error:
         raise damaged(path, f"'{shown(info.filename)}' is corrupt", error) from error
 
 

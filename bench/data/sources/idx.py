@@ -20,8 +20,7 @@ FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 _KINDS = {"images": "images-idx3-ubyte", "labels": "labels-idx1-ubyte"}
-_UNSIGNED_BYTE = 8
-_GZIP = b"\x1f\x8b"
+_UNSIGNED_BYTES, _GZIP = b"\0\0\x08", b"\x1f\x8b"
 
 
 def find_folder(name: str, root: Path) -> Path | None:
@@ -38,7 +37,7 @@ def read_array(path: Path) -> NDArray[np.uint8]:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: corrupt or unreadable ({error}); fetch it again") from error
-    if len(content) < 4 or content[:3] != bytes((0, 0, _UNSIGNED_BYTE)):
+    if len(content) < 4 or not content.startswith(_UNSIGNED_BYTES):
         raise UserError(f"{path}: not an IDX file of unsigned bytes; fetch it again")
     start = 4 + 4 * content[3]
     header = content[4:start]
@@ -52,7 +51,13 @@ def read_array(path: Path) -> NDArray[np.uint8]:
 
 def read_split(name: str, folder: Path, part: str) -> Split:
     """Read a split, ``train`` or ``test``; UserError names the file that is missing or corrupt."""
-    image_file, label_file = (_require(folder, part, kind) for kind in ("images", "labels"))
+    image_file, label_file = (_find(folder, part, kind) for kind in _KINDS)
+    if image_file is None or label_file is None:
+        kind = "images" if image_file is None else "labels"
+        raise UserError(
+            f"{folder}: {_PREFIXES[part]}-{_KINDS[kind]}[.gz] is missing; all four files of the "
+            "data set must lie there"
+        )
     images, labels = read_array(image_file), read_array(label_file)
     known = KNOWN[name]
     if images.shape[1:] != (known.size, known.size):
@@ -71,16 +76,6 @@ def read_split(name: str, folder: Path, part: str) -> Split:
             f"{len(known.classes) - 1}; give the right file"
         )
     return Split(images[:, None].copy(), labels.astype(np.int64))
-
-
-def _require(folder: Path, part: str, kind: str) -> Path:
-    path = _find(folder, part, kind)
-    if path is None:
-        raise UserError(
-            f"{folder}: {_PREFIXES[part]}-{_KINDS[kind]}[.gz] is missing; all four files of the "
-            "data set must lie there"
-        )
-    return path
 
 
 def _find(folder: Path, part: str, kind: str) -> Path | None:

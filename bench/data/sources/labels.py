@@ -22,8 +22,8 @@ from bench.data.sources.entries import INDEX, Content
 from bench.data.sources.images import shown
 
 NO_INDEX = f"give labels in {INDEX}, or one folder a class"
-_TRAINING = re.compile(r"(\d{5})/img(\d{8})\.\w+")
-_GENERATED = re.compile(r"(\d{6})/(\d{6})\.\w+")
+_SHARD = re.compile(r"(\d{5})/img\1\d{3}\.\w+|(\d{3})000/\2\d{3}\.\w+")
+"""EDM's folders of a thousand images: ``00001/img00001000.png``, or ``001000/001000.png``."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool
     """
     if not any("/" in name for name in content.names):
         return Labels()
-    if _are_shards(content.names):
+    if all(map(_SHARD.fullmatch, content.names)):
         note = "the numbered folders hold a thousand images each, as EDM writes them: no classes"
         return Labels(notes=(note,))
     loose = next((name for name in content.names if "/" not in name), None)
@@ -172,20 +172,6 @@ def match_classes(
     if len(set(maps[0].values())) < len(found):
         raise UserError(f"{path}: two folders are of one class ({', '.join(found[:4])}, ...)")
     return maps[0]
-
-
-def _are_shards(names: Sequence[str]) -> bool:
-    """Whether the folders are EDM's: ``00001/img00001000.png``, or ``001000/001000.png``."""
-    for name in names:
-        if found := _TRAINING.fullmatch(name):
-            folder, first = int(found[1]), int(found[2]) // 1000
-        elif found := _GENERATED.fullmatch(name):
-            folder, first = int(found[1]), int(found[2]) // 1000 * 1000
-        else:
-            return False
-        if folder != first:
-            return False
-    return True
 
 
 def of_training_data(
