@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from bench import study
+from bench.cli import main
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config import UserError, digest
@@ -24,6 +26,7 @@ from bench.executors.job import packages
 from bench.progress.display import Display, describe
 from bench.records import Attempt, CellLock, Status, note_death, record
 from bench.records.orphans import read_sign
+from bench.records.plugins import LeavingError, contained
 from bench.records.source_code import check_source, source_digest, source_files, source_hashes
 from bench.report.study_report import StudyReport
 from bench.report.table import render_table
@@ -398,3 +401,82 @@ def test_a_lock_names_who_has_it_when_its_command_is_gone(tmp_path: Path) -> Non
     assert lock.holder.endswith(f"which has ended; to end it: kill {process.pid}")
     process.kill()
     process.wait()
+
+
+# -- third-party code in the command's own process ---------------------------------------------
+
+LEAVES = {
+    "leaves": "raise SystemExit(0)",
+    "exits": "import sys\nsys.exit()",
+    "vanishes": "import os\nos._exit(0)",
+    "interrupts": "raise KeyboardInterrupt",
+    "aborts": "import os\nfrom os import _exit\n_exit(7)",
+}
+TOLD = {
+    "leaves": "SystemExit(0)", "exits": "SystemExit()", "vanishes": "os._exit(0)",
+    "interrupts": "KeyboardInterrupt()", "aborts": "os._exit(7)",
+}  # fmt: skip
+
+
+@pytest.fixture
+def leaving(write: Write) -> None:
+    """Plug-ins that would end the process which imports them, and one that would not."""
+    folder = write("plugins", {f"{name}_.py": code for name, code in LEAVES.items()})
+    (folder / "fine_.py").write_text(METHOD)
+    info = folder / "leaving-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: leaving\nVersion: 1\n")
+    points = [f"{name} = {name}_:Own" for name in [*LEAVES, "fine"]]
+    (info / "entry_points.txt").write_text("\n".join([f"[{registry.GROUP}]", *points, ""]))
+
+
+@pytest.mark.usefixtures("leaving")
+def test_plug_ins_that_would_end_the_command_are_listed_as_broken(call_bench: Bench) -> None:
+    done = call_bench("methods")
+    assert done.returncode == 0
+    for name, told in TOLD.items():
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(name)]
+        assert "BROKEN" in line
+        assert told in line
+    assert "fine     A baseline." in done.stdout
+    assert "BROKEN" not in next(row for row in done.stdout.splitlines() if row.startswith("fine"))
+
+
+@pytest.mark.usefixtures("leaving")
+def test_the_other_methods_run_beside_one_that_would_end_the_command(tmp_path: Path) -> None:
+    asked = RunOptions(
+        methods=("sde", *LEAVES, "fine"), preset="smoke", device="cpu", results=tmp_path
+    )
+    request = resolve(asked)
+    assert [*request.methods] == ["sde", "fine"]
+    assert {name: told in request.broken[name] for name, told in TOLD.items()} == dict.fromkeys(
+        LEAVES, True
+    )
+    assert os._exit.__module__ == "posix"
+
+
+@pytest.mark.usefixtures("leaving")
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_method_that_would_end_the_command_fails_its_check(call_bench: Bench, name: str) -> None:
+    done = call_bench("check", name)
+    assert done.returncode == 1
+    assert TOLD[name] in done.stdout
+
+
+def test_a_stop_that_was_asked_for_is_one() -> None:
+    with pytest.raises(KeyboardInterrupt), contained():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(LeavingError), contained():
+        raise KeyboardInterrupt
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_whatever_would_end_the_command_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(*given: object, **more: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(sys.modules["bench.cli.main"], "app", leave)
+    assert main(["methods"]) == 1
+    assert "SystemExit(0)" in capsys.readouterr().err

@@ -30,11 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(str(error))
     except OSError as error:
         complain(f"{error.strerror or error}: {error.filename or 'see above'}")
-        return 1
+    except SystemExit as error:
+        complain(f"a plug-in would have ended the command by {error!r}; leave it out")
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return STOPPED
-    return result if isinstance(result, int) else 0
+    else:
+        return result if isinstance(result, int) else 0
+    return 1
 
 
 def complain(line: str) -> int:

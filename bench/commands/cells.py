@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import metrics
 from bench.config import UserError, one_line, unknown
 from bench.records import CHECKPOINT, Record, Status, placed_config
+from bench.records.plugins import method_class
 from bench.records.source_code import source_digest
 from bench.report.frame import Cells, read_records
 from bench.study import cell_key
@@ -54,7 +55,7 @@ def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
         return f"its {CHECKPOINT} is gone; {again}"
     config = placed_config(folder)
     try:
-        source = source_digest(registry.load(config.method).__module__)
+        source = source_digest(method_class(config.method).__module__)
         identity = metrics.identity(config.settings) | {"data_sha256": data_sha256}
     except (KeyError, registry.BrokenMethodError, UserError) as error:
         return f"its method or extractor cannot be loaded ({one_line(error)}); install it again"

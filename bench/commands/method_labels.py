@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import config
 from bench.config import Preset, UserError, one_line, resolve_method, unknown
+from bench.records.plugins import method_class
 from bench.report.frame import flatten
 from methods import registry
 
@@ -63,7 +64,7 @@ def find_broken(labels: Sequence[str]) -> dict[str, str]:
     found = {}
     for label in labels:
         try:
-            registry.load(label)
+            method_class(label)
         except registry.BrokenMethodError as error:
             found[label] = one_line(error)
     return found
@@ -72,17 +73,17 @@ def find_broken(labels: Sequence[str]) -> dict[str, str]:
 def load_method(label: str) -> Any:
     """Load the class of a method or variant; UserError if its plug-in is broken."""
     try:
-        return registry.load(label)
+        return method_class(label)
     except registry.BrokenMethodError as error:
         raise UserError(one_line(error)) from error
 
 
 def check_variant(label: str) -> list[Mapping[str, Any]]:
     """Return the settings of a label's variants; UserError if there is no such variant."""
+    name, known = registry.base(label), method_class(label).variants
     try:
         return registry.variants(label)
     except KeyError as error:
-        name, known = registry.base(label), registry.load(label).variants
         if not known:
             raise UserError(f"'{label}': {name} has no variants; write {name}") from error
         raise unknown(f"variant of {name}", error.args[0], known) from error

@@ -14,6 +14,7 @@ from bench.config import without_secrets
 from bench.records import checkout
 from bench.records.files import write_text
 from bench.records.locks import given_command
+from bench.records.plugins import method_class
 from bench.records.record import Record
 from bench.version import __version__
 from methods import registry
@@ -83,7 +84,7 @@ def _determinism() -> dict[str, Any]:
 
 def _method(label: str) -> dict[str, Any]:
     """Where a method comes from: its class, and the distribution of a plug-in with its version."""
-    kind = registry.load(label)
+    kind = method_class(label)
     distribution = registry.distribution(label)
     return {
         "class": f"{kind.__module__}:{kind.__qualname__}",

@@ -13,6 +13,7 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from bench.config import UserError, digest
+from bench.records.plugins import method_class
 from methods import registry
 
 OURS = "methods"
@@ -51,7 +52,7 @@ def check_source(method: str, key: str, source: dict[str, str]) -> None:
 
     ``source`` are the hashes that its record tells, to name what differs.
     """
-    here = source_hashes(registry.load(method).__module__)
+    here = source_hashes(method_class(method).__module__)
     if digest(here)[:20] != key.rpartition("-")[2]:
         changed = [n for n in sorted({*here, *source}) if here.get(n) != source.get(n)]
         files = ", ".join(f"{name.replace('.', '/')}.py" for name in changed)

@@ -8,10 +8,10 @@ from typing import Any
 
 from bench.config import WHEREABOUTS, CellConfig, digest, read_cell
 from bench.records import CONFIG, RECORD, Record, Status, cell_name, load, readable
+from bench.records.plugins import method_class
 from bench.records.source_code import source_hashes
 from bench.report.frame import flatten
 from bench.study.request import Request, differing
-from methods import registry
 
 NAMES = {
     "data_sha256": "the data",
@@ -65,7 +65,7 @@ def cell_key(config: CellConfig, prepared: Mapping[str, Any], source: str) -> st
 def plan(request: Request, prepared: Mapping[str, Any]) -> list[Planned]:
     """Decide for each cell whether its result is reused, resumed or made, and say why."""
     planned = []
-    sources = {label: source_hashes(registry.load(label).__module__) for label in request.methods}
+    sources = {label: source_hashes(method_class(label).__module__) for label in request.methods}
     for seed, label in product(request.seeds, [*request.methods, *request.broken]):
         body, broken = request.methods.get(label, {}), request.broken.get(label, "")
         config = CellConfig(settings=request.settings, method=label, method_config=body, seed=seed)

@@ -10,6 +10,7 @@ import torch
 from bench.config import CellConfig, Settings, Training, UserError, build, one_line
 from bench.config.random_streams import derive
 from bench.data import Dataset, load
+from bench.records.plugins import method_class
 from bench.sampling.source import Source
 from bench.training.checkpoint import seed_everything
 from bench.training.optimizing import move
@@ -56,7 +57,7 @@ def data_spec(dataset: Dataset) -> DataSpec:
 def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:
     """Build a method on torch's current default device; UserError if it cannot be."""
     try:
-        kind = registry.load(name)
+        kind = method_class(name)
     except registry.BrokenMethodError as error:
         raise UserError(str(error)) from error
     if kind.needs_labels and dataset.train.labels is None:

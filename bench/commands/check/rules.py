@@ -13,6 +13,7 @@ from bench.commands.check.rule import demand, describe, rule, some
 from bench.commands.check.subject import Seen, Subject, differing, weights
 from bench.config import resolve_method
 from bench.config.random_streams import derive
+from bench.records.plugins import method_class
 from methods import registry
 from methods.base import Method
 
@@ -209,7 +210,7 @@ def twins(subject: Subject, method: Method) -> Iterator[Method]:
     own = subject.config.model_dump(mode="json")
     for name in registry.names():
         with suppress(registry.BrokenMethodError, ValueError):
-            kind = registry.load(name)
+            kind = method_class(name)
             known = {key: own[key] for key in kind.Config.model_fields if key in own}
             config = kind.Config.model_validate(known)
             with torch.device("meta"):

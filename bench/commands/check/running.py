@@ -16,6 +16,7 @@ from bench.commands.check.rule import RULES, BrokenRuleError, InterfaceRule
 from bench.commands.check.subject import Subject
 from bench.config import UserError, choose_preset, one_line, unknown
 from bench.data.catalogue import KNOWN
+from bench.records.plugins import contained, method_class
 from bench.training.checkpoint import generators_kept
 from methods import registry
 from methods.base import DataSpec, Method
@@ -69,7 +70,7 @@ def make_subjects(method: str | type[Method], dataset: str, preset: str) -> list
     known = KNOWN[dataset]
     data = DataSpec(channels=known.channels, size=known.size, classes=len(known.classes))
     if isinstance(method, str):
-        kind, label, variants = registry.load(method), method, registry.variants(method)
+        kind, label, variants = method_class(method), method, registry.variants(method)
     else:
         kind, label, variants = method, getattr(method, "name", method.__name__), []
     first = Subject(kind, label, variants, chosen, data)
@@ -90,7 +91,8 @@ def apply(rule: InterfaceRule, subjects: Sequence[Subject], broken: set[str]) ->
         if rule.name not in {"config", "building"} and subject.refusal:
             continue
         try:
-            note = rule.look(subject)
+            with contained():
+                note = rule.look(subject)
         except Exception as error:
             found = str(error) if isinstance(error, BrokenRuleError) else f"it raises {told(error)}"
             text = f"{found}; required: {rule.required} ({rule.source}) [{subject}]"
@@ -126,7 +128,8 @@ def load_file(path: Path) -> type[Method]:
     sys.modules[path.stem] = module  # Annotations of settings are looked up there.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
-        spec.loader.exec_module(module)
+        with contained():
+            spec.loader.exec_module(module)
     except Exception as error:
         raise registry.BrokenMethodError(f"'{path}': {told(error)}") from error
     finally:

@@ -14,10 +14,10 @@ from bench.config import WHEREABOUTS, read_cell
 from bench.records import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
 from bench.records import load as load_record
 from bench.records.environment import device_name
+from bench.records.plugins import method_class
 from bench.records.source_code import source_hashes
 from bench.worker.partial_samples import last_part
 from bench.worker.shared_stages import stage_key
-from methods import registry
 from methods.base import Stage
 
 APART: Any = {"seed": True, "settings": WHEREABOUTS}
@@ -30,7 +30,7 @@ def from_records(candidate: Candidate, study: Path) -> CellCost | None:
     One of the present source is taken where there is one, in order of the seeds otherwise. It is
     as if the cell had trained every stage itself.
     """
-    source = source_hashes(registry.load(candidate.cell.method).__module__)
+    source = source_hashes(method_class(candidate.cell.method).__module__)
     found = sorted(finished(candidate, study), key=lambda row: row.identity.get("source") != source)
     if not found:
         return None

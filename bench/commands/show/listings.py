@@ -6,6 +6,7 @@ from bench.config import one_line, presets
 def methods() -> int:
     """List the methods there are, built in and from plug-ins."""
     from bench.commands.method_labels import plugin_faults
+    from bench.records.plugins import method_class
     from methods import registry
 
     faults = plugin_faults()
@@ -13,7 +14,7 @@ def methods() -> int:
         if name in faults and name not in registry.BUILTIN:
             continue
         try:
-            kind = registry.load(name)
+            kind = method_class(name)
             summary = [*(kind.__doc__ or "").strip().splitlines(), kind.__name__][0]
             variants = ", ".join(f"{name}:{variant}" for variant in sorted(kind.variants))
         except Exception as error:  # Of whatever kind a plug-in's own are.
