@@ -56,7 +56,7 @@ def test_the_usual_place_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_stopped_command_says_how_to_draw_its_plots(
     odd: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run.break_off(odd / "s")
+    run.break_off(odd / "s", 60.0)
     assert pasted(capsys.readouterr().out, "bench plot") == [
         "bench", "plot", "s", "--results", str(odd),
     ]  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ import torch
 
 from bench import study
 from bench.cli import main
-from bench.commands.run import RunOptions
+from bench.commands.run import RunOptions, command
 from bench.commands.run.request import resolve
 from bench.config import UserError, digest
 from bench.executors import End, Job, explain_end
 from bench.executors.job import packages
+from bench.executors.local import GRACE_SECONDS
 from bench.progress.display import Display, describe
 from bench.records import Attempt, CellLock, Status, note_death, record
 from bench.records.orphans import read_sign
@@ -31,6 +34,7 @@ from bench.records.source_code import check_source, source_digest, source_files,
 from bench.report.study_report import StudyReport
 from bench.report.table import render_table
 from bench.sampling.source import Source
+from bench.study.runner import Stopping
 from bench.tracking import NullTracker
 from methods import registry
 
@@ -480,3 +484,50 @@ def test_whatever_would_end_the_command_is_said(
     monkeypatch.setattr(sys.modules["bench.cli.main"], "app", leave)
     assert main(["methods"]) == 1
     assert "SystemExit(0)" in capsys.readouterr().err
+
+
+# -- ten seconds after a request to stop -------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [-3.0, 0.2])
+def test_tables_that_would_take_too_long_are_left_out_with_a_word(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds: float,
+) -> None:
+    def read(folder: Path) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                time.sleep(0.01)
+
+    folder = write_study(tmp_path / "a study", seeds=(0,))
+    monkeypatch.setattr(StudyReport, "read", read)
+    began = time.monotonic()
+    command.break_off(folder, seconds)
+    assert time.monotonic() - began < 3.0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("tables   left out for want of time: bench table 'a study'")
+    assert said[1].startswith("plots    bench plot 'a study'")
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_tables_for_which_there_is_time_are_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_study(tmp_path / "s", seeds=(0,))
+    command.break_off(folder, 60.0)
+    assert "left out" not in capsys.readouterr().out
+    assert (folder / "table.md").exists()
+
+
+def test_the_time_runs_from_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = Stopping()
+    assert stopping.seconds == 0
+    stopping.set()
+    first = stopping.since
+    stopping.set()
+    assert stopping.is_set()
+    assert stopping.since == first
+    assert 0 <= stopping.seconds < 5
+    assert GRACE_SECONDS <= command.LAST_TABLE < 10 - 3 * command.SHORT_PATIENCE

@@ -20,8 +20,8 @@ from bench.executors.job import Job
 from bench.records import Status
 from bench.records.orphans import read_sign
 
-GRACE_SECONDS = 10.0
-"""Time between asking a job to stop and ending it."""
+GRACE_SECONDS = 8.0
+"""Time between asking a job to stop and ending it; all of a command ends within ten."""
 ROOT = Path(__file__).resolve().parents[2]
 """Where this package's own source is imported from."""
 

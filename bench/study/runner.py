@@ -13,7 +13,24 @@ from bench.progress.display import Display
 from bench.records import CellLock, Status
 from bench.study.plan import Planned
 
-stopping, deaf = threading.Event(), threading.Event()
+
+class Stopping(threading.Event):
+    """Whether, and since when, this command is to stop."""
+
+    since: float | None = None
+
+    def set(self) -> None:
+        """Ask it to stop."""
+        self.since = self.since or time.monotonic()
+        super().set()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was asked to stop; 0 where it was not."""
+        return time.monotonic() - self.since if self.since else 0.0
+
+
+stopping, deaf = Stopping(), threading.Event()
 """Set when a signal has asked this command to stop; and while that must wait for a moment."""
 Item = TypeVar("Item", bound=Planned)
 Item_contra = TypeVar("Item_contra", bound=Planned, contravariant=True)

@@ -1,5 +1,6 @@
 """``bench run``: from what was asked for to a study, its table, plots and runs."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from bench.records.nfe_curve import sampler_of
 
 SHORT_PATIENCE = 0.5
 """Seconds that a command which was stopped waits for MLflow; see ``Background.close``."""
+LAST_TABLE = 8.0
+"""Seconds after a request to stop in which tables are still made; the command ends within ten."""
 
 
 def run(options: RunOptions) -> int:
@@ -34,7 +37,7 @@ def run(options: RunOptions) -> int:
             lost = draw_curve(request, planned, display) if options.curve else []
         except KeyboardInterrupt:
             if any(request.folder.glob("*/record.json")):
-                break_off(request.folder)
+                break_off(request.folder, LAST_TABLE - study.stopping.seconds)
                 sync(request.folder, SHORT_PATIENCE)
             raise
         finish(request.folder)
@@ -64,14 +67,26 @@ def draw_curve(
         return [f"no curve: {error}"]
 
 
-def break_off(folder: Path) -> None:
-    """Write and print the tables of a study that was stopped; plots take too long."""
-    from bench.report.study_report import StudyReport
-    from bench.report.table import render_table, write_tables
+def break_off(folder: Path, seconds: float) -> None:
+    """Write and print the tables of a study that was stopped, if that takes only so long.
 
-    report = StudyReport.read(folder)
-    write_tables(report)
-    print(render_table(report))
+    Plots take too long in any case. No other signal is heeded any more.
+    """
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        # Again and again, since an exception is lost where it meets a finaliser.
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 1.0)
+        from bench.report.study_report import StudyReport
+        from bench.report.table import render_table, write_tables
+
+        report = StudyReport.read(folder)
+        write_tables(report)
+        print(render_table(report))
+    except KeyboardInterrupt:
+        table = bench_command("table", folder.name, results=folder.parent)
+        print(f"tables   left out for want of time: {table}")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     print(f"plots    {bench_command('plot', folder.name, results=folder.parent)}")
 
 
