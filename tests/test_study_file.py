@@ -36,6 +36,7 @@ from bench.records.study_file import (
     write_study,
 )
 from bench.report import plots
+from bench.report.frame import difference
 from bench.study import Request, check_study, preparation
 
 from . import fake_study
@@ -285,6 +286,14 @@ def test_files_elsewhere_that_differ_are_refused(tmp_path: Path, places: dict[st
             check_content(request.folder, moved, found)
         # In its own place a file that has changed makes cells stale, as it always has.
         check_content(request.folder, request.settings, found)
+
+
+def test_values_compare_by_the_content_of_files_and_not_by_their_names() -> None:
+    one = {"data": "own-zip", "data_sha256": "a", "reference_file": "x", "reference_sha256": "b"}
+    assert not difference(one, one | {"data": "own-folder", "reference_file": "y"})
+    assert "data_sha256" in difference(one, one | {"data_sha256": "c"})
+    assert "reference_sha256" in difference(one, one | {"reference_sha256": "c"})
+    assert "data is" in difference({"data": "cifar10"}, {"data": "cifar10-jpeg"})
 
 
 def test_a_cell_has_its_files_where_its_study_had_them_last(

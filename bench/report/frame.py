@@ -28,6 +28,8 @@ BESIDE = ("spread", "error", "corrected")
 """What a metric's value can have beside it: ``metrics.<name>.spread``; see ``Value``."""
 COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
 """Beginnings of the provenance keys that, with ``n``, two values must share to be compared."""
+HASHED = {"data": "data_sha256", "reference_file": "reference_sha256"}
+"""Names of files, or of how they were kept, and the hashes that count in their place."""
 NO_NUMBERS = {"peak_memory_kind", "timing", "unfit"}
 """Parts of a cost that have no column of numbers."""
 TOGETHER = "interleaved"
@@ -237,7 +239,8 @@ def is_comparable(key: str) -> bool:
 def comparable(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a provenance which two values must share to be compared."""
     # Filtered before it is flattened, for speed, and after: ``n`` is compared, ``n.x`` is not.
-    told = {key: value for key, value in provenance.items() if is_comparable(key)}
+    names = {name for name, sha256 in HASHED.items() if sha256 in provenance}
+    told = {k: value for k, value in provenance.items() if is_comparable(k) and k not in names}
     return {
         key: json.dumps(value, default=str, sort_keys=True)
         for key, value in flatten("", told).items()
