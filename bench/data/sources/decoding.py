@@ -61,12 +61,16 @@ class Decoding:
 
     rule: Rule
     colour: bool
-    tally: "Tally"
     advance: Callable[[int], object]
     free: int
     done: int = 0
     shape: tuple[int, ...] | None = None
     first: Path = Path()
+    lossy: Counter[str] = field(default_factory=Counter)
+    marks: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """How many images something was done to, and the first."""
+    resized: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Images that were, by the size that they came with."""
 
     def write_images(self, target: Path, content: Content, digest: Fingerprint, part: str) -> None:
         """Decode a split in a few threads and write it as one array, in order."""
@@ -84,7 +88,7 @@ class Decoding:
                 raw = picture.pixels.tobytes()
                 file.write(raw)
                 digest.update(raw)
-                self.tally.add(picture, entry.name, self.rule)
+                self._count(picture, entry.name)
                 written += 1
                 self.done += 1
                 self.advance(self.done)
@@ -152,6 +156,33 @@ class Decoding:
             )
         self.free -= math.prod(shape)
 
+    def _count(self, picture: Picture, name: str) -> None:
+        if picture.lossy:
+            self.lossy[picture.lossy] += 1
+        for mark in picture.marks:
+            count, first = self.marks.get(mark, (0, name))
+            self.marks[mark] = count + 1, first
+        if self.rule.size is not None and picture.size != (self.rule.size, self.rule.size):
+            self.resized[picture.size] += 1
+
+    def notes(self) -> list[str]:
+        """Say what a reader must know of the images that were read."""
+        of = f"of {self.done} images"
+        said = [f"{count} {of} went through {kind}" for kind, count in self.lossy.items()]
+        for mark, (count, first) in self.marks.items():
+            said.append(f"{count} {of} {images.MARKS[mark]} (first: {shown(first)})")
+        if self.resized:
+            ends = (end(self.resized, key=math.prod) for end in (min, max))
+            sizes = " to ".join(dict.fromkeys("x".join(map(str, size)) for size in ends))
+            small = sum(n for size, n in self.resized.items() if min(size) < (self.rule.size or 0))
+            grown = f", {small} of them enlarged" if small else ""
+            said.append(
+                f"{self.resized.total()} {of} of {sizes} were cropped to the centred square and "
+                f"resized to {self.rule.size}x{self.rule.size} ({images.FILTER}, antialiased, "
+                f"Pillow {PIL.__version__}){grown}"
+            )
+        return said
+
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Yield ``work(item)`` in order from a few threads, at most ``WINDOW`` ahead."""
@@ -176,49 +207,3 @@ def synced(path: Path) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-
-
-@dataclass
-class Tally:
-    """Counts of what a reader must know of the images that were read."""
-
-    lossy: Counter[str] = field(default_factory=Counter)
-    marks: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-    resized: int = 0
-    enlarged: int = 0
-    smallest: tuple[int, int] | None = None
-    largest: tuple[int, int] | None = None
-
-    def add(self, picture: Picture, name: str, rule: Rule) -> None:
-        """Count one image."""
-        if picture.lossy:
-            self.lossy[picture.lossy] += 1
-        for mark in picture.marks:
-            self.marks[mark] += 1
-            self.first.setdefault(mark, name)
-        if rule.size is not None and picture.size != (rule.size, rule.size):
-            self.resized += 1
-            self.enlarged += min(picture.size) < rule.size
-            self.smallest = min(self.smallest or picture.size, picture.size, key=math.prod)
-            self.largest = max(self.largest or picture.size, picture.size, key=math.prod)
-
-    def notes(self, rule: Rule, total: int) -> list[str]:
-        """Say what was counted."""
-        said = [
-            f"{count} of {total} images went through {kind}" for kind, count in self.lossy.items()
-        ]
-        said += [
-            f"{count} of {total} images {images.MARKS[mark]} (first: {shown(self.first[mark])})"
-            for mark, count in self.marks.items()
-        ]
-        if self.smallest and self.largest:
-            low, high = ("x".join(map(str, size)) for size in (self.smallest, self.largest))
-            sizes = low if low == high else f"{low} to {high}"
-            grown = f", {self.enlarged} of them enlarged" if self.enlarged else ""
-            said.append(
-                f"{self.resized} of {total} images of {sizes} were cropped to the centred square "
-                f"and resized to {rule.size}x{rule.size} ({images.FILTER}, antialiased, Pillow "
-                f"{PIL.__version__}){grown}"
-            )
-        return said

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from bench.config import UserError
 from bench.data.dataset import Fingerprint, Progress, Split, unheard
-from bench.data.sources.decoding import Decoding, MixedError, Rule, Tally, free, synced
+from bench.data.sources.decoding import Decoding, MixedError, Rule, free, synced
 from bench.data.sources.entries import Content, Part
 from bench.data.sources.labels import Labels
 from bench.records import sync_folder
@@ -172,8 +172,7 @@ def _decode(recipe: Recipe, folder: Path, progress: Progress) -> PreparedFacts:
 
 
 def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -> PreparedFacts:
-    digest, tally = Fingerprint(), Tally()
-    parts, said = recipe.splits()
+    digest, (parts, said) = Fingerprint(), recipe.splits()
     with ExitStack() as stack:
         # Both are opened and labelled first: what is wrong with them need not wait for decoding.
         opened = {name: stack.enter_context(part.open()) for name, part in parts.items()}
@@ -183,9 +182,7 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
         if "test" in opened:
             _check_agreement(opened, labels)
         total = sum(content.count for content in opened.values())
-        job = Decoding(
-            recipe.rule, colour, tally, lambda done: progress(done / total), free(folder)
-        )
+        job = Decoding(recipe.rule, colour, lambda done: progress(done / total), free(folder))
         for part in ("train", "test"):
             if part in opened:
                 job.write_images(_array(folder, part, "images"), opened[part], digest, part)
@@ -202,9 +199,9 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
         classes=labels["train"].classes,
         kind=opened["train"].kind,
         held_out=parts["test"].name if "test" in parts else None,
-        lossy=tuple(sorted(tally.lossy)),
+        lossy=tuple(sorted(job.lossy)),
         sha256=digest.hexdigest(),
-        notes=(*dict.fromkeys(said), *tally.notes(recipe.rule, total)),
+        notes=(*dict.fromkeys(said), *job.notes()),
         files={file.name: _stamp(file) for file in folder.iterdir()},
     )
 
