@@ -242,6 +242,7 @@ def test_nothing_waits_for_the_device() -> None:
         batch.x.max().item()
 
 
+@pytest.mark.slow
 def test_it_compiles_whole_and_once_for_all_draws() -> None:
     counter = CompileCounter()
     compiled = torch.compile(augmentation.apply, backend=counter, fullgraph=True)

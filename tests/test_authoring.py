@@ -363,6 +363,7 @@ FAULTS: dict[type[Method], tuple[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTS, ids=lambda kind: kind.__name__)
 def test_a_planted_fault_is_caught_by_the_rule_meant_for_it(kind: type[Method]) -> None:
     name, expected = FAULTS[kind]

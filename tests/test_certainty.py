@@ -469,6 +469,7 @@ def paper_study(place: Path, method: str, found: list[float], **options: Any) ->
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [([1.95, 2.0, 1.99], "inside"), ([1.5, 1.52, 1.51], "below band"), ([3.0], "above band")],

@@ -213,6 +213,7 @@ def test_times_of_other_batches_are_not_compared(tmp_path: Path) -> None:
     assert found.left_out == ("ms/image of sde: measured at batches of 100 and 50",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("fit", [True, False])
 def test_times_of_one_process_or_an_unfit_machine_are_not_judged(

@@ -73,6 +73,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threaded", [True, False])
 @pytest.mark.parametrize("size", [None, 32])
 def test_memory_does_not_grow_with_the_number_of_images(

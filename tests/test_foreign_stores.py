@@ -64,6 +64,7 @@ def test_a_store_lies_in_its_results_folder_whatever_that_is_called(
     assert any(path.startswith(ARTIFACTS) for path in files_under(results))
 
 
+@pytest.mark.slow
 def test_a_new_store_is_made_where_its_path_says(tmp_path: Path) -> None:
     results = tmp_path / "50% of a?b"
     reopen(results)

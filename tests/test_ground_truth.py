@@ -266,6 +266,7 @@ def gaussians(n: int, d: int, seed: int) -> Batch:
     return Batch(x=x, labels=None, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("std", "sign"), [(0.22699, 0), (0.13, -1), (0.35, 1), (1.0, 1)], ids=str)
 def test_the_generator_s_gradient_vanishes_at_the_fixed_point(std: float, sign: int) -> None:
     """The method's own loss with the best S, at the single level 1: 0 within four errors."""

@@ -188,6 +188,7 @@ def test_branches_run_on_karras_levels_from_t_to_t_prime() -> None:
     assert (levels.diff(dim=0) < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("steps", [5, 1])
 def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, steps: int) -> None:

@@ -152,6 +152,7 @@ def test_samples_have_the_mixture_s_moments(mixture: GaussianMixture) -> None:
     torch.testing.assert_close(counted.double(), mixture.class_weights, rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_samples_of_a_class_are_that_class_s(mixture: GaussianMixture) -> None:
     """Given labels, and by the labels returned: the score's mean over draws is zero."""
     asked = torch.arange(30_000) % mixture.classes

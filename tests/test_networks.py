@@ -125,6 +125,7 @@ def test_a_wrong_block_is_refused(block: object, message: str) -> None:
 # -- shapes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 12, 28, 32, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_networks_take_all_sizes(size: int, channels: int) -> None:
@@ -611,6 +612,7 @@ def test_score_networks_compile_whole(name: str) -> None:
     torch.testing.assert_close(compiled(*inputs), network(*inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generators_compile_whole(name: str) -> None:
     generator = GENERATORS[name].build(DataSpec(channels=1, size=8))

@@ -49,6 +49,7 @@ def write(cell: Planned, status: Status = Status.FINISHED, *, checkpoint: bool =
         (cell.folder / CHECKPOINT).touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "checkpoint", "expected"),
     [

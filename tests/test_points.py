@@ -59,6 +59,7 @@ def test_points_never_change(points: Dataset) -> None:
     assert points.sha256 == SHA256[points.name]
 
 
+@pytest.mark.slow
 def test_points_follow_their_density(points: Dataset) -> None:
     """Each component's mean, covariance and share within five standard errors."""
     truth = points.truth
@@ -199,6 +200,7 @@ def test_sliced_distance_needs_as_many_points() -> None:
 # Modes
 
 
+@pytest.mark.slow
 def test_modes_drop_with_what_is_left_out(points: Dataset) -> None:
     truth = points.truth
     assert truth is not None
@@ -268,6 +270,7 @@ def reference(
     return metrics.reference(points, extractor, cache=tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.slow
 def test_metrics_of_points(
     points: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:
@@ -305,6 +308,7 @@ def test_distance_of_points_is_between_their_moments(
     assert values[f"fd_{points.name}_20k"].value == pytest.approx(0.25, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_anchors_of_points(
     points: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:

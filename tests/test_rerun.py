@@ -283,6 +283,7 @@ def test_bits_that_are_the_same_on_a_gpu_are_called_so(before: Path, now: Path) 
     assert "bit-equal, although it ran on cuda" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["jackknife", "seeds"])
 def test_equal_runs_are_within_their_intervals_at_the_nominal_rate(
     tmp_path: Path, measure: str

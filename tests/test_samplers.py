@@ -211,6 +211,7 @@ def smooth() -> tuple[Tensor, Tensor]:
     return x, flow(gmm2d(), x, 10.0, 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_errors_fall_at_the_sampler_s_order(name: str, smooth: tuple[Tensor, Tensor]) -> None:
     """The slope of ln error against ln steps over 80, 160, 320, to within 0.3."""
@@ -256,6 +257,7 @@ def noise_by_noise(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Tensor]:
     return prepare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "order"),
     [
@@ -491,6 +493,7 @@ def few() -> Callable[[str, int], tuple[float, float]]:
 Few = Callable[[str, int], tuple[float, float]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluations", [5, 6, 8, 10])
 def test_heun_loses_to_euler_at_few_evaluations(few: Few, evaluations: int) -> None:
     """As published for EDM's CIFAR-10 network: FID 97.7 against 49.7 at 5 (METHODS)."""
@@ -498,6 +501,7 @@ def test_heun_loses_to_euler_at_few_evaluations(few: Few, evaluations: int) -> N
         assert heun > 3 * euler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ipndm", "ipndm_v", "dpmpp_2m", "dpmpp_3m", "unipc"])
 @pytest.mark.parametrize("evaluations", [5, 6, 8, 18, 25])
 def test_multistep_samplers_beat_euler_and_heun(few: Few, name: str, evaluations: int) -> None:

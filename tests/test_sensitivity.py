@@ -76,6 +76,7 @@ def test_the_command_writes_its_files(folder: Path) -> None:
             assert picture.width > 1000
 
 
+@pytest.mark.slow
 def test_the_page_is_the_committed_one(page: Lines) -> None:
     """Another CPU rounds features otherwise: an image may change sides, a distance its digits."""
     committed = read(COMMITTED)
@@ -92,6 +93,7 @@ def test_the_page_is_the_committed_one(page: Lines) -> None:
         assert told == old["verdict"] or luck, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LADDERS)
 def test_distances_grow_with_the_damage(page: Lines, kind: str) -> None:
     for family in ("fd", "kd"):
@@ -318,6 +320,7 @@ def small(dataset: Dataset, cache: Path) -> Evaluator:
     return Evaluator(dataset, [(extractor, metrics.reference(dataset, extractor, cache=cache))], 50)
 
 
+@pytest.mark.slow
 def test_colour_images_without_labels_leave_class_rows_out(tmp_path: Path) -> None:
     page = measure.page(small(colourful(labels=False), tmp_path), cache=tmp_path)
     assert page.n == 45

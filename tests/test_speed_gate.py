@@ -64,6 +64,7 @@ def verdicts(job: Job, **how: object) -> dict[str, Verdict]:
 # -- what it concludes --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_equal_code_stays_green_over_many_noisy_checks() -> None:
     """60 checks of twelve benchmarks: none red, though processes of one code differ by 3 %."""
     rng = np.random.default_rng(0)
@@ -71,6 +72,7 @@ def test_equal_code_stays_green_over_many_noisy_checks() -> None:
     assert red == 0
 
 
+@pytest.mark.slow
 def test_noise_beyond_the_floor_raises_the_threshold() -> None:
     """With processes 15 % apart the floor alone would cry wolf in most checks."""
     rng = np.random.default_rng(1)
@@ -84,6 +86,7 @@ def test_noise_beyond_the_floor_raises_the_threshold() -> None:
     assert red <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "least"), [(1.15, 27), (1.3, 30)])
 def test_a_slowdown_turns_red_and_is_named(ratio: float, least: int) -> None:
     rng = np.random.default_rng(2)
@@ -119,6 +122,7 @@ def exact_times(ratio: float) -> Times:
     return {"base": [[1.0] * 5] * 2, "current": [[ratio] * 5] * 2}
 
 
+@pytest.mark.slow
 def test_the_noise_has_the_variance_of_the_ratio() -> None:
     """Over many benchmarks: the spread of the ratio is what processes of the same code tell."""
     rng = np.random.default_rng(3)

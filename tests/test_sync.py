@@ -381,6 +381,7 @@ def test_eight_processes_start_on_a_new_store_and_log_one_study(
     assert sorted(several, key=repr) == sorted((numbers(alone, r) for r in runs(alone)), key=repr)
 
 
+@pytest.mark.slow
 def test_a_process_ended_in_making_the_store_leaves_no_ruin(tmp_path: Path) -> None:
     ruin = tmp_path / ".mlflow-new-x1"
     ruin.mkdir()
@@ -485,6 +486,7 @@ def test_a_sync_cut_off_at_any_request_is_completed_by_the_next(
     assert 20 < at < 99
 
 
+@pytest.mark.slow
 def test_attempts_and_cells_made_anew_are_not_mixed(results: Path) -> None:
     """Interrupted, resumed, failed, made anew under the same key, by several processes."""
     study = results / "s"

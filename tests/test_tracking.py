@@ -187,6 +187,7 @@ def test_nan_and_infinity_do_not_repeat(tracker: Tracker, results: Path) -> None
     assert len(history(tracker, run, "x_y")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "shown"),
     [
@@ -374,6 +375,7 @@ def test_syncing_after_a_change_brings_the_change_alone(tracker: Tracker, study:
     assert mended.data.tags["reason"] == ""
 
 
+@pytest.mark.slow
 def test_live_and_later_give_the_same_store(study: Path, results: Path, tmp_path: Path) -> None:
     live = reopen(results)
     for folder in sorted(study.glob("*-seed*")):
@@ -402,6 +404,7 @@ def test_live_and_later_give_the_same_store(study: Path, results: Path, tmp_path
     assert sorted(seen, key=repr) == sorted((numbers(later, run) for run in runs(later)), key=repr)
 
 
+@pytest.mark.slow
 def test_a_run_left_open_ends_when_its_folder_has_gone(
     tracker: Tracker, study: Path, results: Path
 ) -> None:
@@ -425,6 +428,7 @@ def test_a_deleted_experiment_comes_back(tracker: Tracker, study: Path, results:
     assert again.trouble is None
 
 
+@pytest.mark.slow
 def test_two_peoples_runs_on_one_store_stay_apart(
     results: Path, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

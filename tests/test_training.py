@@ -55,6 +55,7 @@ def test_a_resumed_run_ends_with_the_same_bits(build: Build, name: str) -> None:
         assert len(first.snapshots + second.snapshots) == len(watch.snapshots) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_budget_in_images_is_kept(build: Build, name: str) -> None:
     trainer = make_trainer(build(name), Watch(), budget="0.32kimg")
@@ -62,6 +63,7 @@ def test_a_budget_in_images_is_kept(build: Build, name: str) -> None:
     assert trainer.images == pytest.approx(320, abs=16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_budget_in_flops_is_kept(build: Build, name: str) -> None:
     trainer = make_trainer(build(name), Watch(), budget="3e9flop")
@@ -88,6 +90,7 @@ def test_each_stage_gets_its_share(build: Build) -> None:
     assert last == {"score": 30, "classifier": 40}
 
 
+@pytest.mark.slow
 def test_a_frozen_network_does_not_change(build: Build) -> None:
     method = build("dlsm")
     trainer = make_trainer(method, watch := Watch())
@@ -105,6 +108,7 @@ def test_a_frozen_network_does_not_change(build: Build) -> None:
         assert torch.equal(value, method.networks["denoiser"].state_dict()[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_gradients_reach_only_the_objective_s_network(build: Build, name: str) -> None:
     method = build(name)
@@ -153,6 +157,7 @@ def test_a_loss_that_is_not_finite_is_reported(build: Build) -> None:
         make_trainer(method, Watch()).run()
 
 
+@pytest.mark.slow
 def test_snapshots_use_averaged_weights_and_leave_the_trained_ones(build: Build) -> None:
     method, watch = build("sde"), Watch()
     trainer = make_trainer(method, watch, snapshots=4)
@@ -171,6 +176,7 @@ def test_snapshots_use_averaged_weights_and_leave_the_trained_ones(build: Build)
     assert seen == [True, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_run_resumed_after_training_samples_without_dropout(build: Build, name: str) -> None:
     watch = Watch()
@@ -182,6 +188,7 @@ def test_a_run_resumed_after_training_samples_without_dropout(build: Build, name
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_its_last_step_takes_no_further_one(build: Build) -> None:
     watch = Watch(stop_at=20)
     with pytest.raises(InterruptedTrainingError):

@@ -155,6 +155,7 @@ def own(files: dict[str, Path]) -> set[str]:
     return {name for name in files if name.split(".")[0] != "methods"}
 
 
+@pytest.mark.slow
 def test_all_files_of_a_plug_in_count(write: Write) -> None:
     folder = write("project", PACKAGE)
     found = source_files("myp.method")

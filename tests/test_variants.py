@@ -42,6 +42,7 @@ def make(label: str, seed: int = 0, data: DataSpec = GREY, **settings: Any) -> M
     return kind(kind.Config.model_validate(resolved(label, **settings)), data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", VARIANTS)
 def test_every_variant_changes_what_it_says_and_runs(label: str) -> None:
     plain, changed = resolved(registry.base(label)), resolved(label)
