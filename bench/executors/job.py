@@ -19,7 +19,7 @@ ANSWER = "answer.json"
 def packages() -> dict[str, str]:
     """The files that this process has our own packages from, by the packages' names."""
     found = {name: find_spec(name) for name in ("bench", "methods")}
-    return {name: str(spec.origin) for name, spec in found.items() if spec is not None}
+    return {name: str(Path(str(spec.origin)).resolve()) for name, spec in found.items() if spec}
 
 
 class Limits(BaseModel, frozen=True, extra="forbid"):

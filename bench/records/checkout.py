@@ -60,7 +60,10 @@ def uncommitted(root: Path = ROOT) -> str | None:
         return None
     try:
         changed = _git(root, *PLAIN, "HEAD", "--", *CODE)
-        return changed + "".join(_as_new(root, path) for path in _unknown(root))
+        for path in _unknown(root):
+            # Git answers 1 where two files differ, as these always do.
+            changed += _git(root, *PLAIN, "--no-index", "--", os.devnull, path, good=(0, 1))
+        return changed
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -80,11 +83,6 @@ def _unknown(root: Path) -> list[str]:
     """Paths of source files that git does not know and was not told to ignore."""
     found = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *CODE)
     return sorted(path for path in found.split("\0") if Path(path).suffix in ADDED)
-
-
-def _as_new(root: Path, path: str) -> str:
-    # Git answers 1 where two files differ, as these always do.
-    return _git(root, *PLAIN, "--no-index", "--", os.devnull, path, good=(0, 1))
 
 
 def _git(root: Path, *arguments: str, good: tuple[int, ...] = (0,)) -> str:

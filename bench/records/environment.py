@@ -141,18 +141,11 @@ def note(
     if differed:
         here["earlier"] = [*before.get("earlier", []), differed]
     record.environment = before | here
-    keep_diff(study)
+    _, _, diff = checkout.here()
+    if diff and (digest := checkout.digest(diff)) and not diff_path(study, digest).exists():
+        write_text(diff_path(study, digest), diff)
 
 
 def diff_path(study: Path, digest: str) -> Path:
     """Where a study keeps a diff: named by its hash, since its cells may be of several."""
     return study / f"uncommitted-{digest[:12]}.diff"
-
-
-def keep_diff(study: Path) -> None:
-    """Write what is not committed into a study's folder, once."""
-    _, _, diff = checkout.here()
-    if diff and (digest := checkout.digest(diff)):
-        path = diff_path(study, digest)
-        if not path.exists():
-            write_text(path, diff)

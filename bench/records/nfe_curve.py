@@ -102,13 +102,6 @@ def sampler_of(method_config: Mapping[str, Any]) -> SamplerSettings | None:
         return None
 
 
-def calls_per_evaluation(record: Record, own: SamplerSettings) -> float:
-    """Network evaluations for one of the sampler's, as the cell counted: 2 with a classifier."""
-    from methods import samplers
-
-    return (record.cost.nfe or samplers.nfe(own)) / samplers.nfe(own)
-
-
 def settings_for(
     name: str, asked: int, own: SamplerSettings, calls: float
 ) -> SamplerSettings | None:

@@ -27,7 +27,8 @@ def contained() -> Iterator[None]:
         LeavingError: ``sys.exit``, ``os._exit`` or a KeyboardInterrupt that nobody has typed.
     """
     thread, leave, heard = threading.get_ident(), os._exit, list[int]()
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in STOPS}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
 
     def refuse(code: int) -> None:
         if threading.get_ident() != thread:
@@ -40,9 +41,8 @@ def contained() -> Iterator[None]:
 
     # Signals are heard in the main thread alone, and can be set there only.
     with suppress(ValueError):
-        for number, handler in before.items():
-            if callable(handler):
-                signal.signal(number, hear)
+        for number in before:
+            signal.signal(number, hear)
     os._exit = refuse  # type: ignore[assignment]
     try:
         yield

@@ -18,7 +18,8 @@ from bench.progress.display import Display
 from bench.records import CONFIG, Record, Status, nfe_curve, only_command, read_study
 from bench.records.nfe_curve import Curve, Point
 from bench.study import Planned, Request, Runner, Work, replace
-from methods.samplers import SAMPLERS, SamplerSettings
+from methods.samplers import SAMPLERS
+from methods.samplers import nfe as evaluations
 
 
 @dataclass
@@ -32,26 +33,20 @@ class CurveCell(Planned):
 # -- what is to be drawn ------------------------------------------------------------------------
 
 
-def sampler(folder: Path) -> SamplerSettings | None:
-    """The sampler's settings of a cell, or ``None`` if its method has none."""
-    return nfe_curve.sampler_of(read_cell(folder / CONFIG).method_config)
-
-
 def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
     """Find the points that a cell lacks; UserError if it has no sampler."""
-    config, own = read_cell(folder / CONFIG), sampler(folder)
+    config = read_cell(folder / CONFIG)
+    own = nfe_curve.sampler_of(config.method_config)
     if own is None:
         why = "its method has no sampler to exchange; its record is its point of the curve"
         raise UserError(f"{folder.name}: {why}")
     names, nfe = options.samplers or nfe_curve.SAMPLERS, {*(options.nfe or NFE)}
     wanted = nfe_curve.choose(
-        names,
-        sorted(nfe),
+        names, sorted(nfe), seed=config.seed, own=own,
         samples=options.samples or config.settings.evaluation.samples,
-        seed=config.seed,
-        own=own,
-        calls=nfe_curve.calls_per_evaluation(record, own),
-    )
+        # Of networks for one of the sampler's, as the cell counted: 2 with a classifier.
+        calls=(record.cost.nfe or evaluations(own)) / evaluations(own),
+    )  # fmt: skip
     missing = note(folder, record, wanted, names, nfe)
     action = "sample" if missing else "reuse"
     why = f"{len(missing)} of {len(wanted)} points to draw"
@@ -61,12 +56,9 @@ def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
 
 
 def note(
-    folder: Path,
-    record: Record,
-    wanted: Sequence[Point],
-    samplers: Sequence[str],
+    folder: Path, record: Record, wanted: Sequence[Point], samplers: Sequence[str],
     nfe: Collection[int],
-) -> list[Point]:
+) -> list[Point]:  # fmt: skip
     """Note in a cell's file what is asked for; return the points that have no result yet."""
     try:
         stored = nfe_curve.read(folder, record)
@@ -183,8 +175,9 @@ def draw_curves(request: Request, options: SampleOptions, display: Display) -> l
 
     with only_command(request.folder, wait), tempfile.TemporaryDirectory() as scratch:
         found, reasons = choose_cells(
-            request.folder, options.cells, data_sha256, lambda folder: sampler(folder) is not None
-        )
+            request.folder, options.cells, data_sha256,
+            lambda folder: bool(nfe_curve.sampler_of(read_cell(folder / CONFIG).method_config)),
+        )  # fmt: skip
         refused = [f"{name}: {reason}" for name, reason in reasons.items()]
         if not found:
             nothing = (
