@@ -65,16 +65,11 @@ class CellWork(Work[Planned]):
     def pending(self, cell: Planned) -> Record:
         """The record of a cell before anything is done."""
         return Record(
-            study=self.request.name,
-            cell=cell.folder.name,
-            method=cell.config.method,
-            seed=cell.config.seed,
-            dataset=self.request.settings.dataset,
-            data_variant=self.prepared["data_variant"],
-            preset=self.request.settings.preset,
-            key=cell.key,
-            identity=dict(cell.identity),
-        )
+            study=self.request.name, cell=cell.folder.name, method=cell.config.method,
+            seed=cell.config.seed, dataset=self.request.settings.dataset,
+            data_variant=self.prepared["data_variant"], preset=self.request.settings.preset,
+            key=cell.key, identity=dict(cell.identity),
+        )  # fmt: skip
 
     def stage(self, cell: Planned) -> tuple[str, int] | None:
         """What identifies a cell's first stage, if others may have it too."""

@@ -53,14 +53,9 @@ class Request:
     def job(self, task: str, folder: Path, **more: Any) -> Job:
         """A job of this study in a folder; ``more`` of its fields."""
         return Job(
-            task=task,
-            folder=folder,
-            cache=self.cache,
-            command_started=self.command_started,
-            threads=self.settings.threads,
-            jobs=self.jobs,
-            **more,
-        )
+            task=task, folder=folder, cache=self.cache, command_started=self.command_started,
+            threads=self.settings.threads, jobs=self.jobs, **more,
+        )  # fmt: skip
 
     @property
     def limits(self) -> Limits:
@@ -103,11 +98,6 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def request_of(folder: Path, jobs: int | None, timeout: float | None) -> Request:
     """Rebuild from its folder what a study was asked for, as far as its cells' later jobs need."""
     return Request(
-        name=folder.name,
-        results=folder.parent.resolve(),
-        settings=read_study(folder).settings,
-        methods={},
-        seeds=[],
-        jobs=jobs or 1,
-        timeout=timeout,
-    )
+        name=folder.name, results=folder.parent.resolve(), settings=read_study(folder).settings,
+        methods={}, seeds=[], jobs=jobs or 1, timeout=timeout,
+    )  # fmt: skip

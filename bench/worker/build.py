@@ -91,15 +91,11 @@ class Built:
         labels, classes = self.dataset.train.labels, len(self.dataset.classes)
         counts = None if labels is None else np.bincount(labels, minlength=classes)
         return Source(
-            self.method,
-            shape=data_spec(self.dataset).shape,
-            device=self.device,
-            precision=self.training.precision,
-            seed=self.config.seed,
-            stream=stream,
+            self.method, shape=data_spec(self.dataset).shape, device=self.device,
+            precision=self.training.precision, seed=self.config.seed, stream=stream,
             frequencies=None if counts is None else counts / counts.sum(),
             quantise=not self.dataset.is_points,
-        )
+        )  # fmt: skip
 
     def provenance(self, nfe: float | None) -> dict[str, Any]:
         """How the samples were drawn, to be kept with each value."""

@@ -90,13 +90,9 @@ def evaluate(cell: Cell, images: Any, labels: Any) -> None:
     with cell.ledger.part("evaluate"):
         # Features are kept in the folder.
         cell.record.metrics = cell.evaluator.measure(
-            images,
-            labels,
-            jackknife=True,
-            folder=cell.folder,
-            provenance=cell.built.provenance(cost.nfe),
-            progress=cell.progress.of("evaluating"),
-        )
+            images, labels, jackknife=True, folder=cell.folder,
+            provenance=cell.built.provenance(cost.nfe), progress=cell.progress.of("evaluating"),
+        )  # fmt: skip
         cell.record.metrics |= diagnose(cell)
         # The curves' last point, of as many samples as the points before it.
         few = cell.evaluation.snapshot_samples

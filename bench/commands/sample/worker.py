@@ -69,20 +69,17 @@ class Resampling:
             images, labels, calls, times = self._images(built, point.samples)
         here = describe(built.device, command=self.job.command, jobs=self.job.jobs)
         nfe = sum(calls.values())
+        values = self.evaluator.measure(
+            images, labels, families=WITHOUT_TRAINING, jackknife=True,
+            provenance=built.provenance(nfe), progress=self.progress.of("evaluating"),
+        )  # fmt: skip
         return {
             "nfe": nfe,
             "nfe_by_network": calls,
             "ms_per_image": interval(times, batch=built.config.settings.sampling.batch),
             "environment": {key: here[key] for key in nfe_curve.ENVIRONMENT}
             | {"timing": watch.facts(), "unfit": watch.unfit()},
-            "metrics": self.evaluator.measure(
-                images,
-                labels,
-                families=WITHOUT_TRAINING,
-                jackknife=True,
-                provenance=built.provenance(nfe),
-                progress=self.progress.of("evaluating"),
-            ),
+            "metrics": values,
             "reason": "",
         }
 

@@ -61,15 +61,11 @@ class Taken:
     def result(self, batch: int) -> TimedCell:
         """Summarise the times."""
         return TimedCell(
-            cell=self.name,
-            key=self.key,
-            batch_ms=self.batch_ms,
-            single_ms=self.single_ms,
+            cell=self.name, key=self.key, batch_ms=self.batch_ms, single_ms=self.single_ms,
             ms_per_image=interval(self.batch_ms, batch=batch),
-            latency_ms=interval(self.single_ms, batch=1),
-            warm_up=warm_up_facts(self.warm_ups),
+            latency_ms=interval(self.single_ms, batch=1), warm_up=warm_up_facts(self.warm_ups),
             unfit=warm_up_reasons(self.warm_ups),
-        )
+        )  # fmt: skip
 
 
 class Turns:
@@ -132,18 +128,11 @@ def take(job: Job) -> Timing:
             turns.round(batch)
     cells = [cell.result(batch) for cell in turns.taken]
     return Timing(
-        study=request["study"],
-        started=started,
-        ended=now(),
-        rounds=rounds,
-        batch=batch,
-        cells=cells,
-        failed=turns.failed,
-        ratios=ratios(cells),
-        environment=describe(device, command=job.command, jobs=job.jobs),
-        machine=watch.facts(),
+        study=request["study"], started=started, ended=now(), rounds=rounds, batch=batch,
+        cells=cells, failed=turns.failed, ratios=ratios(cells),
+        environment=describe(device, command=job.command, jobs=job.jobs), machine=watch.facts(),
         unfit=watch.unfit(),
-    )
+    )  # fmt: skip
 
 
 def keep_busy(turns: Turns, batch: int) -> None:
