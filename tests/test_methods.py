@@ -188,6 +188,25 @@ def test_branches_run_on_karras_levels_from_t_to_t_prime() -> None:
     assert (levels.diff(dim=0) < 0).all()
 
 
+@pytest.mark.parametrize(
+    ("settings", "least"), [({"max_gap": 0.3}, 0.7), ({"gap": "relative", "min_ratio": 0.2}, 0.2)]
+)
+def test_branches_end_evenly_within_the_gap(
+    build: Build, settings: dict[str, object], least: float
+) -> None:
+    """``t'`` is uniform from the widest gap to t, never below the floor, never above t."""
+    method, n = build("cdm", sigma_floor=0.002, **settings), 10_000
+    ends = method.draw_end(make_batch(n, DataSpec(channels=1, size=1, classes=1)), torch.ones(n))
+    even = least + (1 - least) * (torch.arange(n) + 0.5) / n
+    # Kolmogorov's distance of n uniform numbers is above 2 / sqrt n once in 1500.
+    assert (ends.sort().values - even).abs().max() < (1 - least) * 2 / math.sqrt(n)
+    low = torch.tensor([0.0021, 0.002, 0.001])
+    assert (method.draw_end(make_batch(3), low) <= low).all()
+    if "max_gap" in settings:
+        ends = method.draw_end(make_batch(1000), torch.full((1000,), 0.01))
+        assert float(ends.min()) == pytest.approx(0.002)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("steps", [5, 1])

@@ -303,6 +303,46 @@ def test_the_ancestral_kernel_is_the_exact_posterior() -> None:
     assert float(x.std()) == pytest.approx(0.7, rel=0.02)
 
 
+def test_churn_is_algorithm_2_s(noise_by_noise: Callable[[int], Tensor]) -> None:
+    """Of N(0, 0.8^2): the start's coefficient and the noises', by hand for the levels 2, 1/2, 0.
+
+    ``s_churn`` 0.4 over two steps raises a level by gamma = 0.2, where it is not held at sqrt 2 - 1
+    or lies outside ``s_min`` to ``s_max``; a noise then has s_noise sqrt(raised^2 - sigma^2).
+    """
+
+    def shrink(sigma: float) -> float:
+        return 0.64 / (0.64 + sigma**2)
+
+    def heun(high: float, low: float) -> float:
+        slope = (1 - shrink(high)) / high
+        proposal = 1 + (low - high) * slope
+        return 1 + (low - high) * (slope + proposal * (1 - shrink(low)) / low) / 2
+
+    def expected(first: float, second: float) -> list[float]:
+        high, low = 2 * (1 + first), 0.5 * (1 + second)
+        noises = [1.5 * math.sqrt(high**2 - 4), 1.5 * math.sqrt(low**2 - 0.25)]
+        last = shrink(low)
+        return [heun(high, 0.5) * last, noises[0] * heun(high, 0.5) * last, noises[1] * last]
+
+    levels = torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64)
+    most = math.sqrt(2) - 1
+    for settings, gammas in (
+        ({"s_churn": 0.4, "s_min": 0.5, "s_max": 2.0}, (0.2, 0.2)),
+        ({"s_churn": 0.4, "s_min": 0.6, "s_max": 2.0}, (0.2, 0.0)),
+        ({"s_churn": 0.4, "s_min": 0.1, "s_max": 1.9}, (0.0, 0.2)),
+        ({"s_churn": 30.0, "s_min": 0.1, "s_max": 9.0}, (most, most)),
+    ):
+        drawn = sample(
+            lambda x, sigma: 0.64 / (0.64 + sigma**2) * x,
+            noise_by_noise(3),
+            "edm_stochastic",
+            levels,
+            s_noise=1.5,
+            **settings,
+        )
+        assert drawn.flatten().tolist() == pytest.approx(expected(*gammas)), settings
+
+
 def test_a_corrector_s_step_is_the_paper_s() -> None:
     """``x + eps s + sqrt(2 eps) z``, eps = 2 (snr |z| / |s|)^2 with each image's own norms."""
     z = torch.tensor([[3.0, 4.0], [1.0, 0.0]], dtype=torch.float64).reshape(2, 2, 1, 1)

@@ -256,6 +256,9 @@ def test_learning_rates() -> None:
     assert learning_rate(warm, 5000, 0.9) == 1
     cosine = Adam(lr=1.0, decay="cosine")
     assert [learning_rate(cosine, 1, p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    both = Adam(lr=1.0, warmup_kimg=1, decay="cosine")
+    assert learning_rate(both, 500, 0.5) == pytest.approx(0.25)
+    assert learning_rate(both, 2000, 0.5) == pytest.approx(0.5)
 
 
 def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
