@@ -14,7 +14,7 @@ from methods.base import Batch, DataSpec, Method
 from methods.cdm import Start, branch_levels
 from methods.dlsm import log_likelihood_gradient
 from methods.networks.classifier import Classifier, ClassifierSettings
-from methods.noise import Denoiser, EDMNoise, per_image, vp_discrete_sigmas
+from methods.noise import Denoiser, EDMNoise, VENoise, VPNoise, per_image, vp_discrete_sigmas
 from methods.sde import Noised
 
 from .conftest import Build
@@ -121,10 +121,53 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
+def many(n: int) -> Batch:
+    """A batch of ``n`` images of one pixel."""
+    return make_batch(n, DataSpec(channels=1, size=1, classes=1))
+
+
+def assert_even(values: Tensor, low: float, high: float) -> None:
+    """Uniform from ``low`` to ``high``, by Kolmogorov's distance: fails by chance once in 1500."""
+    n = len(values)
+    even = low + (high - low) * (torch.arange(n) + 0.5) / n
+    assert (values.sort().values - even).abs().max() < (high - low) * 2 / math.sqrt(n)
+
+
+def test_the_vp_preconditioning_predicts_the_scaled_noise() -> None:
+    """EDM table 1, VP: ``D = x - sigma F(x / sqrt(1 + sigma^2), 999 t)``.
+
+    The signal's share is ``1 / (1 + sigma^2) = exp(-int beta)``, by trapezoids.
+    """
+    noise, t = VPNoise(), torch.linspace(1e-3, 1, 9, dtype=torch.float64)
+    grid = t * torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+    share = (-torch.trapezoid(0.1 + 19.9 * grid, grid, dim=0)).exp()
+    sigma = (1 / share - 1).sqrt()
+    torch.testing.assert_close(noise.sigma(t), sigma)
+    torch.testing.assert_close(noise.time(sigma), t)
+    expected = (torch.ones_like(t), -sigma, share.sqrt(), 999 * t)
+    for ours, wanted in zip(noise.coefficients(sigma), expected, strict=True):
+        torch.testing.assert_close(ours, wanted)
+
+
+def test_the_ve_preconditioning_predicts_the_unscaled_noise() -> None:
+    """EDM table 1, VE: ``D = x + sigma F(x, ln(sigma / 2))``."""
+    sigma = torch.tensor([0.02, 2.0, 100.0], dtype=torch.float64)
+    one = torch.ones_like(sigma)
+    expected = (one, sigma, one, (sigma / 2).log())
+    for ours, wanted in zip(VENoise().coefficients(sigma), expected, strict=True):
+        torch.testing.assert_close(ours, wanted)
+    with pytest.raises(ValueError, match=r"sigma_min 2\.0 is not below sigma_max 2\.0"):
+        VENoise(sigma_min=2.0, sigma_max=2.0)
+
+
+def test_training_levels_of_the_sdes_are_even_in_time_and_in_ln_sigma() -> None:
+    vp, ve = VPNoise(epsilon=0.2), VENoise(sigma_min=0.1, sigma_max=30.0)
+    assert_even(vp.time(vp.draw(many(5000))), 0.2, 1)
+    assert_even(ve.draw(many(5000)).log(), math.log(0.1), math.log(30))
+
+
 def test_training_noise_levels_are_log_normal() -> None:
-    levels = exact_denoiser().draw_sigma(
-        make_batch(20_000, DataSpec(channels=1, size=1, classes=1))
-    )
+    levels = exact_denoiser().draw_sigma(many(20_000))
     assert float(levels.log().mean()) == pytest.approx(-1.2, abs=0.03)
     assert float(levels.log().std()) == pytest.approx(1.2, abs=0.03)
 
@@ -196,10 +239,7 @@ def test_branches_end_evenly_within_the_gap(
 ) -> None:
     """``t'`` is uniform from the widest gap to t, never below the floor, never above t."""
     method, n = build("cdm", sigma_floor=0.002, **settings), 10_000
-    ends = method.draw_end(make_batch(n, DataSpec(channels=1, size=1, classes=1)), torch.ones(n))
-    even = least + (1 - least) * (torch.arange(n) + 0.5) / n
-    # Kolmogorov's distance of n uniform numbers is above 2 / sqrt n once in 1500.
-    assert (ends.sort().values - even).abs().max() < (1 - least) * 2 / math.sqrt(n)
+    assert_even(method.draw_end(many(n), torch.ones(n)), least, 1)
     low = torch.tensor([0.0021, 0.002, 0.001])
     assert (method.draw_end(make_batch(3), low) <= low).all()
     if "max_gap" in settings:
