@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from torch import nn
 
 from bench.costs.intervals import interval
 from bench.costs.ledger import PARTS, Ledger
-from bench.training import DivergedError, InterruptedTrainingError
-from bench.training.optimizing import MovingAverage, learning_rate
+from bench.training import DivergedError, InterruptedTrainingError, Trainer
+from bench.training.optimizing import MovingAverage, learning_rate, make_optimizer
 from methods import registry
-from methods.base import EMA, Adam
+from methods.base import EMA, Adam, Batch, Method, Objective, Stage
 
 from .conftest import Build
 from .tiny import CPU, Watch, copy, make_feed, make_trainer, weights
@@ -199,6 +200,141 @@ def test_a_run_stopped_at_its_last_step_takes_no_further_one(build: Build) -> No
     assert again.steps == 20
 
 
+# -- a run whose every number is known ------------------------------------------------------------
+
+
+class Plane(nn.Module):
+    """``w . x``, whose gradient for an image of ones is 1 in each of 64 entries, of norm 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 1, bias=False)
+        nn.init.zeros_(self.layer.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1))
+
+    @property
+    def w(self) -> float:
+        assert len(set(self.layer.weight.flatten().tolist())) == 1
+        return float(self.layer.weight[0, 0])
+
+
+class Ramps(Method):
+    """Two planes; Adam with eps = 1 moves them by ``lr g / (g + 1)`` a step, g the gradient."""
+
+    def __init__(self) -> None:
+        self.a, self.b = Plane(), Plane()
+        self.networks = {"a": self.a, "b": self.b}
+
+    def stages(self) -> list[Stage]:
+        falling = Adam(lr=0.1, eps=1, warmup_kimg=0.08, decay="cosine")
+        ema = EMA(halflife_kimg=0.016, rampup_ratio=None)
+        a = Objective(network="a", loss=self.loss_a, optimizer=falling, ema=ema)
+        b = Objective(network="b", loss=self.loss_b, optimizer=Adam(lr=0.2, eps=1), every=2)
+        late = Objective(network="b", loss=self.loss_b, optimizer=Adam(lr=0.4, eps=1), name="late")
+        first = Stage(name="both", objectives=[a, b], share=0.75, identity={"module": __name__})
+        return [first, Stage(name="one", objectives=[late], share=0.25)]
+
+    def loss_a(self, batch: Batch) -> torch.Tensor:
+        loss = self.a(batch.x).mean()
+        batch.log("twice", 2 * loss)
+        return loss
+
+    def loss_b(self, batch: Batch) -> torch.Tensor:
+        return self.b(batch.x).mean()
+
+    def sample(self, n: int, **_: Any) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def ramps(watch: Watch, **settings: Any) -> tuple[Ramps, Trainer]:
+    """The planes, and what trains them: 15 steps and 5 of 16 images of ones, unless it is told."""
+    method, feed = Ramps(), make_feed()
+    feed.images = torch.full_like(feed.images, 255)
+    return method, make_trainer(method, watch, feed=feed, **settings)
+
+
+def falling_rate(step: int) -> float:
+    """Warm-up over five steps, times a cosine over fifteen."""
+    return 0.1 * min(1, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / 15))
+
+
+@pytest.mark.parametrize(("clip", "move"), [(None, 1 / 2), (4.0, 1 / 3)])
+def test_every_number_of_a_run_is_the_one_by_hand(clip: float | None, move: float) -> None:
+    method, trainer = ramps(watch := Watch(), clip=clip, snapshots=4)
+    told: list[dict[str, Any]] = []
+    trainer.hooks.progress = told.append
+    trainer.run()
+
+    a, average = [0.0], 0.0
+    for step in range(15):
+        a.append(a[-1] - move * falling_rate(step))
+        average = a[-1] if step == 0 else (average + a[-1]) / 2
+    assert method.a.w == pytest.approx(average)
+    assert method.b.w == pytest.approx(-move * (8 * 0.2 + 5 * 0.4))
+
+    assert (trainer.steps, trainer.images, trainer.feed.drawn) == (20, 320, 320)
+    step_flops = 2 * (2 * 16 * 64)  # Forward, and backward to the weights.
+    assert trainer.train_flops == {
+        "a": 15 * step_flops,
+        "b": 8 * step_flops,
+        "late": 5 * step_flops,
+    }
+    assert [(p["step"], p["images"], p["stage"]) for p in watch.points] == [
+        *((step, 16 * step, "both") for step in (3, 5, 6, 9, 10, 12, 15)),
+        *((step, 16 * step, "one") for step in (18, 20)),
+    ]
+    points = {point["step"]: point["values"] for point in watch.points}
+    assert points[3] == pytest.approx(
+        {"loss/a": 64 * sum(a[:3]) / 3, "twice": 128 * sum(a[:3]) / 3, "loss/b": -64 * move * 0.1}
+    )
+    assert points[20] == pytest.approx({"loss/late": -64 * move * (8 * 0.2 + 3.5 * 0.4)})
+    assert [place["step"] for place in watch.snapshots] == [5, 10, 15]
+    assert [p["fraction"] for p in told] == pytest.approx([step / 20 for step in range(1, 21)])
+    assert told[-2]["loss"] == points[18]["loss/late"]
+    assert told[2]["loss"] == pytest.approx(points[3]["loss/a"] + points[3]["loss/b"])
+
+
+def test_a_budget_in_flops_counts_rarer_objectives_by_their_share() -> None:
+    """A step of the first stage has 1.5 evaluations, one of the second has one."""
+    _, trainer = ramps(Watch(), budget=f"{40 * 4096}flop")
+    trainer.run()
+    assert trainer.steps == 30 / 1.5 + 10
+
+
+def test_a_stage_taken_over_leaves_what_training_it_does() -> None:
+    """Another cell goes on from the shared stage: same weights, counts and order, charged."""
+    kept: dict[str, Any] = {}
+
+    class Place:
+        def load(self) -> Any:
+            return kept.get("result")
+
+        def save(self, result: Any) -> None:
+            kept["result"] = result
+
+    trainers = []
+    for _ in range(2):
+        method, trainer = ramps(watch := Watch(), snapshots=4)
+        trainer.hooks.shared = lambda stage: nullcontext(Place())
+        trainer.run()
+        trainers.append((method, trainer, watch))
+    (whole, first, _), (taken, second, watch) = trainers
+    assert {point["step"] for point in watch.points} == {18, 20}
+    assert watch.snapshots == []
+    assert (taken.a.w, taken.b.w) == (whole.a.w, whole.b.w)
+    for name in ("steps", "images", "snapshots", "last_loss", "train_flops"):
+        assert getattr(second, name) == getattr(first, name), name
+    assert second.feed.drawn == first.feed.drawn
+    assert torch.equal(second.generator.get_state(), first.generator.get_state())
+    result = kept["result"]
+    assert second.ledger.totals()["charged"] == pytest.approx(
+        result["seconds"] + result["compile_seconds"]
+    )
+    assert min(result["seconds"], result["compile_seconds"]) > 0
+
+
 # -- pieces -----------------------------------------------------------------------------------
 
 
@@ -259,6 +395,23 @@ def test_learning_rates() -> None:
     both = Adam(lr=1.0, warmup_kimg=1, decay="cosine")
     assert learning_rate(both, 500, 0.5) == pytest.approx(0.25)
     assert learning_rate(both, 2000, 0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_optimizer_is_adam_as_asked_for_and_adamw_where_weights_decay(decay: float) -> None:
+    """Two steps by hand, with gradients 3 and 1 (Kingma & Ba 2015; Loshchilov & Hutter 2019)."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    settings = Adam(lr=0.1, betas=(0.5, 0.8), eps=0.7, weight_decay=decay)
+    optimizer = make_optimizer(settings, network)
+    expected, m, v = 1.0, 0.0, 0.0
+    for step, gradient in enumerate((3.0, 1.0), 1):
+        network.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        m, v = 0.5 * m + 0.5 * gradient, 0.8 * v + 0.2 * gradient**2
+        expected -= 0.1 * decay * expected
+        expected -= 0.1 * m / (1 - 0.5**step) / (math.sqrt(v / (1 - 0.8**step)) + 0.7)
+    assert network.weight.item() == pytest.approx(expected)
 
 
 def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
