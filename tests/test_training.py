@@ -15,7 +15,14 @@ from torch import nn
 from bench.costs.intervals import interval
 from bench.costs.ledger import PARTS, Ledger
 from bench.training import DivergedError, InterruptedTrainingError, Trainer
-from bench.training.optimizing import MovingAverage, learning_rate, make_optimizer
+from bench.training.optimizing import (
+    MovingAverage,
+    autocast,
+    begin_stage,
+    learning_rate,
+    make_optimizer,
+    move,
+)
 from methods import registry
 from methods.base import EMA, Adam, Batch, Method, Objective, Stage
 
@@ -395,6 +402,44 @@ def test_learning_rates() -> None:
     both = Adam(lr=1.0, warmup_kimg=1, decay="cosine")
     assert learning_rate(both, 500, 0.5) == pytest.approx(0.25)
     assert learning_rate(both, 2000, 0.5) == pytest.approx(0.5)
+
+
+def test_the_average_follows_at_once_at_first_and_takes_buffers_as_they_are() -> None:
+    """Two images in, the half-life is a tenth of an image: 2^-10 of the old weight is left."""
+    network = nn.BatchNorm1d(1)
+    nn.init.zeros_(network.weight)
+    average = MovingAverage(network, EMA(halflife_kimg=500, rampup_ratio=0.05))
+    average.update(network, 1, 1)
+    nn.init.ones_(network.weight)
+    nn.init.constant_(network.running_mean, 3)  # type: ignore[arg-type]
+    average.update(network, 2, 1)
+    assert float(average.weights["weight"]) == pytest.approx(1 - 2**-10)
+    assert float(average.weights["running_mean"]) == 3
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+def test_a_stage_trains_the_networks_it_names_and_freezes_the_others() -> None:
+    method = Ramps()
+    first, second = (begin_stage(stage, method.networks) for stage in method.stages())
+    assert (set(first.optimizers), set(first.averages)) == ({"a", "b"}, {"a"})
+    assert (set(second.optimizers), set(second.averages)) == ({"b"}, set())
+    assert (method.b.training, method.b.layer.weight.requires_grad) == (True, True)
+    assert (method.a.training, method.a.layer.weight.requires_grad) == (False, False)
+
+
+def test_precision_is_bfloat16_where_it_is_asked_for() -> None:
+    a = torch.ones(2, 2)
+    for precision, expected in {"bf16": torch.bfloat16, "fp32": torch.float32}.items():
+        with autocast(CPU, precision):
+            assert (a @ a).dtype == expected
+
+
+def test_networks_lie_as_convolutions_are_fastest(build: Build) -> None:
+    method = build("sde")
+    assert move(method, CPU) is method
+    kernels = [w for w in method.denoiser.parameters() if w.dim() == 4 and min(w.shape[1:]) > 1]
+    assert kernels
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
