@@ -94,14 +94,10 @@ def draw_and_time(
     )
     single, warm_single = latency(source, settings.latency_repeats)
     return Drawn(
-        images=images,
-        labels=labels,
-        ms_per_image=interval(times, batch=size),
-        latency_ms=single,
-        nfe_by_network=calls,
-        flops_per_image=flops,
+        images, labels, ms_per_image=interval(times, batch=size), latency_ms=single,
+        nfe_by_network=calls, flops_per_image=flops,
         warm_ups={"batch": warm, "latency": warm_single},
-    )
+    )  # fmt: skip
 
 
 def is_stable(seconds: Sequence[float], window: int = WINDOW) -> bool:

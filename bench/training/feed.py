@@ -24,16 +24,9 @@ class Feed:
     """
 
     def __init__(
-        self,
-        images: Tensor | NDArray[Any],
-        labels: Tensor | NDArray[Any] | None,
-        *,
-        batch: int,
-        flip: bool,
-        seed: int,
-        device: torch.device | None = None,
-        resident: int = RESIDENT,
-    ) -> None:
+        self, images: Tensor | NDArray[Any], labels: Tensor | NDArray[Any] | None, *, batch: int,
+        flip: bool, seed: int, device: torch.device | None = None, resident: int = RESIDENT,
+    ) -> None:  # fmt: skip
         self.device = images.device if isinstance(images, Tensor) else device or torch.device("cpu")
         self.images: Tensor | NDArray[Any] = images
         if not isinstance(images, Tensor) and images.nbytes <= resident:

@@ -63,16 +63,9 @@ class Trainer:
     """Runs a method's stages within a budget."""
 
     def __init__(
-        self,
-        method: Method,
-        feed: Feed,
-        *,
-        settings: Training,
-        budget: Budget,
-        seed: int,
-        ledger: Ledger,
-        hooks: Hooks,
-    ) -> None:
+        self, method: Method, feed: Feed, *, settings: Training, budget: Budget, seed: int,
+        ledger: Ledger, hooks: Hooks,
+    ) -> None:  # fmt: skip
         self.method, self.feed, self.settings, self.budget = method, feed, settings, budget
         self.ledger, self.hooks, self.seed = ledger, hooks, seed
         self.device = feed.device

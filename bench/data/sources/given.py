@@ -83,16 +83,10 @@ def _dataset(
     facts = stored.facts
     lossy = (kind.lower() for kind in ("JPEG", "WebP") if kind in facts.lossy)
     return Dataset(
-        name=name,
-        variant=f"{name}-{next(lossy, facts.kind)}",
-        train=stored.train,
-        test=stored.test,
-        classes=classes,
-        sha256=facts.sha256,
-        source=source,
-        notes=tuple(notes),
+        name=name, variant=f"{name}-{next(lossy, facts.kind)}", train=stored.train,
+        test=stored.test, classes=classes, sha256=facts.sha256, source=source, notes=tuple(notes),
         stored=stored.folder,
-    )
+    )  # fmt: skip
 
 
 def splits(path: Path, beside: Path | None) -> tuple[dict[str, Part], list[str]]:
