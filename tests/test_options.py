@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cyclopts import App
 
 import bench.commands
+from bench import data
 from bench.cli import main
 from bench.cli.app import app
 from bench.commands.evaluate import EvaluateOptions
@@ -27,6 +29,7 @@ from bench.commands.show.command import UiOptions
 from bench.commands.time.command import TimeOptions
 from bench.config.errors import UserError
 from bench.study import Request
+from bench.worker.build import build_method
 
 GROUPS = {
     "Run": {"run"},
@@ -288,6 +291,13 @@ def test_what_is_not_of_the_settings_type_is_refused(
         resolve(options)
     assert any(part in str(caught.value) for part in text.partition("=")[0].split(".")[1:])
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_too_large_to_be_counted_is_refused() -> None:
+    config = resolved(f"sde.network.channels={10**12}").methods["sde"]
+    digits = data.load("digits", cache=Path("unused"))
+    with torch.device("meta"), pytest.raises(UserError, match="settings of sde: Storage size"):
+        build_method("sde", config, digits)
 
 
 def test_a_presets_and_a_typed_recipe_are_the_same_settings() -> None:

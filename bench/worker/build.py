@@ -68,7 +68,10 @@ def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:
     settings = build(kind.Config, config, f"settings of {name}")
     try:
         return kind(settings, data_spec(dataset))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        # Of torch's own errors one is of settings: more numbers than can be counted.
+        if isinstance(error, RuntimeError) and "size calculation overflowed" not in str(error):
+            raise
         raise UserError(f"settings of {name}: {one_line(error)}") from error
 
 
