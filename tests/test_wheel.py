@@ -53,6 +53,9 @@ def test_the_first_command_runs_from_the_wheel(installed: Path, tmp_path: Path) 
     env = {"PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
     where = run(sys.executable, "-c", "import bench; print(bench.__file__)", cwd=tmp_path, env=env)
     assert Path(where.strip()).is_relative_to(installed)
-    output = run(sys.executable, *command, cwd=tmp_path, env=env)
+    # As in a checkout, whose files are others: nothing of the current folder is run.
+    for name in ("bench", "methods", "random", "torch", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('run from the current folder')\n")
+    output = run(sys.executable, *command, cwd=tmp_path, env={"PYTHONPATH": str(installed)})
     for name in registry.names():
         assert re.search(rf"^\| {name} +\| 1/1 ", output, re.MULTILINE)
