@@ -1,18 +1,22 @@
 """Repeated timings as a median with quartiles and a bootstrap interval."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+Amount = Annotated[float, Field(ge=0)]
+"""What cannot be less than nothing: seconds, FLOPs, counts."""
 
 
 class Interval(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="constants"):
     """A timing in milliseconds over repeated batches: median, quartiles and 95 % interval."""
 
-    median: float
-    q25: float
-    q75: float
-    low: float
-    high: float
+    median: Amount
+    q25: Amount
+    q75: Amount
+    low: Amount
+    high: Amount
     batch: int
     repeats: int
 

@@ -1,17 +1,30 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Annotated, TypeVar
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from bench.config import UserError, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
+FORMAT = 1
+"""Of all files that tell theirs."""
+
+
+def _known(format: int) -> int:
+    if format != FORMAT:
+        raise ValueError(f"another scorebench wrote format {format}, this one reads {FORMAT}")
+    return format
+
+
+Format = Annotated[int, AfterValidator(_known)]
 
 
 @contextmanager
@@ -57,15 +70,36 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write(file)
 
 
+def write_archive(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write what torch and numpy save; OSError where not all of it has come to the disk."""
+    with new_file(path) as temporary:
+        with temporary.open("wb") as file:
+            write(file)
+        if not zipfile.is_zipfile(temporary):
+            raise OSError(errno.EIO, "it was not written whole", str(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def to_json(model: BaseModel, indent: int | None = None) -> str:
+    """Write a model as JSON; ValueError if it could not be read again, as with a negative time."""
+    text = model.model_dump_json(indent=indent) + "\n"
+    parse(type(model), text.encode())
+    return text
+
+
+def parse(kind: type[Model], content: bytes) -> Model:
+    """Read a model from JSON, each value of its own type; ValueError says what is wrong."""
+    return kind.model_validate_json(content, strict=True)
+
+
 def read_json(path: Path, kind: type[Model], advice: str) -> Model:
     """Read a file as a model; UserError says in a line what is wrong, and the ``advice``."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return parse(kind, path.read_bytes())
     except (OSError, ValueError) as error:
         first = one_line(" ".join(str(error).splitlines()[:3]))
         raise UserError(f"'{path}' cannot be read ({first}); {advice}") from error

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from bench.costs.intervals import Interval, median_bounds
-from bench.records.files import read_json, write_text
+from bench.records.files import FORMAT, Format, read_json, to_json, write_text
 from bench.records.record import Record
 
 FILE = "timing.json"
@@ -65,7 +65,7 @@ class Ratio(BaseModel, frozen=True, extra="forbid"):
 class Timing(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """The file ``timing.json``: cells that were timed together, on one device."""
 
-    format: int = 1
+    format: Format = FORMAT
     study: str
     started: str
     ended: str
@@ -130,7 +130,7 @@ def read(study: Path) -> Timing | None:
 
 def save(timing: Timing, study: Path) -> None:
     """Write a study's timing, whole or not at all."""
-    write_text(study / FILE, timing.model_dump_json(indent=1) + "\n")
+    write_text(study / FILE, to_json(timing, indent=1))
 
 
 def reasons(timing: Timing, cell: TimedCell) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from bench.costs.intervals import Interval
-from bench.records.files import write_text
+from bench.records.files import FORMAT, Format, parse, to_json, write_text
 from bench.records.record import Record, Value
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Point(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
 class Curve(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """The file ``nfe-curve.json`` in a cell's folder."""
 
-    format: int = 1
+    format: Format = FORMAT
     key: str
     """The cell's key when the points were drawn; of another one they are not this cell's."""
     points: list[Point] = Field(default_factory=list)
@@ -83,13 +83,13 @@ def read(folder: Path, record: Record) -> Curve:
         ValueError: the file cannot be read.
     """
     path = folder / FILE
-    stored = Curve.model_validate_json(path.read_bytes()) if path.exists() else None
+    stored = parse(Curve, path.read_bytes()) if path.exists() else None
     return stored if stored and stored.key == record.key else Curve(key=record.key)
 
 
 def save(curve: Curve, folder: Path) -> None:
     """Write a cell's curve, whole or not at all."""
-    write_text(folder / FILE, curve.model_dump_json(indent=1) + "\n")
+    write_text(folder / FILE, to_json(curve, indent=1))
 
 
 def sampler_of(method_config: Mapping[str, Any]) -> SamplerSettings | None:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from bench.costs.intervals import Interval
-from bench.records.files import write_atomically, write_text
+from bench.costs.intervals import Amount, Interval
+from bench.records.files import FORMAT, Format, parse, to_json, write_atomically, write_text
 
 RECORD = "record.json"
 CURVES = "metrics.jsonl"
@@ -94,10 +94,10 @@ class Cost(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
 
     steps: int = 0
     images_seen: int = 0
-    train_flops: float = 0.0
-    train_flops_by_objective: dict[str, float] = Field(default_factory=dict)
-    sample_flops_per_image: float | None = None
-    nfe: float | None = None
+    train_flops: Amount = 0.0
+    train_flops_by_objective: dict[str, Amount] = Field(default_factory=dict)
+    sample_flops_per_image: Amount | None = None
+    nfe: Amount | None = None
     nfe_by_network: dict[str, float] = Field(default_factory=dict)
     ms_per_image: Interval | None = None
     latency_ms: Interval | None = None
@@ -115,7 +115,7 @@ class CurvePoint(BaseModel):
     """A line of ``metrics.jsonl``, as far as it must be there."""
 
     images: float
-    seconds: float
+    seconds: Amount
     values: dict[str, float]
 
 
@@ -123,8 +123,8 @@ class SharedBy(BaseModel, extra="forbid"):
     """Who trained a stage, and the cost that is charged here too."""
 
     cell: str
-    train_flops: float
-    seconds: float
+    train_flops: Amount
+    seconds: Amount
 
 
 class Attempt(BaseModel, extra="forbid"):
@@ -134,9 +134,9 @@ class Attempt(BaseModel, extra="forbid"):
     """UTC, ISO 8601."""
     pid: int
     host: str
-    seconds: float | None = None
+    seconds: Amount | None = None
     """From its start to its end; ``None`` while it runs."""
-    lost: float | None = None
+    lost: Amount | None = None
     """Seconds at its end that were not kept: work since its last checkpoint."""
     ended: Status | None = None
 
@@ -144,7 +144,7 @@ class Attempt(BaseModel, extra="forbid"):
 class Record(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """A cell's record; see the module's docstring for the files beside it."""
 
-    format: int = 1
+    format: Format = FORMAT
     study: str
     cell: str
     method: str
@@ -170,7 +170,7 @@ class Record(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     cost: Cost = Field(default_factory=Cost)
     shared_stages: dict[str, SharedBy] = Field(default_factory=dict)
     """Stages that another cell trained for this one; their cost is in this record all the same."""
-    ledger: dict[str, float] = Field(default_factory=dict)
+    ledger: dict[str, Amount] = Field(default_factory=dict)
     """Seconds of compile, train, sample, evaluate, log, checkpoint, other, which sum to ``wall``;
     ``charged`` is what of them another cell has spent for this one, ``lost`` what in ``other`` was
     lost when processes were killed."""
@@ -220,7 +220,7 @@ def is_sampled(record: Record, folder: Path) -> bool:
 
 def save(record: Record, folder: Path) -> None:
     """Write ``record.json`` into the cell's folder, as ``write_anyhow`` does."""
-    write_anyhow(folder / RECORD, record.model_dump_json(indent=2) + "\n")
+    write_anyhow(folder / RECORD, to_json(record, indent=2))
 
 
 def write_anyhow(path: Path, text: str) -> None:
@@ -252,7 +252,7 @@ def keep_reserve(study: Path) -> None:
 def load(folder: Path) -> Record | None:
     """Read a cell's record, or ``None`` where there is none; ValueError if it is not readable."""
     path = folder / RECORD
-    return Record.model_validate_json(path.read_bytes()) if path.exists() else None
+    return parse(Record, path.read_bytes()) if path.exists() else None
 
 
 def readable(folder: Path) -> Record | None:
@@ -273,7 +273,7 @@ def cells(study: Path) -> Iterator[tuple[Path, Record]]:
 def read_anchors(study: Path) -> Anchors:
     """Read the study's anchors; empty if they have not been computed yet."""
     path = study / ANCHORS
-    return Anchors.model_validate_json(path.read_bytes()) if path.exists() else Anchors()
+    return parse(Anchors, path.read_bytes()) if path.exists() else Anchors()
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
@@ -285,7 +285,7 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for line in lines:
         with suppress(ValueError):
-            CurvePoint.model_validate_json(line)
+            parse(CurvePoint, line)
             points.append(json.loads(line))
     if bad := len(lines) - len(points):
         print(f"note: {bad} of {len(lines)} lines of '{path}' are no points", file=sys.stderr)
