@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from bench.config.text import StrictLoader
+from bench.config.errors import UserError
+from bench.config.text import StrictLoader, one_line
 
 MOST = 10**7
 """Images, batches and the like beyond which a number must be a slip of the pen."""
@@ -186,5 +187,10 @@ class Preset(Section):
 
 
 def read_cell(path: Path) -> CellConfig:
-    """Read a cell's ``config.yaml``."""
-    return CellConfig.model_validate(yaml.load(path.read_bytes(), Loader=StrictLoader))
+    """Read a cell's ``config.yaml``; UserError if it is not one."""
+    try:
+        body = yaml.load(path.read_bytes(), Loader=StrictLoader)
+        return CellConfig.model_validate(body)
+    except (yaml.YAMLError, ValueError) as error:
+        why = one_line(error)[:200]
+        raise UserError(f"'{path}' cannot be read ({why}); run the cell again") from error

@@ -16,7 +16,7 @@ from bench.config import UserError
 from bench.data.dataset import Progress, unheard
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.protocol import PROTOCOL
-from bench.records import write_atomically
+from bench.records import write_archive
 
 Images = NDArray[np.uint8 | np.float32] | Tensor
 
@@ -115,7 +115,7 @@ def store(
     """Write features with the hashes of the extractor and the images that they are of."""
     stamp: dict[str, Any] = {k: np.array(v) for k, v in _stamp(extractor, images).items()}
     content = vars(features) | stamp
-    write_atomically(path, lambda file: np.savez(file, **content))
+    write_archive(path, lambda file: np.savez(file, **content))
 
 
 def stored(

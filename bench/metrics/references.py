@@ -23,7 +23,7 @@ from bench.metrics.features import BATCH, extract
 from bench.metrics.frechet_distance import Moments, permutation
 from bench.metrics.kernel import mean_within
 from bench.metrics.protocol import PROTOCOL
-from bench.records import new_file, write_atomically
+from bench.records import new_file, write_archive
 
 KEPT = 50_000
 """Images whose features are kept; mean and covariance are of all."""
@@ -174,7 +174,7 @@ def _compute(
         "kept": np.array(len(order)),
     }
     # The moments last: where they are, the features are whole.
-    write_atomically(path, lambda file: np.savez(file, **content))
+    write_archive(path, lambda file: np.savez(file, **content))
 
 
 def _features_path(path: Path) -> Path:
@@ -189,9 +189,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
             found = {key: stored[key] for key in ("mu", "sigma", "labels", "kernel_mean")}
             kept = int(stored["kept"])
         features = np.load(_features_path(path), mmap_mode="r")
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
-    whole = features.shape == (kept, len(found["mu"]))
+    size = found["mu"].size
+    whole = features.shape == (kept, size) and found["sigma"].shape == (size, size)
     return found | {"features": features} if whole else None
 
 
@@ -278,4 +279,4 @@ def export(path: Path, reference: Reference, extractor: Extractor) -> None:
     }  # fmt: skip
     content: dict[str, Any] = {"mu": reference.mu, "sigma": reference.sigma}
     content |= {key: np.array(value) for key, value in facts.items() if value is not None}
-    write_atomically(path, lambda file: np.savez(file, **content))
+    write_archive(path, lambda file: np.savez(file, **content))

@@ -4,7 +4,8 @@
 # fmt: off
 # isort: off
 from bench.records.files import (
-    new_file, read_json, remove_unfinished, sync_folder, write_atomically, write_text,
+    new_file, read_json, remove_unfinished, sync_folder, write_archive, write_atomically,
+    write_text,
 )
 from bench.records.locks import CellLock, given_command, hold, only_command
 from bench.records.metric_names import (
@@ -29,5 +30,5 @@ __all__ = [
     "is_study", "keep_reserve", "load", "metric_family", "new_file", "note_death", "note_end",
     "now", "only_command", "placed_config", "read_curves", "read_json", "read_study", "readable",
     "remove_unfinished", "save", "settle_study", "studies", "study_at", "sync_folder",
-    "write_anyhow", "write_atomically", "write_study", "write_text",
+    "write_anyhow", "write_archive", "write_atomically", "write_study", "write_text",
 ]

@@ -5,12 +5,14 @@ Made with numpy and PIL only, so that a cell's worker can afford it.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.config import UserError, one_line
 from bench.records.files import write_atomically
 
 if TYPE_CHECKING:
@@ -32,6 +34,25 @@ MOST_POINTS = 2000
 _DOT = 2.2
 _SMOOTHING = 4
 _LINE, _TEXT = "#d8d8d8", "#606060"
+
+
+def read_samples(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Read kept samples, uint8 images (N, C, H, W) or float32 points, and their classes, if any.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            images, labels = content["images"], content.get("labels")
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        why = one_line(error)[:100]
+        raise UserError(f"'{path}' cannot be read ({why}); run the cell again") from error
+    fits = images.ndim == 4 and str(images.dtype) in {"uint8", "float32"}
+    if not fits or (labels is not None and labels.shape != images.shape[:1]):
+        what = " and ".join(f"{x.shape} {x.dtype}" for x in (images, labels) if x is not None)
+        raise UserError(f"'{path}' holds {what}, which are no samples; run the cell again")
+    return images, labels
 
 
 def grid_image(

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from bench import records
-from bench.config import UserError, digest
+from bench.config import UserError, digest, one_line
 from bench.records import Anchors, Record, Status, Value, interleaved, record
 
 if TYPE_CHECKING:
@@ -116,6 +118,18 @@ def read_foreign(study: Path) -> Cells:
 def _read_cells(folder: Path) -> Cells:
     files = sorted(folder.glob(f"*/{record.RECORD}"))
     return [(path.parent, records.read_json(path, Record, RUN_AGAIN)) for path in files]
+
+
+def read_config(cell: Path) -> dict[str, Any]:
+    """Read a cell's configuration as ``prefix.key`` names, nothing where there is none."""
+    path = cell / records.CONFIG
+    try:
+        tree = yaml.safe_load(path.read_bytes()) if path.exists() else {}
+        return flatten("", tree)
+    except (yaml.YAMLError, AttributeError) as error:
+        raise UserError(
+            f"'{path}' cannot be read ({one_line(error)[:200]}); {RUN_AGAIN}"
+        ) from error
 
 
 def _cell_row(folder: Path, row: Record, timing: interleaved.Timing | None) -> dict[str, Any]:

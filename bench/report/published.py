@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.config import UserError, config_folder, one_line
-from bench.records import CONFIG, Status
-from bench.report.frame import Cells, flatten
+from bench.records import Status
+from bench.report.frame import Cells, flatten, read_config
 from bench.report.summary import TableRow
 
 FOLDER = "published"
@@ -158,9 +158,7 @@ def _mismatch(
         return f"{published.metric} was not measured"
     told = _differs(published.provenance, flatten("", provenance.get(published.metric, {})))
     for cell in cells:
-        path = cell / CONFIG
-        found = flatten("", yaml.safe_load(path.read_bytes())) if path.exists() else {}
-        told = told or _differs(published.setting, found)
+        told = told or _differs(published.setting, read_config(cell))
     return told
 
 

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.config import WHEREABOUTS, CellConfig, digest, read_cell
+from bench.config import WHEREABOUTS, CellConfig, UserError, digest, read_cell
 from bench.records import CONFIG, RECORD, Record, Status, cell_name, load, readable
 from bench.records.plugins import method_class
 from bench.records.source_code import source_hashes
@@ -141,6 +141,6 @@ def changed_settings(cell: Planned) -> list[str]:
     """Name the settings that differ from those that a cell's folder was made with."""
     try:
         before = portable(read_cell(cell.folder / CONFIG))
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return []
     return differing(flatten("", before), flatten("", portable(cell.config)))

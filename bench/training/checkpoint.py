@@ -2,12 +2,16 @@
 
 import random
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from bench.config import UserError, one_line
 
 State = dict[str, Any]
 CHECKPOINT_SHARE = 0.015
@@ -33,6 +37,28 @@ class Pace:
         yield
         self.last = time.perf_counter()
         self.rest = max(self.seconds, (self.last - began) / CHECKPOINT_SHARE)
+
+
+def read_state(
+    path: Path, kinds: dict[str, type], device: str | torch.device = "cpu", *, mmap: bool = False
+) -> State:
+    """Read what was saved of a run; ``kinds`` are the parts that it has, and their types.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location=device, mmap=mmap, weights_only=True)
+    except Exception as error:  # What is in the file decides what is raised.
+        why = f"cannot be read ({one_line(error)[:100]})"
+        raise UserError(f"'{path}' {why}; remove it to have it made anew") from error
+    named = state if isinstance(state, dict) else {}
+    wrong = [name for name, kind in kinds.items() if not isinstance(named.get(name), kind)]
+    if wrong:
+        what = f"a {type(state).__name__} without a fitting {', '.join(wrong)}"
+        raise UserError(f"'{path}' holds {what}; remove it to have it made anew")
+    return named
 
 
 def clone(weights: State) -> State:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import socket
 import time
 from dataclasses import dataclass
@@ -12,16 +11,16 @@ from typing import Any
 import torch
 
 from bench import metrics
-from bench.config import UserError, one_line
 from bench.costs.flops import peak_memory
 from bench.costs.ledger import Ledger
 from bench.executors import Job
 from bench.records import Attempt, Status, note_death, placed_config, remove_unfinished
 from bench.records import record as records
 from bench.records.environment import note
-from bench.records.files import write_atomically
+from bench.records.files import write_archive
 from bench.records.source_code import check_source
 from bench.training import State
+from bench.training.checkpoint import read_state
 from bench.worker.build import build_cell, device_for, load_data
 from bench.worker.partial_samples import Parts
 from bench.worker.process import Progress, Stop, leave
@@ -132,7 +131,7 @@ class Cell:
             "curve_bytes": self.curves.size(),
             "ledger": self.ledger.totals(),
         }
-        write_atomically(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
+        write_archive(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 
     def note_peak_memory(self) -> int:
         """Keep and return the peak of training and sampling; the extractor's must not count."""
@@ -167,11 +166,7 @@ def read_checkpoint(folder: Path, key: str, device: torch.device) -> State | Non
     path = folder / records.CHECKPOINT
     if not path.exists():
         return None
-    try:
-        state: State = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"'{path}' cannot be read ({one_line(error)[:100]}); remove it to train anew"
-        ) from error
+    kinds = {"key": str, "trainer": dict, "curve_bytes": int, "ledger": dict}
+    state = read_state(path, kinds, device)
     # A checkpoint of other settings or another source is not this cell's.
     return state if state["key"] == key else None

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from bench.costs.ledger import Ledger
-from bench.records import write_atomically
+from bench.records import write_archive
 from bench.sampling.source import Timed
 from bench.training import State
-from bench.training.checkpoint import Pace
+from bench.training.checkpoint import Pace, read_state
 
 FOLDER = "drawing"
+PART = {"key": str, "first": int, "batches": list, "ledger": dict}
 
 
 class Parts:
@@ -39,7 +40,7 @@ class Parts:
         """Return the batches that are there, from the first on."""
         found: list[Timed] = []
         for path in sorted(self.folder.glob("part-*.pt")):
-            part = torch.load(path, map_location="cpu", weights_only=True)
+            part = read_state(path, PART)
             if part["key"] == self.key and part["first"] == len(found):
                 found += [Timed(**_each(batch, Tensor, Tensor.numpy)) for batch in part["batches"]]
         self.found = self.written = len(found)
@@ -70,7 +71,7 @@ class Parts:
                 "ledger": self.ledger().totals(),
             }
             path = self.folder / f"part-{self.written:08}.pt"
-            write_atomically(path, lambda file: torch.save(content, file))
+            write_archive(path, lambda file: torch.save(content, file))
         self.written = len(self.batches)
 
     def clear(self) -> None:
@@ -84,7 +85,7 @@ def last_part(cell: Path, key: str) -> State | None:
     paths = sorted((cell / FOLDER).glob("part-*.pt"))
     if not paths:
         return None
-    part: State = torch.load(paths[-1], map_location="cpu", mmap=True, weights_only=True)
+    part = read_state(paths[-1], PART, mmap=True)
     return part if part["key"] == key else None
 
 

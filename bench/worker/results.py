@@ -9,8 +9,8 @@ from bench import metrics
 from bench.config.random_streams import derive
 from bench.costs.flops import parameters
 from bench.costs.machine.fitness import Watch
-from bench.records import GRID, SAMPLES, Value, is_sampled, write_atomically
-from bench.records.grid import write_grid
+from bench.records import GRID, SAMPLES, Value, is_sampled, write_archive
+from bench.records.grid import read_samples, write_grid
 from bench.sampling.source import timed
 from bench.sampling.timing import Drawn, draw_and_time, warm_up_facts, warm_up_reasons
 from bench.training import InterruptedTrainingError
@@ -25,8 +25,7 @@ def kept_samples(cell: Cell) -> tuple[Any, Any] | None:
     if not is_sampled(cell.record, cell.folder):
         return None
     cell.parts.clear()
-    with np.load(cell.folder / SAMPLES) as content:
-        return content["images"], content.get("labels")
+    return read_samples(cell.folder / SAMPLES)
 
 
 def sample(cell: Cell) -> tuple[Any, Any]:
@@ -41,7 +40,7 @@ def sample(cell: Cell) -> tuple[Any, Any]:
         shown = len(drawn.images) if cell.dataset.is_points else GRID_IMAGES
         write_grid(cell.folder / GRID, drawn.images[:shown], labels=drawn.labels)
         # Last: once they are there, nothing of this is done again.
-        write_atomically(cell.folder / SAMPLES, lambda file: np.savez(file, **arrays))
+        write_archive(cell.folder / SAMPLES, lambda file: np.savez(file, **arrays))
     cell.record.ledger = cell.ledger.totals()
     cell.save()
     cell.parts.clear()

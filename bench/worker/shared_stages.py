@@ -13,9 +13,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from bench.config import Settings, digest
-from bench.records import SharedBy, read_curves, write_atomically
+from bench.records import SharedBy, read_curves, write_archive
 from bench.records.source_code import source_digest
 from bench.training import InterruptedTrainingError, State
+from bench.training.checkpoint import read_state
 from bench.worker.cell import Cell
 from methods.base import Stage
 
@@ -65,7 +66,8 @@ class StagePlace:
         """Return the stage's result if it is there, and note in the record whose it is."""
         if not self.path.exists():
             return None
-        kept: State = torch.load(self.path, map_location="cpu", weights_only=True)
+        kinds = {"cell": str, "result": dict, "curves": str, "peak_memory_bytes": int}
+        kept = read_state(self.path, kinds)
         result: State = kept["result"]
         flops, cost = sum(result["train_flops"].values()), self.cell.record.cost
         shared = SharedBy(cell=kept["cell"], train_flops=flops, seconds=result["seconds"])
@@ -88,4 +90,4 @@ class StagePlace:
             "curves": json.dumps(losses),
             "peak_memory_bytes": self.cell.note_peak_memory(),
         }
-        write_atomically(self.path, lambda file: torch.save(content, file))
+        write_archive(self.path, lambda file: torch.save(content, file))

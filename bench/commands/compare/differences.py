@@ -4,10 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
-from bench.records import CONFIG
-from bench.report.frame import Cells, device, difference, flatten
+from bench.report.frame import Cells, device, difference, read_config
 from bench.report.study_report import StudyReport
 
 NO_SETTINGS = ("seed", "settings.device")
@@ -69,9 +66,7 @@ def _configurations(side: StudyReport) -> dict[str, dict[str, Any]]:
     """Return the flat configuration of each method's first cell that has one."""
     found: dict[str, dict[str, Any]] = {}
     for folder, row in side.cells:
-        path = folder / CONFIG
-        if row.method not in found and path.exists():
-            flat = flatten("", yaml.safe_load(path.read_bytes()))
+        if row.method not in found and (flat := read_config(folder)):
             found[row.method] = {k: v for k, v in flat.items() if k not in NO_SETTINGS}
     return found
 

@@ -10,7 +10,7 @@ import torch
 from bench.commands.dry_run.candidate import Candidate
 from bench.commands.dry_run.costs import CellCost, Remaining
 from bench.commands.dry_run.trials import diagnostic_evaluations
-from bench.config import WHEREABOUTS, read_cell
+from bench.config import WHEREABOUTS, UserError, read_cell
 from bench.records import CHECKPOINT, RECORD, Record, Status, cell_name, is_sampled
 from bench.records import load as load_record
 from bench.records.environment import device_name
@@ -56,7 +56,7 @@ def finished(candidate: Candidate, study: Path) -> Iterator[Record]:
     for path in sorted(study.glob(f"{cell_name(candidate.cell.method, '*')}/{RECORD}")):
         try:
             record, config = load_record(path.parent), read_cell(path.parent / "config.yaml")
-        except (OSError, ValueError):
+        except (OSError, ValueError, UserError):
             continue
         if record is None or record.status != Status.FINISHED or not record.ledger:
             continue

@@ -5,7 +5,6 @@ not seen them yet; nothing is trained or drawn. Foreign samples, a folder, zip o
 images, go the same way, and can stand in a study's tables as a row without costs.
 """
 
-import zipfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 
 from bench import metrics
 from bench.commands.cells import made_by
-from bench.config import Settings, UserError, one_line
+from bench.config import Settings, UserError
 from bench.data import Dataset, Split, load
 from bench.data.dataset import Progress
 from bench.data.sources.given import load_samples
 from bench.metrics.frechet_distance import permutation
 from bench.records import Anchors, Record, Status, Value, now, record, write_text
 from bench.records.environment import describe
-from bench.records.grid import write_grid
+from bench.records.grid import read_samples, write_grid
 from bench.report.frame import read_foreign
 from bench.worker import GRID_IMAGES, open_device
 
@@ -93,7 +92,7 @@ def evaluate_cells(study: Path, cells: Sequence[Path], request: EvaluationReques
     rows = {folder: _finished(folder) for folder in cells}
     evaluator = request.open()
     for folder, row in rows.items():
-        images, labels = _read_samples(folder / record.SAMPLES)
+        images, labels = read_samples(folder / record.SAMPLES)
         # How the samples were drawn, as the values tell that are there.
         told = next((v.provenance for v in row.metrics.values() if DRAWN[0] in v.provenance), {})
         drawn = {key: told.get(key) for key in DRAWN} if told else {}
@@ -129,16 +128,6 @@ def _finished(folder: Path) -> Record:
         command = "bench run" if row is None else made_by(row)
         raise UserError(f"'{folder}' has no result to measure: {told}; run it first: {command}")
     return row
-
-
-def _read_samples(path: Path) -> tuple[Images, Labels]:
-    try:
-        with path.open("rb") as file, np.load(file) as content:
-            return content["images"], content.get("labels")
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"'{path}' cannot be read ({one_line(error)[:100]}); run the cell again"
-        ) from error
 
 
 def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:

@@ -11,9 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from yaml import YAMLError
-
 from bench import study
 from bench.commands.cells import made_by
 from bench.commands.method_labels import check_labels, load_method
@@ -79,9 +76,9 @@ def configuration(folder: Path, data: Path | None) -> CellConfig:
     path = folder / CONFIG
     try:
         config = placed_config(folder)
-    except (OSError, YAMLError, ValidationError) as error:
-        why = error.strerror if isinstance(error, OSError) else one_line(error)[:200]
-        raise UserError(f"'{path}' cannot be read ({why}); the cell cannot be repeated") from error
+    except OSError as error:
+        why = f"'{path}' cannot be read ({error.strerror})"
+        raise UserError(f"{why}; the cell cannot be repeated") from error
     check_method(config, read(folder))
     settings = config.settings
     if data is not None:
@@ -170,7 +167,7 @@ def is_broken_off(cell: Path, config: CellConfig) -> bool:
         record = load(cell)
         is_unfinished = record is not None and record.status != Status.FINISHED
         return is_unfinished and read_cell(cell / CONFIG) == config
-    except (OSError, ValueError, YAMLError):
+    except (OSError, ValueError, UserError):
         return False
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records import record, write_atomically
-from bench.records.grid import grid_image, is_points, scale_for, scatter_image
+from bench.records.grid import grid_image, is_points, read_samples, scale_for, scatter_image
 from bench.report.plots.drawing import DPI, Skipped
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number
@@ -70,9 +70,7 @@ def _title(row: pd.Series[Any], metric: str | None) -> str:
 
 
 def _tiles(path: Path) -> NDArray[np.uint8]:
-    with np.load(path) as stored:
-        images = stored["images"]
-        labels = stored.get("labels")
+    images, labels = read_samples(path)
     if is_points(images):
         return scatter_image(images, labels)
     return grid_image(images[:SAMPLES], 8, scale=scale_for(min(images.shape[2:]), SAMPLE_TILE))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.config import UserError
 from bench.records import direction
 from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped, save
 from bench.report.plots.fidelity import fidelity, pairs
@@ -37,7 +38,7 @@ def write_plots(report: StudyReport, say: Say | None = None) -> list[Path]:
         for name, draw in pictures(PlottedStudy.of(report)):
             try:
                 paths += draw(report.folder / "plots" / name)
-            except Skipped as reason:
+            except (Skipped, UserError) as reason:
                 say(f"plot '{name}' left out: {reason}")
     return paths
 

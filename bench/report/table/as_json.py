@@ -28,7 +28,16 @@ def to_json(report: StudyReport) -> str:
         "provenance": report.provenance,
         "notes": notes(report),
     }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    """Return a value as strict JSON has it: no NaN, and infinity as a text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _strict(part) for key, part in value.items()}
+    return [_strict(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _ranking(one: Ranking) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def _known(**numbers: float) -> dict[str, float]:
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows of Python's own types; what is missing is left out, but for text columns."""
-    columns = [_python(frame[name]) for name in frame.columns]
+    objects = frame.astype(object).where(frame.notna(), None)
+    columns = [objects[name].tolist() for name in frame.columns]
     return [
         {
             str(name): value
@@ -66,9 +76,3 @@ def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in zip(*columns, strict=True)
     ]
-
-
-def _python(column: pd.Series[Any]) -> list[Any]:
-    """Return a column's values as JSON has them, ``None`` for what is missing."""
-    values = column.astype(object).where(column.notna(), None).tolist()
-    return [str(x) if isinstance(x, float) and math.isinf(x) else x for x in values]

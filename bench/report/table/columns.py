@@ -9,7 +9,15 @@ from bench.report.ranking import Ranking, rank_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table import numbers
-from bench.report.table.numbers import MARK, NOTHING, UNBALANCED, number, scaled, with_half
+from bench.report.table.numbers import (
+    MARK,
+    NOTHING,
+    UNBALANCED,
+    is_plain,
+    number,
+    scaled,
+    with_half,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def _memory(row: TableRow) -> str:
 
 
 def _calls(mean: float, half: float) -> str:
-    return f"{mean:.0f}" if mean.is_integer() else with_half(mean, half)
+    return f"{mean:.0f}" if mean.is_integer() and is_plain(mean) else with_half(mean, half)
 
 
 def _seeds(row: TableRow) -> str:

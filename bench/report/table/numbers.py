@@ -8,13 +8,24 @@ MARK = "†"
 UNBALANCED = "‡"
 """Stands at seconds of a ledger that does not sum to the wall clock."""
 
+LARGEST, SMALLEST = 1e15, 1e-12
+"""Numbers beyond these are written with their power of ten: in digits nobody could read them."""
+
+
+def is_plain(*values: float) -> bool:
+    """Whether numbers can be written in digits, those that are none or not finite left aside."""
+    told = [abs(value) for value in values if math.isfinite(value) and value != 0]
+    return all(SMALLEST <= value < LARGEST for value in told)
+
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number with so many significant digits, never in scientific notation."""
+    """Write a number with so many significant digits, with a power of ten where it must be."""
     if math.isnan(value):
         return NOTHING
     if value == 0 or math.isinf(value):
         return f"{value:.0f}"
+    if not is_plain(value):
+        return f"{value:.{digits - 1}e}"
     # Rounded first: 0.9996 has three significant digits as 1.00, not as 1.000.
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
@@ -23,16 +34,20 @@ def number(value: float, digits: int = 3) -> str:
 
 def plus_minus(mean: float, half: float) -> str:
     """Write a mean with its half-width, both to the half-width's second significant digit."""
-    if math.isnan(half) or half <= abs(mean) * 1e-9:
+    if not math.isfinite(half) or half <= abs(mean) * 1e-9:
         return number(mean, 4)
+    if not is_plain(mean, half):
+        return f"{mean:.3e} ± {half:.1e}"
     decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
 
 def with_error(value: float, error: float) -> str:
     """Write a value of one seed with its standard error within it, told apart from ±."""
-    if math.isnan(error) or error <= 0:
+    if not math.isfinite(error) or error <= 0:
         return number(value, 4)
+    if not is_plain(value, error):
+        return f"{value:.3e} (se {error:.1e})"
     decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
     return f"{value:.{decimals}f} (se {error:.{decimals}f})"
 
