@@ -437,7 +437,7 @@ def test_what_is_left_is_read_from_the_checkpoint(
     images, batch = candidate.at_once() + candidate.alone(), candidate.settings.sampling.batch
     assert found.sample == pytest.approx(1 - candidate.snapshots / 2 / images)
     (tmp_path / "drawing").mkdir()
-    part = {"key": "k", "first": 3, "batches": [{}, {}]}
+    part = {"key": "k", "first": 3, "batches": [{}, {}], "ledger": {}}
     torch.save(part, tmp_path / "drawing" / "part-00000003.pt")
     drawn = 5 * batch + candidate.snapshots / 2
     found = recorded.remaining_of(tmp_path, candidate, whole)
