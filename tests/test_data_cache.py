@@ -24,10 +24,9 @@ from bench.cli import main
 from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
 from bench.data.sources import decoding, prepared
-from bench.data.sources.decoding import Rule
+from bench.data.sources.decoding import Recipe
 from bench.data.sources.entries import Content, Entry, Part
 from bench.data.sources.labels import Labels
-from bench.data.sources.prepared import Recipe
 from bench.progress import display
 from bench.training import Feed
 from tests.conftest import Bench
@@ -57,7 +56,7 @@ def recipe(count: int, kind: str = "files", size: int | None = None) -> Recipe:
         stamp=lambda: f"{count} {kind}",
         splits=lambda: ({"train": Part("fake", partial(fake_source, count, kind))}, []),
         label=lambda content, first: Labels(),
-        rule=Rule(size=size),
+        size=size,
     )
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +19,9 @@ from PIL import Image
 from bench.config import UserError
 from bench.data.dataset import Fingerprint
 from bench.data.sources import images
-from bench.data.sources.entries import Content, Entry
+from bench.data.sources.entries import Content, Entry, Part
 from bench.data.sources.images import Picture, shown, text
+from bench.data.sources.labels import Labels
 
 THREADS = min(8, os.cpu_count() or 1)
 WINDOW = 4 * THREADS
@@ -34,13 +35,19 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What every image must be.
+class Recipe:
+    """Where images come from, and what is made of them.
 
-    With ``size`` any image is cropped and resized to it. Otherwise all must be squares of one
-    size: of ``shape`` (C, H, W) if given, which is that of ``owner``.
+    ``stamp`` tells the present state of the files, ``splits`` finds ``train`` and maybe ``test``,
+    and what to note of them; ``label`` labels a split, given the labels of the one before it. With
+    ``size`` any image is cropped and resized to it. Otherwise all must be squares of one size: of
+    ``shape`` (C, H, W) if given, which is that of ``owner``.
     """
 
+    name: str
+    stamp: Callable[[], str]
+    splits: Callable[[], tuple[Mapping[str, Part], Sequence[str]]]
+    label: Callable[[Content, Labels | None], Labels]
     size: int | None = None
     shape: tuple[int, int, int] | None = None
     owner: str = ""
@@ -59,7 +66,7 @@ def free(folder: Path) -> int:
 class Decoding:
     """Decoding of one recipe: the first image decides the shape of all."""
 
-    rule: Rule
+    recipe: Recipe
     colour: bool
     advance: Callable[[int], object]
     free: int
@@ -112,24 +119,24 @@ class Decoding:
             yield from map(work, entries) if small else in_order(work, entries)
 
     def _picture(self, entry: Entry, path: Path) -> Picture:
-        given, size = entry.read(), self.rule.size
+        given, size = entry.read(), self.recipe.size
         if isinstance(given, bytes):
             picture = images.decode(given, path, entry.name, resized=size is not None)
         else:
             picture = Picture(given, (given.shape[2], given.shape[1]))
         if self.colour:
             picture = images.in_colour(picture)
-        elif self.rule.shape is not None and self.rule.shape[0] == 1:
+        elif self.recipe.shape is not None and self.recipe.shape[0] == 1:
             picture = images.in_grey(picture)
         return picture if size is None else images.fit(picture, size)
 
     def _check(self, shape: tuple[int, ...], content: Content, name: str) -> None:
         """Refuse an image of another shape than it must have, or than the first has."""
         where = f"{content.path}: '{shown(name)}' is {text(shape)}"
-        wanted = self.rule.shape
+        wanted = self.recipe.shape
         if wanted is not None and shape != wanted:
             raise UserError(
-                f"{where}, but {self.rule.owner} has images of {text(wanted)}; "
+                f"{where}, but {self.recipe.owner} has images of {text(wanted)}; "
                 "give the right file or another --dataset"
             )
         if self.shape is None:
@@ -138,7 +145,7 @@ class Decoding:
             self.shape, self.first = shape, content.path
         if shape == self.shape:
             return
-        if self.rule.size is not None:
+        if self.recipe.size is not None:
             # Sizes agree, so one of the two is grey.
             raise MixedError
         if content.path == self.first:
@@ -162,7 +169,7 @@ class Decoding:
         for mark in picture.marks:
             count, first = self.marks.get(mark, (0, name))
             self.marks[mark] = count + 1, first
-        if self.rule.size is not None and picture.size != (self.rule.size, self.rule.size):
+        if self.recipe.size is not None and picture.size != (self.recipe.size, self.recipe.size):
             self.resized[picture.size] += 1
 
     def notes(self) -> list[str]:
@@ -174,11 +181,12 @@ class Decoding:
         if self.resized:
             ends = (end(self.resized, key=math.prod) for end in (min, max))
             sizes = " to ".join(dict.fromkeys("x".join(map(str, size)) for size in ends))
-            small = sum(n for size, n in self.resized.items() if min(size) < (self.rule.size or 0))
+            side = self.recipe.size or 0
+            small = sum(n for size, n in self.resized.items() if min(size) < side)
             grown = f", {small} of them enlarged" if small else ""
             said.append(
                 f"{self.resized.total()} {of} of {sizes} were cropped to the centred square and "
-                f"resized to {self.rule.size}x{self.rule.size} ({images.FILTER}, antialiased, "
+                f"resized to {side}x{side} ({images.FILTER}, antialiased, "
                 f"Pillow {PIL.__version__}){grown}"
             )
         return said

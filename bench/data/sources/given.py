@@ -18,10 +18,10 @@ from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
 from bench.data.sources import folders, lmdbs, zips
 from bench.data.sources.arrays import open_npz
-from bench.data.sources.decoding import Rule
+from bench.data.sources.decoding import Recipe
 from bench.data.sources.entries import Part
 from bench.data.sources.labels import of_samples, of_training_data
-from bench.data.sources.prepared import CachedImages, Recipe, prepare
+from bench.data.sources.prepared import CachedImages, prepare
 from bench.data.sources.splits import Top, find_splits, unwrap
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -47,11 +47,12 @@ def load_given(
     place, known = path.resolve(), KNOWN.get(name)
     beside = _beside(place)
     label = partial(of_training_data, name, None if known is None else known.classes)
-    rule = Rule(size=size)
-    if known is not None:
-        rule = Rule(shape=(known.channels, known.size, known.size), owner=name)
     files = [place] if beside is None else [place, beside]
-    recipe = Recipe(name, partial(_stamp, files), partial(splits, place, beside), label, rule)
+    shape = None if known is None else (known.channels, known.size, known.size)
+    recipe = Recipe(
+        name, partial(_stamp, files), partial(splits, place, beside), label,
+        size=size if known is None else None, shape=shape, owner=name,
+    )  # fmt: skip
     stored = prepare(recipe, cache=cache, progress=progress)
     lossy, notes = stored.facts.lossy, list(stored.facts.notes)
     if known is not None and lossy:
@@ -170,11 +171,8 @@ def load_samples(
         raise UserError(f"{path}: no such file or folder of samples")
     place = path.resolve()
     recipe = Recipe(
-        name=f"samples {classes}",
-        stamp=partial(_stamp, [place]),
-        splits=lambda: ({"train": whole(place)}, []),
-        label=partial(of_samples, classes),
-        rule=Rule(shape=shape, owner="the data set"),
-    )
+        f"samples {classes}", partial(_stamp, [place]), lambda: ({"train": whole(place)}, []),
+        partial(of_samples, classes), shape=shape, owner="the data set",
+    )  # fmt: skip
     stored = prepare(recipe, cache=cache, progress=progress)
     return _dataset("samples", stored, classes, str(path), stored.facts.notes)

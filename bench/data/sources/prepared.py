@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,29 +26,14 @@ from pydantic import BaseModel
 
 from bench.config import UserError
 from bench.data.dataset import Fingerprint, Progress, Split, unheard
-from bench.data.sources.decoding import Decoding, MixedError, Rule, free, synced
-from bench.data.sources.entries import Content, Part
+from bench.data.sources.decoding import Decoding, MixedError, Recipe, free, synced
+from bench.data.sources.entries import Content
 from bench.data.sources.labels import Labels
 from bench.records import sync_folder
 
 FORMAT = 4
 """Version of what the cache holds; raised when images are read differently."""
 FOLDER = "prepared"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Where images come from, and what is made of them.
-
-    ``stamp`` tells the present state of the files, ``splits`` finds ``train`` and maybe ``test``,
-    and what to note of them; ``label`` labels a split, given the labels of the one before it.
-    """
-
-    name: str
-    stamp: Callable[[], str]
-    splits: Callable[[], tuple[Mapping[str, Part], Sequence[str]]]
-    label: Callable[[Content, Labels | None], Labels]
-    rule: Rule
 
 
 class PreparedFacts(BaseModel, frozen=True):
@@ -85,7 +70,8 @@ def prepare(recipe: Recipe, *, cache: Path, progress: Progress = unheard) -> Cac
     fraction of images done. Raises UserError for whatever is wrong with the images.
     """
     stamp = recipe.stamp()
-    key = hashlib.sha256(f"{FORMAT} {recipe.name} {recipe.rule} {stamp}".encode()).hexdigest()[:32]
+    wanted = f"{recipe.name} {recipe.size} {recipe.shape} {stamp}"
+    key = hashlib.sha256(f"{FORMAT} {wanted}".encode()).hexdigest()[:32]
     folder = cache / FOLDER / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -182,7 +168,7 @@ def _decode_as(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool
         if "test" in opened:
             _check_agreement(opened, labels)
         total = sum(content.count for content in opened.values())
-        job = Decoding(recipe.rule, colour, lambda done: progress(done / total), free(folder))
+        job = Decoding(recipe, colour, lambda done: progress(done / total), free(folder))
         for part in ("train", "test"):
             if part in opened:
                 job.write_images(_array(folder, part, "images"), opened[part], digest, part)
