@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.costs.flops import count_calls, count_flops
 from methods import registry
 from methods.base import Batch, DataSpec, Method
-from methods.cdm import Start, branch_levels
+from methods.cdm import CDM, Start, branch_levels
 from methods.dlsm import log_likelihood_gradient
 from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.noise import Denoiser, EDMNoise, VENoise, VPNoise, per_image, vp_discrete_sigmas
@@ -231,6 +231,75 @@ def test_branches_run_on_karras_levels_from_t_to_t_prime() -> None:
     assert (levels.diff(dim=0) < 0).all()
 
 
+class Told(Denoiser):
+    """A denoiser of one weight that depends on all that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(Zero(), EDMNoise())
+        self.a = nn.Parameter(torch.tensor(0.7))
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, told: Tensor | None = None
+    ) -> Tensor:
+        assert labels is not None
+        assert told is not None
+        shift = per_image(0.1 * labels + 0.2 * told.sum(1))
+        return (self.a * x / (1 + per_image(sigma))).tanh() + self.a * shift
+
+
+@pytest.mark.parametrize("variant", ["published", "one_step", "semi"])
+def test_cdm_s_loss_and_gradient_are_the_paper_s(build: Build, variant: str) -> None:
+    """The module's equations by hand, from the same noise, for images with labels and transforms.
+
+    Of ``semi``, the target has no gradient; of the others, the branches have none.
+    """
+    settings = {**CDM.variants[variant], "conditional": True, "augment": 0.5, "max_gap": 0.3}
+    method = build("cdm", **settings)
+    method.denoiser = D = Told()
+    loss = method.loss(batch := make_batch(4))
+    loss.backward()
+    gradient, D.a.grad = D.a.grad, None
+
+    own = make_batch(4)
+    at = method.noised(own)
+    sigma, weight = at.sigma, (at.sigma**2 + 0.25) / (0.25 * at.sigma**2)
+    told = (at.labels, at.augment)
+    d0 = D(at.x, sigma, *told)
+    end = torch.minimum((sigma - 0.3 * own.rand(4)).clamp(min=0.002), sigma)
+    steps = 5 if variant == "published" else 1
+    levels = [
+        (sigma ** (1 / 7) + i / steps * (end ** (1 / 7) - sigma ** (1 / 7))) ** 7
+        for i in range(steps + 1)
+    ]
+    branches = [at.x] if variant == "semi" else [at.x, at.x]
+    with torch.no_grad():
+        for i in range(steps):
+            high, low = per_image(levels[i]), per_image(levels[i + 1])
+            noise = own.randn(4 * len(branches), *at.x.shape[1:]).chunk(len(branches))
+            for k, x in enumerate(branches):
+                d = d0 if i == 0 else D(x, levels[i], *told)
+                if variant == "published":
+                    drift = 2 * (low - high) / high * (x - d)
+                    branches[k] = x + drift + (2 * high * (high - low)).sqrt() * noise[k]
+                else:
+                    r = (low / high) ** 2
+                    branches[k] = d + r * (x - d) + low * (1 - r).sqrt() * noise[k]
+    ends = [D(x, end, *told) for x in branches]
+    if variant == "semi":
+        terms = weight * ((d0 - ends[0].detach()) ** 2).sum((1, 2, 3))
+    else:
+        terms = ((ends[0] - d0) * (ends[1] - d0)).sum((1, 2, 3))
+    denoising = (weight * ((d0 - at.y) ** 2).sum((1, 2, 3))).mean()
+    expected = denoising + (1 if variant == "semi" else 10) * terms.mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient, D.a.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(batch.logs["denoising"], denoising.detach())
+    torch.testing.assert_close(
+        batch.logs["consistency"], terms.mean().detach(), rtol=1e-3, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "least"), [({"max_gap": 0.3}, 0.7), ({"gap": "relative", "min_ratio": 0.2}, 0.2)]
 )
@@ -354,6 +423,61 @@ def test_guidance_moves_samples_towards_their_class(build: Build) -> None:
     assert float(dark) < -0.2
 
 
+class Logits(nn.Module):
+    """A classifier linear in x: log p has the gradient ``(W_c - sum_k p_k W_k) / (1 + sigma)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(10, 64, generator=torch.Generator().manual_seed(3)) / 8)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x.flatten(1) @ self.W.T / (1 + sigma[:, None])
+
+    def gradient(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        p = self(x, sigma).softmax(1)
+        return ((self.W[labels] - p @ self.W) / (1 + sigma[:, None])).reshape(x.shape)
+
+
+@pytest.mark.parametrize(("dlsm", "ce"), [(0.3, 0.7), (0.0, 0.7), (0.3, 0.0)])
+def test_dlsm_s_loss_is_the_paper_s(build: Build, dlsm: float, ce: float) -> None:
+    """By hand: ``1/2 |sigma (grad log p + s) + n|^2`` over pixels, and lambda times the CE."""
+    method = build("dlsm", dlsm_weight=dlsm, ce_weight=ce)
+    method.denoiser, method.classifier = exact_denoiser(0.8).float(), Logits()
+    loss = method.classifier_loss(batch := make_batch(5))
+    loss.backward()
+    W = method.classifier.W
+    gradient, W.grad = W.grad, None
+
+    own = make_batch(5)
+    sigma, labels = method.denoiser.draw_sigma(own), own.labels
+    noise, s = own.randn(), per_image(sigma)
+    x = own.x + s * noise
+    score = -x / (0.64 + s**2)
+    residual = s * (method.classifier.gradient(x, sigma, labels) + score) + noise
+    mismatch = 0.5 * (residual**2).mean()
+    cross_entropy = -method.classifier(x, sigma).log_softmax(1)[range(5), labels].mean()
+    expected = dlsm * mismatch + ce * cross_entropy
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, W.grad)
+    assert set(batch.logs) == ({"dlsm", "cross_entropy"} if dlsm else {"cross_entropy"})
+    torch.testing.assert_close(batch.logs["cross_entropy"], cross_entropy.detach())
+
+
+def test_guidance_adds_the_scaled_gradient_to_the_denoised_image(build: Build) -> None:
+    """``D + sigma^2 alpha grad log p(c|x)``, whether sigma is one for all or each image's own."""
+    method = build("dlsm", guidance=3.0)
+    method.denoiser, method.classifier = exact_denoiser(0.8).float(), Logits()
+    x, labels = make_batch(3).x, torch.tensor([4, 0, 9])
+    guided = method.denoiser_for(labels)
+    for sigma in (torch.tensor(0.5), torch.tensor([0.1, 1.0, 7.0])):
+        levels = sigma.expand(3)
+        plain = 0.64 / (0.64 + per_image(levels) ** 2) * x
+        pull = 3 * per_image(levels) ** 2 * method.classifier.gradient(x, levels, labels)
+        torch.testing.assert_close(guided(x, sigma), plain + pull)
+    torch.testing.assert_close(method.denoiser_for(None)(x, levels), plain)
+
+
 def test_dlsm_refuses_to_sample_without_labels(build: Build) -> None:
     with pytest.raises(ValueError, match="label"):
         build("dlsm").sample(3, generator=torch.Generator())
@@ -377,6 +501,113 @@ def test_an_untrained_smm_has_unit_losses(build: Build) -> None:
     (score, generator) = (o.loss(batch) for o in method.stages()[0].objectives)
     assert float(score.detach()) == pytest.approx(2, abs=0.05)
     assert float(generator.detach()) == pytest.approx(1, abs=0.05)
+
+
+class Slope(nn.Module):
+    """A score network of one weight: ``S(x, t) = a x + t / 10``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.a * x + per_image(t / 10)
+
+
+class Spread(nn.Module):
+    """A generator of one weight, which spreads two numbers over an image of 8 x 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.tensor(0.6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.b * z.repeat(1, 32).reshape(-1, 1, 8, 8)
+
+
+def smm_by_hand(build: Build, game: str) -> tuple[Method, Batch, Tensor, Tensor]:
+    """The method with two known networks, a batch, and its fakes and latents by hand."""
+    levels = (0.1, 0.5, 0.9)
+    settings = {"sigmas": levels, "generator": {"z": 2}, "generator_noises": 2}
+    method = build("smm", game=game, mismatch_weight=0.7, **settings)
+    method.score, method.generator = Slope(), Spread()
+    own = make_batch(6)
+    fakes = method.generator(own.randn(6, 2))
+    return method, own, fakes, torch.tensor(levels)
+
+
+@pytest.mark.parametrize("game", ["mismatch", "gan"])
+def test_smm_s_score_loss_is_the_paper_s(build: Build, game: str) -> None:
+    """By hand: match the noise of real images, another noise than the fakes' own; or the logits."""
+    method, own, fakes, levels = smm_by_hand(build, game)
+    fakes = fakes.detach()
+    t = own.randint(3, 12)
+    noise, independent = own.randn(12, 1, 8, 8), own.randn()
+    x = torch.cat([own.x, fakes]) + per_image(levels[t]) * noise
+    answer = 0.4 * x + per_image(t / 10)
+    logs = {
+        "std_ratio": fakes.std(0).mean() / own.x.std(0).mean(),
+        "distance_ratio": distance(fakes) / distance(own.x),
+    }
+    if game == "gan":
+        logit = answer.mean((1, 2, 3))
+        expected = (1 + (-logit[:6]).exp()).log().mean() + (1 + logit[6:].exp()).log().mean()
+    else:
+        real = ((answer[:6] - noise[:6]) ** 2).mean()
+        fake = ((answer[6:] - independent) ** 2).mean()
+        expected = real + 0.7 * fake
+        logs |= {"real": real, "fake": fake, "rho": 3 * (fake - 1) / (1 - real)}
+    loss = method.score_loss(batch := make_batch(6))
+    torch.testing.assert_close(loss.detach(), expected)
+    assert batch.logs.keys() == logs.keys()
+    for name, value in logs.items():
+        torch.testing.assert_close(batch.logs[name], value)
+    loss.backward()
+    assert method.generator.b.grad is None
+
+
+def distance(x: Tensor) -> Tensor:
+    """Mean distance of each image to the one before it, the first's to the last."""
+    pairs = [(x[i] - x[i - 1]).norm() for i in range(len(x))]
+    return torch.stack(pairs).mean()
+
+
+@pytest.mark.parametrize("game", ["mismatch", "gan"])
+def test_smm_s_generator_loss_is_the_paper_s(build: Build, game: str) -> None:
+    """By hand: each fake noised twice, and S asked for just that noise."""
+    method, own, fakes, levels = smm_by_hand(build, game)
+    t = own.randint(3, 12)
+    noise = own.randn(12, 1, 8, 8)
+    answer = method.score(torch.cat([fakes, fakes]) + per_image(levels[t]) * noise, t)
+    if game == "gan":
+        expected = (1 + (-answer.mean((1, 2, 3))).exp()).log().mean()
+    else:
+        expected = ((answer - noise) ** 2).mean()
+    (gradient,) = torch.autograd.grad(expected, method.generator.b)
+    loss = method.generator_loss(make_batch(6))
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(method.generator.b.grad, gradient)
+
+
+def test_smm_s_samples_are_the_generator_s(build: Build) -> None:
+    method, _, _, _ = smm_by_hand(build, "mismatch")
+    drawn = method.sample(4, generator=torch.Generator().manual_seed(5))
+    z = torch.randn(4, 2, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(drawn, 0.6 * z.repeat(1, 32).reshape(4, 1, 8, 8))
+
+
+def test_smm_s_variants_order_and_tie_its_objectives(build: Build) -> None:
+    (stage,) = build("smm", order="generator_first", score_lr_ratio=None).stages()
+    assert [o.network for o in stage.objectives] == ["generator", "score"]
+    (stage,) = build("smm", order="score_first", score_lr_ratio=3.0).stages()
+    score, generator = stage.objectives
+    assert (score.network, generator.network) == ("score", "generator")
+    assert score.optimizer.lr == pytest.approx(3 * generator.optimizer.lr)
+    assert (build("smm").second_order, build("smm", r1_gamma=1.0).second_order) == (
+        frozenset(),
+        {"score"},
+    )
 
 
 class Affine(nn.Module):
