@@ -308,7 +308,7 @@ BAD = {
     "common key": ([*RUN, "--set", "common.networkk.channels=1"], "networkk"),
     "value's type": ([*RUN, "--set", "training.batch=many"], 'training.batch = "many"'),
     "value's range": ([*RUN, "--set", "smm.levels=0"], "levels = 0"),
-    "key of another method": ([*RUN, "--set", "cdm.branch_steps=3"], "which --methods leaves out"),
+    "key of another method": ([*RUN, "--set", "cdm.branch_steps=3"], "no method of this study"),
     "levels that rise": (
         ["run", "--methods", "sde", *SMOKE, "--set", "sde.sampler.sigma_min=90"],
         "not below sigma_max",

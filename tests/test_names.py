@@ -31,7 +31,7 @@ class Bare(SDE):
     variants = {"a/b": {}, "two words": {}, "plain_1": {}}
 """
 BAD = [
-    "", ".", "..", ".hidden", "-x", "_x", "a/b", "../../esc", "a b", "a:b", "a+b", "a,b", "a=b",
+    ".", "..", ".hidden", "-x", "_x", "a/b", "../../esc", "a b", "a:b", "a+b", "a,b", "a=b",
     "a\nb", "a\tb", "a*", "e\u0301te", "x" * (LONGEST + 1), "é" * LONGEST, "\udcc3",
 ]  # fmt: skip
 """No names of anything."""

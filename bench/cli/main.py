@@ -2,9 +2,10 @@
 
 import os
 import sys
+from itertools import pairwise
 from typing import Any
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, MissingArgumentError
 
 from bench.cli.app import app
 from bench.cli.screen import close_screen, open_screen
@@ -17,15 +18,13 @@ STOPPED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; bad input ends in one line on standard error and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for given in arguments:
-        if given.encode(errors="replace").decode() != given:
-            coding = sys.getfilesystemencoding()
-            return complain(f"{given!r} cannot be read as {coding}; set PYTHONUTF8=1, or rename it")
+    if fault := fault_of(arguments):
+        return complain(fault)
     parse: dict[str, Any] = {"exit_on_error": False, "print_error": False}
     try:
         result = app(arguments, result_action="return_value", **parse)
     except CycloptsError as error:
-        return complain(f"{' '.join(str(error).split())} (see `bench --help`)")
+        return complain(f"{told(error)} (see `bench --help`)")
     except UserError as error:
         return complain(str(error))
     except OSError as error:
@@ -38,6 +37,28 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         return result if isinstance(result, int) else 0
     return 1
+
+
+def told(error: CycloptsError) -> str:
+    """Say what is wrong with a line; what is typed without its option is told without it."""
+    text, lacking = one_line(error), getattr(error, "argument", None)
+    if isinstance(error, MissingArgumentError) and lacking and lacking.index is not None:
+        needed = f"needs {lacking.name[2:].upper()}"
+        return text.replace(f"parameter {lacking.name} requires an argument", needed)
+    return text
+
+
+def fault_of(arguments: list[str]) -> str:
+    """Say which argument is empty, or cannot be read; nothing where none is so."""
+    for before, given in pairwise(["", *arguments]):
+        option, equals, value = given.partition("=")
+        if not given or (option.startswith("--") and equals and not value):
+            what = option or (before if before.startswith("--") else "an argument")
+            return f"{what} '': give a value, or leave it out"
+        if given.encode(errors="replace").decode() != given:
+            coding = sys.getfilesystemencoding()
+            return f"{given!r} cannot be read as {coding}; set PYTHONUTF8=1, or rename it"
+    return ""
 
 
 def complain(line: str) -> int:

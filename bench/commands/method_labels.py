@@ -21,7 +21,7 @@ def check_labels(labels: Sequence[str] | None) -> list[str]:
     known = [name for name in registry.names() if name in registry.BUILTIN or name not in faults]
     labels = list(registry.BUILTIN) if labels is None else labels
     if not labels:
-        raise UserError(f"--methods '' names none; choose from: {', '.join(known)}")
+        raise UserError(f"no method is named; choose from: {', '.join(known)}")
     for label in labels:
         name, _, variants = label.partition(":")
         if name in faults:
@@ -33,7 +33,7 @@ def check_labels(labels: Sequence[str] | None) -> list[str]:
         for variant in variants.split("+") if variants else ():
             config.check_name(f"variant of {name}", variant, signs="-_")
         if labels.count(label) > 1:
-            raise UserError(f"--methods names '{label}' twice; name each method once")
+            raise UserError(f"method '{label}' is named twice; name each once")
     return list(labels)
 
 
@@ -100,7 +100,7 @@ def check_overrides(overrides: Mapping[str, Any], labels: Sequence[str]) -> None
     reached = {*labels, *map(registry.base, labels)}
     for name in overrides:
         if registry.base(name) in registry.names() and name not in reached:
-            raise UserError(f"--set names '{name}', which --methods leaves out; add it or drop it")
+            raise UserError(f"--set names '{name}', no method of this study; add it or drop it")
     for label in labels:
         check_reach(label, overrides)
 

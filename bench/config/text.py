@@ -58,8 +58,8 @@ for _tag, _words in {
 
 
 def one_line(text: object) -> str:
-    """Join a text's lines and squeeze its spaces."""
-    return " ".join(str(text).split())
+    """Join a text's lines, squeeze its spaces, and leave out where in memory objects lie."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(text).split()))
 
 
 def without_secrets(text: object) -> str:

@@ -71,11 +71,13 @@ def cas(
     data have no held-out labels.
     """
     name = cas_name(dataset.name, len(images))
-    _check(images, labels, dataset)
     gap = missing(dataset)
+    if len(images) < 2:
+        gap = "a classifier needs two samples or more"
     if gap:
         say(f"no {name}: {gap}")
         return {}
+    _check(images, labels, dataset)
     assert dataset.test is not None
     recipe = recipe_for(dataset)
     right = train_and_test(Split(images, labels.astype(np.int64)), dataset, device, seed)

@@ -129,6 +129,8 @@ class Context:
 
 
 def _frechet(context: Context) -> dict[str, Value]:
+    if len(context.samples) < 2:
+        return context.without("fd", why="a covariance needs two images or more")
     given = (context.samples.features, context.reference.mu, context.reference.sigma)
     value = frechet_distance.frechet_to_features(*given)
     least = frechet_distance.BLOCKS * frechet_distance.LEAST_OF_A_BLOCK

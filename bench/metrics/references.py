@@ -143,8 +143,11 @@ def _compute(
 ) -> None:
     """Extract the images a block at a time; features go to their file as they come."""
     images, labels = dataset.train.images, dataset.train.labels
-    if len(rows) == 0:
-        raise ValueError("no images to compute a reference from")
+    if len(rows) < 2:
+        raise UserError(
+            f"'{dataset.name}' from {dataset.source} has {len(rows)} training image(s) to compare "
+            "with; give two or more"
+        )
     order = permutation(len(rows))[:KEPT]
     place = np.full(len(rows), -1)
     place[order] = np.arange(len(order))

@@ -23,7 +23,7 @@ def config_rule(subject: Subject) -> None:
     """A pydantic model, frozen, that refuses unknown keys and reads back from config.yaml."""
     kind = subject.kind.Config
     is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-    demand(is_model, f"Config is {getattr(kind, '__name__', kind)}")
+    demand(is_model, f"Config is {getattr(kind, '__name__', describe(kind))}")
     config = subject.config
     with suppress(ValidationError):
         kind.model_validate({**config.model_dump(), "no_such_setting": 1})

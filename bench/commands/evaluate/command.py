@@ -30,6 +30,8 @@ def evaluate(options: EvaluateOptions) -> int:
         )
     if options.name is not None:
         return evaluate_as(options, options.name)
+    if options.study is not None:
+        raise UserError("--study is where --as NAME adds images; give a name too, or leave it out")
     measured = evaluate_images(options)
     print_notes(measured)
     print(render_values(measured.values, options.format), end="")
@@ -51,7 +53,8 @@ def find_cells(path: str, results: Path) -> tuple[Path, list[Path]] | None:
 
 def evaluate_cells(folder: Path, chosen: Sequence[Path], options: EvaluateOptions) -> int:
     """Measure cells of a study again, add to their records, and print its table."""
-    for option, value in (("--as", options.name), ("--samples", options.samples)):
+    foreign = {"--as": options.name, "--samples": options.samples, "--study": options.study}
+    for option, value in foreign.items():
         if value is not None:
             raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
     with only_command(folder), hold(chosen):

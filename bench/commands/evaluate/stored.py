@@ -180,7 +180,9 @@ def _measure_given(
         )  # fmt: skip
     if sha256 not in {None, given.sha256}:
         raise UserError(f"'{path}' holds other images than were measured; add them again: --as")
-    chosen = _chosen(path, given.train, wanted)
+    # Within a study their number is the study's own.
+    advice = "give more images" + (", or fewer --samples" if folder is None else "")
+    chosen = _chosen(path, given.train, wanted, advice)
     notes = [*given.notes]
     if len(chosen) < len(given.train):
         notes.append(f"{len(chosen)} of the {len(given.train)} images were taken, at random")
@@ -198,14 +200,11 @@ def _measure_given(
     return Measured(values, chosen, tuple(notes), dataset)
 
 
-def _chosen(path: Path, given: Split, wanted: int | None) -> Split:
+def _chosen(path: Path, given: Split, wanted: int | None, advice: str) -> Split:
     if wanted is None or wanted == len(given):
         return given
     if len(given) < wanted:
-        raise UserError(
-            f"'{path}' holds {len(given)} images and {wanted} are measured; give more images, or "
-            "fewer --samples"
-        )
+        raise UserError(f"'{path}' holds {len(given)} images and {wanted} are measured; {advice}")
     rows = np.sort(permutation(len(given))[:wanted])
     return Split(given.images[rows], None if given.labels is None else given.labels[rows])
 

@@ -63,7 +63,7 @@ class UiOptions:
     """Folder of all results."""
 
     def __post_init__(self) -> None:
-        check_number("port", self.port, 0, "a port", 2**16 - 1)
+        check_number("port", self.port, 1, "a port", 2**16 - 1)
 
 
 def ui(options: UiOptions = UiOptions()) -> int:

@@ -134,9 +134,7 @@ def _part(path: Path, below: str) -> Part:
     if path.name == lmdbs.FILE:
         raise UserError(f"{path}: give the folder that it lies in")
     if kind not in {".zip", ".npz"}:
-        raise UserError(
-            f"--data {path}: not a .zip or .npz file; give one, or a folder with the images"
-        )
+        raise UserError(f"{path}: not a .zip or .npz file; give one, or a folder with the images")
     opener = partial(open_npz, path) if kind == ".npz" else partial(zips.open_zip, path, below)
     return Part(below or path.name, opener)
 
