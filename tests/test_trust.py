@@ -23,7 +23,7 @@ from bench.cli import main
 from bench.commands.run import RunOptions, command
 from bench.commands.run.request import resolve
 from bench.config import UserError, digest
-from bench.executors import End, Job, explain_end
+from bench.executors import End, Job, LocalExecutor, explain_end, follow
 from bench.executors.job import packages
 from bench.executors.local import GRACE_SECONDS
 from bench.progress.display import Display, describe
@@ -384,6 +384,21 @@ def test_lines_that_are_no_points_are_left_out_with_a_word(
     assert [point["images"] for point in points] == [1, 1]
     assert isinstance(points[0]["images"], int)
     assert f"note: {len(bad)} of 7 lines of" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_cell_whose_source_changed_after_its_plan_is_not_run(work: study.CellWork) -> None:
+    cell = next(c for c in study.plan(work.request, PREPARED) if c.config.method == "sde")
+    cell.key = f"{cell.key[:20]}-{'0' * 20}"
+    cell.identity = dict(cell.identity) | {
+        "source": cell.identity["source"] | {"methods.noise": "0"}
+    }
+    end = follow(LocalExecutor().start(work.lay_out(cell)), lambda told: None)
+    row = record.load(cell.folder)
+    assert row is not None
+    assert (end.code, row.status) == (1, Status.FAILED)
+    assert row.reason.endswith("changed: methods/noise.py; give the command again")
+    assert not (cell.folder / "checkpoint.pt").exists()
 
 
 # -- who has a lock ----------------------------------------------------------------------------

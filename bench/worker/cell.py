@@ -73,6 +73,7 @@ class Cell:
         """
         self._begin()
         self.progress("starting", fraction=0.0)
+        check_source(self.config.method, self.record.key, self.record.identity.get("source", {}))
         self.device = device_for(self.config)
         state = read_checkpoint(self.folder, self.record.key, self.device)
         self._open_ledger(state)
@@ -86,7 +87,6 @@ class Cell:
                 self.settings, self.dataset, device=self.device, cache=self.job.cache
             )
         self.built = build_cell(self.config, self.dataset, self.device)
-        check_source(self.config.method, self.record.key, self.record.identity.get("source", {}))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         return state
