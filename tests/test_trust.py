@@ -6,19 +6,21 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bench import study
+from bench import metrics, study
 from bench.cli import main
 from bench.commands.run import RunOptions, command
 from bench.commands.run.request import resolve
@@ -40,6 +42,7 @@ from methods import registry
 
 from .conftest import Bench, Build
 from .fake_study import PREPARED, make_record, write_study
+from .tiny import GREY
 
 # -- one source --------------------------------------------------------------------------------
 
@@ -271,6 +274,30 @@ def test_labels_stay_those_that_were_asked_for(build: Build) -> None:
     assert told is not None
     assert torch.equal(told, asked)
     assert asked.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x.mean((1, 2, 3), keepdim=True), "(4, 1, 1, 1) float32; asked for (4, 1, 8, 8)"),
+        (lambda x: x[:, 0], "(4, 8, 8) float32; asked for (4, 1, 8, 8)"),
+        (lambda x: x > 0, "(4, 1, 8, 8) bool; asked for (4, 1, 8, 8)"),
+    ],
+)
+def test_a_denoiser_s_answer_is_held_against_what_was_asked_for(
+    build: Build, change: Callable[[torch.Tensor], torch.Tensor], told: str
+) -> None:
+    """Another shape would be spread over all pixels, and give a number."""
+    method = build("sde")
+    data: Any = SimpleNamespace(variant="digits", sha256="0", truth=None)
+    right = method.denoiser_for(None)
+    assert right is not None
+    method.denoiser_for = lambda labels: lambda x, sigma: change(right(x, sigma))  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=re.escape(f"the denoiser gave {told} float")):
+        metrics.diagnose(
+            method, data, GREY, n=4, labels=lambda: None,
+            generator=torch.Generator(),
+        )  # fmt: skip
 
 
 def test_a_note_on_samples_stands_under_the_table(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.config import UserError
 from bench.data.dataset import Dataset
 from bench.metrics.protocol import PROTOCOL
 from bench.records import Value
-from methods.base import DataSpec, Method
+from bench.sampling.source import fault_of
+from methods.base import DataSpec, DenoiserFn, Method
 from methods.diagnostics import LEVELS, martingale_violation, score_error
 from methods.samplers import SamplerSettings
 
@@ -40,12 +42,25 @@ def diagnose(
     settings = getattr(getattr(method, "config", None), "sampler", None)
     if not isinstance(settings, SamplerSettings):  # A plug-in may call anything else a sampler.
         settings = SamplerSettings()
-    found = martingale_violation(D, (n, *data.shape), settings, generator)
+    found = martingale_violation(_held(D), (n, *data.shape), settings, generator)
     details = {"standard_error": found.standard_error, "by_level": rounded(found.by_level)}
     values = {"violation": Value(value=found.value, provenance=shared | details)}
     if dataset.truth is not None:
         values |= _score_errors(method, dataset, shared, generator)
     return values
+
+
+def _held(D: DenoiserFn) -> DenoiserFn:
+    """The denoiser, each answer held against what was asked for: UserError if it is another."""
+
+    def held(x: Tensor, sigma: Tensor) -> Tensor:
+        clean = D(x, sigma)
+        given = clean.detach() if isinstance(clean, Tensor) else clean
+        if fault := fault_of(given, len(x), x.shape[1:], x.device, "the denoiser"):
+            raise UserError(fault)
+        return clean
+
+    return held
 
 
 def _score_errors(

@@ -23,21 +23,23 @@ RANGE = 1.5
 """Samples are nominally in [-1, 1]; what is beyond this is outside."""
 
 
-def fault_of(images: object, n: int, shape: Sequence[int], device: torch.device) -> str:
+def fault_of(
+    images: object, n: int, shape: Sequence[int], device: torch.device, who: str = "the method"
+) -> str:
     """Say in what a method's samples are not what ``Method.sample`` promises; empty if in nothing.
 
     The one contract of runs and of ``bench check``: a tensor (n, C, H, W) of floats, on the device
-    that it was asked for on, without a graph.
+    that it was asked for on, without a graph. Of a denoiser of such images it is the same.
     """
     wanted = (n, *shape)
     if not isinstance(images, Tensor):
-        return f"the method gave a {type(images).__name__}; asked for {wanted} float"
+        return f"{who} gave a {type(images).__name__}; asked for {wanted} float"
     if images.shape != wanted or not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
-        return f"the method gave {tuple(images.shape)} {kind}; asked for {wanted} float"
+        return f"{who} gave {tuple(images.shape)} {kind}; asked for {wanted} float"
     if images.device.type != device.type or device.index not in {None, images.device.index}:
-        return f"the method gave samples on {images.device}; asked for them on {device}"
-    return "the method gave samples with a graph; detach them" if images.requires_grad else ""
+        return f"{who} gave samples on {images.device}; asked for them on {device}"
+    return f"{who} gave samples with a graph; detach them" if images.requires_grad else ""
 
 
 def outside(images: Tensor) -> float:
