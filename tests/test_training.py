@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bench.costs.intervals import interval
 from bench.costs.ledger import PARTS, Ledger
-from bench.training import DivergedError, InterruptedTrainingError, Trainer
+from bench.training import DivergedError, InterruptedTrainingError, Trainer, checkpoint
 from bench.training.optimizing import (
     MovingAverage,
     autocast,
@@ -230,9 +234,14 @@ class Plane(nn.Module):
 class Ramps(Method):
     """Two planes; Adam with eps = 1 moves them by ``lr g / (g + 1)`` a step, g the gradient."""
 
+    second_order = frozenset({"b"})
+
     def __init__(self) -> None:
         self.a, self.b = Plane(), Plane()
         self.networks = {"a": self.a, "b": self.b}
+        self.last_share = 0.25
+        self.evaluated: Callable[[str], float] = lambda name: 1.0
+        """Told of each loss, and a factor of it."""
 
     def stages(self) -> list[Stage]:
         falling = Adam(lr=0.1, eps=1, warmup_kimg=0.08, decay="cosine")
@@ -241,23 +250,24 @@ class Ramps(Method):
         b = Objective(network="b", loss=self.loss_b, optimizer=Adam(lr=0.2, eps=1), every=2)
         late = Objective(network="b", loss=self.loss_b, optimizer=Adam(lr=0.4, eps=1), name="late")
         first = Stage(name="both", objectives=[a, b], share=0.75, identity={"module": __name__})
-        return [first, Stage(name="one", objectives=[late], share=0.25)]
+        return [first, Stage(name="one", objectives=[late], share=self.last_share)]
 
     def loss_a(self, batch: Batch) -> torch.Tensor:
-        loss = self.a(batch.x).mean()
+        loss = self.evaluated("a") * self.a(batch.x).mean()
         batch.log("twice", 2 * loss)
         return loss
 
     def loss_b(self, batch: Batch) -> torch.Tensor:
-        return self.b(batch.x).mean()
+        return self.evaluated("b") * self.b(batch.x).mean()
 
     def sample(self, n: int, **_: Any) -> torch.Tensor:
         raise NotImplementedError
 
 
-def ramps(watch: Watch, **settings: Any) -> tuple[Ramps, Trainer]:
+def ramps(watch: Watch, *, last_share: float = 0.25, **settings: Any) -> tuple[Ramps, Trainer]:
     """The planes, and what trains them: 15 steps and 5 of 16 images of ones, unless it is told."""
-    method, feed = Ramps(), make_feed()
+    method, feed = Ramps(), make_feed(flip=True)
+    method.last_share = last_share
     feed.images = torch.full_like(feed.images, 255)
     return method, make_trainer(method, watch, feed=feed, **settings)
 
@@ -323,13 +333,13 @@ def test_a_stage_taken_over_leaves_what_training_it_does() -> None:
 
     trainers = []
     for _ in range(2):
-        method, trainer = ramps(watch := Watch(), snapshots=4)
+        method, trainer = ramps(watch := Watch(), snapshots=7)
         trainer.hooks.shared = lambda stage: nullcontext(Place())
         trainer.run()
         trainers.append((method, trainer, watch))
     (whole, first, _), (taken, second, watch) = trainers
     assert {point["step"] for point in watch.points} == {18, 20}
-    assert watch.snapshots == []
+    assert [place["step"] for place in watch.snapshots] == [18]
     assert (taken.a.w, taken.b.w) == (whole.a.w, whole.b.w)
     for name in ("steps", "images", "snapshots", "last_loss", "train_flops"):
         assert getattr(second, name) == getattr(first, name), name
@@ -340,6 +350,138 @@ def test_a_stage_taken_over_leaves_what_training_it_does() -> None:
         result["seconds"] + result["compile_seconds"]
     )
     assert min(result["seconds"], result["compile_seconds"]) > 0
+
+
+def test_a_stopped_run_goes_on_with_all_that_it_had() -> None:
+    """Stopped in either stage: random images, and losses that draw from three generators."""
+
+    def begin(watch: Watch) -> tuple[Ramps, Trainer]:
+        method, trainer = ramps(watch, snapshots=4)
+        trainer.feed.images = make_feed().images
+        method.evaluated = lambda name: float(
+            1 + random.random() + np.random.rand() + torch.rand(())
+        )
+        return method, trainer
+
+    whole, trainer = begin(watch := Watch())
+    trainer.run()
+    for stop_at in (7, 17):
+        with pytest.raises(InterruptedTrainingError):
+            begin(first := Watch(stop_at))[1].run()
+        checkpoint.seed_everything(99)  # What another process would have.
+        resumed, again = begin(second := Watch())
+        again.run(first.state)
+        for key, value in weights(whole).items():
+            assert torch.equal(value, weights(resumed)[key]), key
+        assert again.train_flops == trainer.train_flops
+        values = [point["values"] for point in first.points + second.points]
+        assert values == [point["values"] for point in watch.points]
+        assert len(first.snapshots + second.snapshots) == len(watch.snapshots) == 3
+        assert second.state["steps"] == 20
+
+
+class Clock:
+    """A clock that each evaluation of a loss moves on by a second."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, name: str) -> float:
+        self.now += 1
+        return 1.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("bench.costs.ledger.time.perf_counter", clock)
+    return clock
+
+
+@pytest.mark.parametrize(("compiled", "charged"), [(False, (25, 3)), (True, (23, 5))])
+def test_steps_that_count_and_compile_are_not_charged_to_training(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, compiled: bool, charged: tuple[int, int]
+) -> None:
+    """Of 28 evaluations the first of each objective counts FLOPs, the next step compiles.
+
+    What has second derivatives is not compiled, and after a stage nothing is.
+    """
+    compiles: list[nn.Module] = []
+
+    def compile_(self: nn.Module) -> None:
+        compiles.append(self)
+
+    monkeypatch.setattr(Plane, "compile", compile_)
+    method, trainer = ramps(Watch(), compile=compiled)
+    method.a._compiled_call_impl = method.a._call_impl  # type: ignore[assignment]
+    method.evaluated = clock.tick
+    trainer.run()
+    totals = trainer.ledger.totals()
+    assert (totals["train"], totals["compile"]) == charged
+    assert compiles == ([method.a] if compiled else [])
+    assert method.a._compiled_call_impl is None
+
+
+def test_a_budget_in_seconds_is_of_training_alone(clock: Clock) -> None:
+    """Evaluations take a second, those of odd steps one and of even steps two, the first none."""
+    method, trainer = ramps(Watch(), budget="20s", last_share=0.5)
+    told: list[float] = []
+    trainer.hooks.progress = lambda place: told.append(place["fraction"])
+    method.evaluated = clock.tick
+    trainer.run()
+    seconds = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15]  # Of 20 times 0.75, then of 20 times 0.5.
+    assert told == pytest.approx([s / 25 for s in seconds] + [(15 + s) / 25 for s in range(11)])
+
+
+def test_a_stage_of_seconds_is_never_more_than_done(clock: Clock) -> None:
+    method, trainer = ramps(Watch(), budget="2s")
+    told: list[float] = []
+    trainer.hooks.progress = lambda place: told.append(place["fraction"])
+    method.evaluated = clock.tick
+    trainer.run()
+    assert told == pytest.approx([0, 1 / 2, 0.75, 0.75, 1])
+
+
+def test_long_stages_have_the_steps_of_their_budget() -> None:
+    _, trainer = ramps(Watch(), budget="64kimg")
+    (run, _) = (begin_stage(stage, trainer.method.networks) for stage in trainer.stages)
+    assert trainer.total_steps(run) == 3000
+
+
+def test_checkpoints_are_written_when_due_and_at_the_end() -> None:
+    _, trainer = ramps(Watch())
+    trainer.settings = trainer.settings.model_copy(update={"log_kimg": 0.001})
+    states: list[Any] = []
+    trainer.hooks.checkpoint = lambda state: states.append(state["steps"])
+    points: list[Any] = []
+    trainer.hooks.log = points.append
+    trainer.pace = cast(Any, SimpleNamespace(is_due=True, saving=nullcontext))
+    trainer.run()
+    assert states == [*range(1, 21), 20]
+    assert [point["step"] for point in points] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_are_taken_in_the_precision_asked_for(precision: str) -> None:
+    """And no other network's weights ask for gradients meanwhile; snapshots drop nothing out."""
+    method, trainer = ramps(Watch(), precision=precision, snapshots=4)
+
+    def look(name: str) -> float:
+        assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+        for key, network in method.networks.items():
+            assert network.layer.weight.requires_grad == (key == name)  # type: ignore[union-attr]
+            assert network.training
+        return 1.0
+
+    def snapshot(place: Any) -> None:
+        assert not any(network.training for network in method.networks.values())
+
+    method.evaluated = look
+    trainer.stages = trainer.stages[:1]
+    trainer.hooks.snapshot = snapshot
+    trainer.run()
 
 
 # -- pieces -----------------------------------------------------------------------------------
