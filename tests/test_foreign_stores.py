@@ -23,7 +23,8 @@ from bench.tracking import NullTracker, Tracker, store, store_uri
 from bench.tracking.store import ARTIFACTS, DATABASE, ORIGIN, URI
 from bench.tracking.tracker import in_one_line
 from bench.tracking.ui import serving, ui
-from tests.fake_study import make_record, write_cell
+from tests.conftest import Bench
+from tests.fake_study import make_record, write_cell, write_study
 from tests.stores import copy_store, files_under, reopen, runs
 
 SIGNS = ["a?b", "a%20b", "50% [b]*", "a#b&c=d;e", "it's", "a@b:c", "é+ f"]
@@ -140,6 +141,16 @@ def test_a_store_that_is_not_ours_is_one_line_and_left_as_it_is(  # noqa: PLR091
     with pytest.raises(UserError, match=re.escape(str(database))):
         ui(results, 5999)
     assert not (results / "mlflow-ui.log").exists()
+
+
+def test_syncing_with_a_store_that_is_not_ours_is_one_line(
+    tmp_path: Path, call_bench: Bench
+) -> None:
+    write_study(tmp_path / "results" / "s", ("sde",), (0,))
+    (tmp_path / "results" / DATABASE).mkdir()
+    done = call_bench("sync")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "is a folder, not MLflow's database" in done.stderr
 
 
 def test_a_database_that_is_nowhere_costs_seconds(

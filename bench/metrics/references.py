@@ -5,6 +5,7 @@ them, can stand in their place where the user asks for it by ``--reference``; wh
 reference's own features (kernel distance, precision, class-wise distance) is then left out.
 """
 
+import glob
 import hashlib
 import io
 import zipfile
@@ -152,7 +153,7 @@ def _compute(
     place = np.full(len(rows), -1)
     place[order] = np.arange(len(order))
     total: Moments | None = None
-    for left in path.parent.glob(f".{_features_path(path).name}.*"):
+    for left in path.parent.glob(f".{glob.escape(_features_path(path).name)}.*"):
         left.unlink()  # By a process that was killed; whoever lives would hold the lock.
     with new_file(_features_path(path)) as temporary:
         for start in range(0, len(rows), _BLOCK):

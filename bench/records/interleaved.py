@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from bench.costs.intervals import Interval, median_bounds
+from bench.costs.intervals import Amount, Interval, median_bounds
 from bench.records.files import FORMAT, Format, read_json, to_json, write_text
 from bench.records.record import Record
 
@@ -34,9 +34,9 @@ class TimedCell(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     cell: str
     key: str
     """The cell's key when it was timed; of another one the times are not this cell's."""
-    batch_ms: list[float]
+    batch_ms: list[Amount]
     """Milliseconds an image at the protocol's batch."""
-    single_ms: list[float]
+    single_ms: list[Amount]
     """Milliseconds for a single image."""
     ms_per_image: Interval
     latency_ms: Interval

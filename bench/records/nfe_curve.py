@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from bench.costs.intervals import Interval
+from bench.costs.intervals import Amount, Interval
 from bench.records.files import FORMAT, Format, parse, to_json, write_text
 from bench.records.record import Record, Value
 
@@ -40,7 +40,7 @@ class Point(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     asked: list[int]
     """The network evaluations asked for that these settings are the answer to."""
     seed: int
-    nfe: float | None = None
+    nfe: Amount | None = None
     """Network evaluations an image, counted, all networks."""
     nfe_by_network: dict[str, float] = Field(default_factory=dict)
     ms_per_image: Interval | None = None

@@ -93,7 +93,8 @@ def sync(options: SyncOptions = SyncOptions()) -> int:
 
     one = options.study
     folders = [find_study(options.results, one)] if one else studies(options.results)
-    tracker = Tracker.open(options.results)
+    # What it warns of is what its trouble says, below.
+    tracker = Tracker.open(options.results, warn=lambda line: None)
     for folder in folders:
         settle_study(folder)
         tracker.sync_study(folder)
