@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -123,3 +124,17 @@ def test_a_terminal_of_plain_letters_has_its_table(run_bench: Bench, tmp_path: P
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "PYTHONUTF8=1" in refused.stderr
+
+
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_screen_is_no_other_file(tmp_path: Path, closed: str) -> None:
+    """What is opened next would have its number, and get what is printed."""
+    write_study(tmp_path / "results" / "s", ("sde",), (0,), failed=None)
+    line = f"{sys.executable} -m bench table {closed}>&-"
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path, capture_output=True, check=True, text=True
+    )
+    assert (done.stdout if closed == "1" else done.stderr) == ""
+    assert "the latest" not in done.stdout
+    assert (tmp_path / "results" / "s" / "table.md").read_text("utf-8").startswith("| method")

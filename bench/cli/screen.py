@@ -52,10 +52,12 @@ def plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def open_screen() -> None:
-    """Let standard output and standard error never fail."""
+    """Let standard output and standard error never fail; one that is closed is nowhere."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):  # None where the descriptor is closed.
+        if stream is None:  # Else the next file that is opened would be the screen.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, steady(stream))
 
 
