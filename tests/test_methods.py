@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from bench.costs.flops import count_calls, count_flops
 from methods import registry
 from methods.base import Batch, DataSpec, Method
 from methods.cdm import CDM, Start, branch_levels
-from methods.dlsm import log_likelihood_gradient
+from methods.dlsm import DLSMConfig, log_likelihood_gradient
 from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.noise import Denoiser, EDMNoise, VENoise, VPNoise, per_image, vp_discrete_sigmas
 from methods.sde import Noised
@@ -478,6 +479,25 @@ def test_guidance_adds_the_scaled_gradient_to_the_denoised_image(build: Build) -
     torch.testing.assert_close(method.denoiser_for(None)(x, levels), plain)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"score_share": 1.0}, "leaves no classifier_share"),
+        ({"score_share": 0.6, "classifier_share": 0.39}, "part of the budget unused"),
+        ({"dlsm_weight": 0.0, "ce_weight": 0.0}, "both 0"),
+        ({"conditional": True}, "told no class"),
+        ({"score_share": 0.5, "classifier_share": 0.5}, None),
+        ({"score_share": 1.0, "classifier_share": 0.5}, None),
+        ({"score_share": 0.6}, None),
+    ],
+)
+def test_dlsm_s_shares_and_weights_make_sense(
+    settings: dict[str, object], message: str | None
+) -> None:
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        DLSMConfig.model_validate(settings)
+
+
 def test_dlsm_refuses_to_sample_without_labels(build: Build) -> None:
     with pytest.raises(ValueError, match="label"):
         build("dlsm").sample(3, generator=torch.Generator())
@@ -608,6 +628,16 @@ def test_smm_s_variants_order_and_tie_its_objectives(build: Build) -> None:
         frozenset(),
         {"score"},
     )
+
+
+def test_the_r1_penalty_has_a_gradient(build: Build) -> None:
+    """Of ``S = a x``: ``gamma / 2 a^2`` a pixel, times the interval, and its derivative."""
+    method = build("smm", r1_gamma=0.1, r1_every=16)
+    method.score = Slope()
+    loss = method.r1_loss(make_batch())
+    loss.backward()
+    assert loss.item() == pytest.approx(0.05 * 16 * 64 * 0.4**2)
+    assert method.score.a.grad.item() == pytest.approx(0.05 * 16 * 64 * 2 * 0.4)
 
 
 class Affine(nn.Module):
