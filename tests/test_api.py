@@ -230,6 +230,10 @@ def test_failed_cells_are_raised_with_their_study(tmp_path: Path, processes: Non
         ({"seeds": [0, 0]}, "each once"),
         ({"budget": "5"}, "budget"),
         ({"set": {"training.batches": 3}}, "batch"),
+        ({"set": {"training.batch": True}}, 'batch = "true"'),
+        ({"set": {"training.clip": float("inf")}}, "finite"),
+        ({"seeds": "0-9999999999"}, "seeds"),
+        ({"seeds": [-1]}, "seed -1"),
         ({"dry_run": True}, "command line"),
     ],
 )

@@ -100,7 +100,8 @@ def _read_labels(
         if dtype.kind not in "iu" or shape != (count,):
             raise UserError(f"{where} is {dtype} of shape {shape}; give {count} whole numbers")
         size = count * dtype.itemsize
-        given = np.frombuffer(_exactly(file, size, where, last=True), dtype=dtype)
+        given = np.frombuffer(_exactly(file, size, where), dtype=dtype)
+        file.read(1)  # Behind the last byte zipfile checks the CRC.
     if given.max() > np.iinfo(np.int64).max:
         raise UserError(f"{where}: label {given.max()} is out of all range")
     return given.astype(np.int64)
@@ -112,17 +113,14 @@ def _entries(
     with _open(archive, info, path) as (file, shape, _):
         for position in range(shape[0]):
             name = f"{info.filename}[{position}]"
-            last = position == shape[0] - 1
-            content = _exactly(file, math.prod(shape[1:]), f"{path}: '{name}'", last=last)
+            content = _exactly(file, math.prod(shape[1:]), f"{path}: '{name}'")
             pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape[1:])
             yield Entry(name, (pixels.transpose(2, 0, 1) if channels_last else pixels).view)
+        file.read(1)
 
 
-def _exactly(file: IO[bytes], size: int, where: str, *, last: bool) -> bytes:
-    """Read ``size`` bytes; behind the ``last`` of them zipfile checks the CRC."""
+def _exactly(file: IO[bytes], size: int, where: str) -> bytes:
     content = file.read(size)
     if len(content) != size:
         raise UserError(f"{where} is truncated ({len(content)} of {size} bytes); fetch it again")
-    if last:
-        file.read(1)
     return content
