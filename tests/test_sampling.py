@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from bench.config import Sampling
 from bench.config.random_streams import derive
+from bench.costs import flops
 from bench.data.dataset import to_uint8
 from bench.sampling import source as sources
 from bench.sampling import timing
@@ -110,9 +112,9 @@ def test_times_are_milliseconds_an_image(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_calls_and_flops_are_an_image_s() -> None:
-    calls, flops = count_sampling(source(), 4)
+    calls, counted = count_sampling(source(), 4)
     assert calls == {"net": 2, "idle": 0}
-    assert flops == 2 * (2 * 64 * 64)
+    assert counted == 2 * (2 * 64 * 64)
 
 
 def test_samples_are_bytes_unless_they_are_points() -> None:
@@ -139,3 +141,15 @@ def test_a_draw_tells_all_its_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.latency_ms.batch, found.latency_ms.repeats) == (1, 12)
     assert (found.nfe_by_network, found.flops_per_image) == ({"net": 2, "idle": 0}, 16384)
     assert {name: warm.size for name, warm in found.warm_ups.items()} == {"batch": 4, "latency": 1}
+
+
+def test_peak_memory_is_in_bytes_wherever_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells KiB on Linux and bytes on macOS, torch tells bytes of its device."""
+    asked = SimpleNamespace(ru_maxrss=3000)
+    monkeypatch.setattr(flops.resource, "getrusage", {flops.resource.RUSAGE_SELF: asked}.get)
+    for platform, peak in {"linux": 3000 * 1024, "darwin": 3000}.items():
+        monkeypatch.setattr(flops.sys, "platform", platform)
+        assert flops.peak_memory(CPU) == (peak, "resident, whole process")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 77 + device.index)
+    assert flops.peak_memory(torch.device("cuda", 1)) == (78, "allocated on the device")
+    assert flops.parameters(nn.Linear(3, 2)) == 8

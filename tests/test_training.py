@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.costs.intervals import interval
 from bench.costs.ledger import PARTS, Ledger
-from bench.training import DivergedError, InterruptedTrainingError, Trainer, checkpoint
+from bench.training import DivergedError, Feed, InterruptedTrainingError, Trainer, checkpoint
 from bench.training.optimizing import (
     MovingAverage,
     autocast,
@@ -502,6 +502,15 @@ def test_a_batch_may_be_larger_than_the_data() -> None:
     assert float(batch.x.max()) <= 1
 
 
+def test_images_up_to_the_limit_lie_on_the_device_and_others_do_not() -> None:
+    images = np.zeros((3, 1, 8, 8), np.uint8)
+    for resident, kind in ((images.nbytes, torch.Tensor), (images.nbytes - 1, np.ndarray)):
+        feed = Feed(images, None, batch=2, flip=False, seed=0, resident=resident)
+        assert isinstance(feed.images, kind)
+        assert feed.device == CPU
+        assert feed.next(torch.Generator()).labels is None
+
+
 def test_flips_mirror_half_the_images() -> None:
     feed = make_feed(batch=1000, n=1, flip=True)
     x = feed.next(torch.Generator().manual_seed(0)).x
@@ -617,6 +626,29 @@ def test_the_ledger_balances(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(totals) == {*PARTS, "wall", "charged", "lost"}
     assert (totals["train"], totals["log"], totals["other"]) == (42, 20, 6)
     assert sum(totals[part] for part in PARTS) == totals["wall"] == 68
+
+
+def test_a_new_ledger_is_empty_but_for_the_time_since_the_process_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.costs.ledger.time.perf_counter", lambda: 100.0)
+    ledger = Ledger(CPU, started=93.0)
+    assert ledger.elapsed("other") == 7
+    assert ledger.elapsed("train") == 0
+    assert ledger.totals() == dict.fromkeys([*PARTS, "charged", "lost"], 0) | {
+        "other": 7,
+        "wall": 7,
+    }
+
+
+def test_a_part_waits_for_the_device_at_both_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, said = torch.device("cuda", 1), []
+    monkeypatch.setattr(torch.cuda, "synchronize", said.append)
+    with Ledger(device).part("train"):
+        assert said == [device]
+    assert said == [device, device]
+    with Ledger(CPU).part("train"):
+        assert len(said) == 2
 
 
 def test_the_ledger_counts_what_a_kill_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
