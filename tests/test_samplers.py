@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods import samplers
 from methods.mixtures import GaussianMixture, gmm2d
-from methods.samplers import SAMPLERS, DenoiserFn, SamplerSettings, noise_levels
+from methods.samplers import FEW_STEPS, SAMPLERS, DenoiserFn, SamplerSettings, noise_levels
 
 STOCHASTIC = ("ancestral", "edm_stochastic", "euler_maruyama", "predictor_corrector")
 DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
@@ -301,6 +302,110 @@ def test_the_ancestral_kernel_is_the_exact_posterior() -> None:
     z = samplers.noise_like(point, generator)
     x = samplers.ancestral_step(x, point, sigma, next_, z) - point
     assert float(x.std()) == pytest.approx(0.7, rel=0.02)
+
+
+def test_the_stochastic_steps_are_those_by_hand() -> None:
+    """From level 2 to 1/2, x = 3, D = 1, z = 1: the posterior's kernel and Euler-Maruyama's."""
+    x, d, z = (torch.tensor([value], dtype=torch.float64) for value in (3.0, 1.0, 1.0))
+    high, low = (torch.tensor(value, dtype=torch.float64) for value in (2.0, 0.5))
+    assert float(samplers.ancestral_step(x, d, high, low, z)) == pytest.approx(
+        1 + 1 / 16 * 2 + 0.5 * math.sqrt(1 - 1 / 16)
+    )
+    assert float(samplers.euler_maruyama_step(x, d, high, low, z)) == pytest.approx(
+        3 + 2 * (-1.5) / 2 * 2 + math.sqrt(2 * 2 * 1.5)
+    )
+
+
+def test_euler_and_heun_are_exact_where_the_slope_is_constant_or_linear() -> None:
+    """``(x - D) / sigma = p(sigma)``: x at the last level is x0 plus p's integral."""
+    for name, slope in (("euler", 0.0), ("heun", 2.0)):
+        D = lambda x, sigma, k=slope: x - sigma * (3 + k * sigma)  # noqa: E731
+        levels = noise_levels(SamplerSettings(steps=5, sigma_max=4, sigma_min=0.5))
+        end = 7 + 3 * (0.5 - 4) + slope / 2 * (0.5**2 - 4**2)
+        drawn = sample(D, torch.full((1, 1), 7.0, dtype=torch.float64), name, levels)
+        assert float(drawn) == pytest.approx(end - 0.5 * (3 + slope * 0.5))
+
+
+def test_the_weights_of_the_exponential_integrator_integrate_polynomials() -> None:
+    """``int e^(s - h) D ds`` in l = -ln sigma, for D of degree below the number of levels."""
+    levels, start, end = [2.0, 5.0, 7.0], 2.0, 0.9
+    h = math.log(start / end)
+    for count in (1, 2, 3):
+        weights = samplers.exponential_weights(levels[:count], start, end)
+        for power in range(count):
+            exact, _ = quad(lambda s, k=power: math.exp(s - h) * s**k, 0, h)
+            nodes = [math.log(start / level) ** power for level in levels[:count]]
+            assert sum(w * n for w, n in zip(weights, nodes, strict=True)) == pytest.approx(exact)
+
+
+LEVELS = [8.0, 4.0, 1.0, *(0.9**k for k in range(1, FEW_STEPS))]
+
+
+def toy(x: float, sigma: float) -> float:
+    """A denoised number that depends on both."""
+    return 0.3 * x + math.sin(sigma)
+
+
+def visited(name: str) -> list[float]:
+    """The first four numbers that a sampler asks to be denoised, from 5 at the first level."""
+    seen: list[float] = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(float(x))
+        return 0.3 * x + sigma.sin()
+
+    x = torch.full((1, 1), 5.0, dtype=torch.float64)
+    sample(denoise, x, name, torch.tensor([*LEVELS, 0.0], dtype=torch.float64))
+    return seen[:4]
+
+
+def test_dpmpp_2m_is_the_paper_s_step_by_step() -> None:
+    """Order 1, then 2: ``e^-h x + (1 - e^-h) ((1 + 1/2r) D - 1/2r D_previous)``."""
+    x, before, before_h, expected = 5.0, 0.0, math.inf, [5.0]
+    for sigma, next_ in pairwise(LEVELS[:4]):
+        h, d = math.log(sigma / next_), toy(x, sigma)
+        share = h / before_h / 2
+        x = math.exp(-h) * x - math.expm1(-h) * ((1 + share) * d - share * before)
+        before, before_h = d, h
+        expected.append(x)
+    assert visited("dpmpp_2m") == pytest.approx(expected)
+
+
+def test_dpmpp_3m_and_unipc_integrate_the_polynomial_through_their_values() -> None:
+    """Through the last three denoised images; UniPC's corrector, through the new one as well."""
+    for name in ("dpmpp_3m", "unipc"):
+        x, known, expected = 5.0, [(8.0, toy(5.0, 8.0))], [5.0]
+        for sigma, next_ in pairwise(LEVELS[:4]):
+
+            def step(
+                values: list[tuple[float, float]], high: float, low: float, at: float
+            ) -> float:
+                nodes = [level for level, _ in values]
+                weights = samplers.exponential_weights(nodes, high, low)
+                return low / high * at + sum(
+                    w * d for w, (_, d) in zip(weights, values, strict=True)
+                )
+
+            predicted = step(known[:3], sigma, next_, x)
+            new = (next_, toy(predicted, next_))
+            x = step([new, *known[:3]], sigma, next_, x) if name == "unipc" else predicted
+            known = [new, *known]
+            expected.append(predicted)
+        assert visited(name) == pytest.approx(expected)
+
+
+def test_ipndm_has_the_classical_coefficients_and_ipndm_v_those_of_the_levels() -> None:
+    for name in ("ipndm", "ipndm_v"):
+        x, slopes, expected = 5.0, [], [5.0]
+        for i, (sigma, next_) in enumerate(pairwise(LEVELS[:4])):
+            slopes = [(x - toy(x, sigma)) / sigma, *slopes]
+            weights = samplers.adams_weights(LEVELS[i::-1], sigma, next_)
+            if name == "ipndm":
+                classical = ([1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12])[i]
+                weights = [(next_ - sigma) * w for w in classical]
+            x += sum(w * k for w, k in zip(weights, slopes, strict=True))
+            expected.append(x)
+        assert visited(name) == pytest.approx(expected)
 
 
 def test_churn_is_algorithm_2_s(noise_by_noise: Callable[[int], Tensor]) -> None:

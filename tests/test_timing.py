@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from scipy.special import bdtrc
 
 from bench import cli
 from bench.commands.time import interleave
@@ -168,6 +169,15 @@ def test_the_median_s_interval_covers_it() -> None:
         low, high = median_bounds(rng.lognormal(0, 0.1, 20).tolist(), resamples=400)
         covered += low <= 1 <= high
     assert 0.91 <= covered / 300 <= 0.99
+
+
+def test_the_median_s_interval_is_the_bootstrap_s_at_95_percent() -> None:
+    """P(median of a resample <= x_(k)) = P(Bin(n, k / n) > n / 2), so that its limits are known."""
+    n = 1601
+    below = bdtrc(n // 2, n, np.arange(1, n + 1) / n)
+    low, high = median_bounds(np.arange(n).tolist(), resamples=5000)
+    assert low == pytest.approx(np.searchsorted(below, 0.025), abs=1.6)
+    assert high == pytest.approx(np.searchsorted(below, 0.975), abs=1.6)
 
 
 # -- in turn -------------------------------------------------------------------------------------
