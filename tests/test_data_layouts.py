@@ -101,6 +101,23 @@ def test_what_lies_beside_the_splits_is_not_passed_over(
         load(write(tmp_path, kind, files))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat/train", "cat/test", "dog/train"),
+        ("data/Train", "data/valid", "extra"),
+        ("a/b/train", "a/b/dev", "c"),
+    ],
+)
+def test_splits_within_other_folders_are_refused(
+    tmp_path: Path, kind: str, names: Sequence[str]
+) -> None:
+    path = write(tmp_path, kind, {f"{name}/{k}.png": png(k) for k, name in enumerate(names)})
+    with pytest.raises(UserError, match="within other folders; are these splits or classes"):
+        load(path)
+
+
 def test_classes_may_have_the_words_of_splits_in_their_names(tmp_path: Path) -> None:
     names = ("station", "test tube", "toy train")
     dataset = load(write_folder(tmp_path / "own", {f"{n}/0.png": png(0) for n in names}))

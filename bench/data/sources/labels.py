@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bench.config import UserError
 from bench.data.sources.entries import INDEX, Content
 from bench.data.sources.images import shown
+from bench.data.sources.splits import check_within
 
 NO_INDEX = f"give labels in {INDEX}, or one folder a class"
 _SHARD = re.compile(r"(\d{5})/img\1\d{3}\.\w+|(\d{3})000/\2\d{3}\.\w+")
@@ -181,6 +182,7 @@ def of_training_data(
 
     ``first`` are the labels of the split before this one, whose classes count. Raises UserError.
     """
+    check_within(content.path, content.names)
     if content.index is not None:
         return from_index(content, name=name, known=known)
     if content.labels is not None:

@@ -85,3 +85,15 @@ def _check_words(path: Path, folders: Sequence[str]) -> None:
             f"{path}: '{shown(folders[0])}' and '{shown(folders[1])}' may be splits or classes; "
             "name splits train/ and test/, or rename the classes"
         )
+
+
+def check_within(path: Path, names: Sequence[str]) -> None:
+    """Refuse splits that lie within classes or other folders, of images by relative path."""
+    inner = {part for name in names for part in name.split("/")[1:-1]}
+    found = {_role(part): part for part in sorted(inner)}
+    held_out = found.get("test") or found.get("val")
+    if held_out and "train" in found:
+        raise UserError(
+            f"{path}: has {shown(found['train'])}/ and {shown(held_out)}/ within other folders; "
+            "are these splits or classes? put train/ and test/ around all classes, or rename them"
+        )
