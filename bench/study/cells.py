@@ -1,6 +1,5 @@
 """The cells of a study as work for the runner: laid out, run, and their records kept true."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,8 @@ def settle(cell: Planned, end: End, blank: Record) -> Record:
     """
     record = records.readable(cell.folder)
     before = record and record.model_copy(deep=True)
-    lost = "" if record and is_of(record, cell) else "; its record could not be read"
+    own = record and (record.cell, record.key) == (cell.folder.name, cell.key)
+    lost = "" if own else "; its record could not be read"
     if record is None or lost:
         if (cell.folder / RECORD).exists():
             replace(cell.folder / RECORD)
@@ -116,11 +116,3 @@ def settle(cell: Planned, end: End, blank: Record) -> Record:
     if record != before:
         save(record, cell.folder)
     return record
-
-
-def is_of(record: Record, cell: Planned) -> bool:
-    """Whether a record can be what became of a cell."""
-    numbers = [*record.ledger.values(), record.spent]
-    return (record.cell, record.key) == (cell.folder.name, cell.key) and all(
-        math.isfinite(number) and number >= 0 for number in numbers
-    )
