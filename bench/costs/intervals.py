@@ -5,8 +5,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""What is neither less than nothing nor without end: seconds, FLOPs, counts."""
+Amount = Annotated[float, Field(ge=0)]
+"""What cannot be less than nothing: seconds, FLOPs, counts."""
+Clocked = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Seconds by a clock."""
 
 
 class Interval(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="constants"):

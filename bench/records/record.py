@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from bench.costs.intervals import Amount, Interval
+from bench.costs.intervals import Amount, Clocked, Interval
 from bench.records.files import FORMAT, Format, parse, to_json, write_atomically, write_text
 
 RECORD = "record.json"
@@ -134,7 +134,7 @@ class Attempt(BaseModel, extra="forbid"):
     """UTC, ISO 8601."""
     pid: int
     host: str
-    seconds: Amount | None = None
+    seconds: Clocked | None = None
     """From its start to its end; ``None`` while it runs."""
     lost: Amount | None = None
     """Seconds at its end that were not kept: work since its last checkpoint."""
@@ -170,7 +170,7 @@ class Record(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     cost: Cost = Field(default_factory=Cost)
     shared_stages: dict[str, SharedBy] = Field(default_factory=dict)
     """Stages that another cell trained for this one; their cost is in this record all the same."""
-    ledger: dict[str, Amount] = Field(default_factory=dict)
+    ledger: dict[str, Clocked] = Field(default_factory=dict)
     """Seconds of compile, train, sample, evaluate, log, checkpoint, other, which sum to ``wall``;
     ``charged`` is what of them another cell has spent for this one, ``lost`` what in ``other`` was
     lost when processes were killed."""
