@@ -226,18 +226,12 @@ _MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], dict[str, Value]]
 
 
 def _provenance(reference: Reference, extractor: Extractor, n: int) -> dict[str, Any]:
+    quantisation = protocol.QUANTISATION if extractor.truth is None else protocol.UNQUANTISED
     return {
-        "protocol": PROTOCOL,
-        "n": n,
-        "reference_split": reference.split,
-        "reference_n": reference.n,
-        **reference.imported,
-        "data": reference.variant,
-        "data_sha256": reference.data_sha256,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.sha256,
-        "resize": extractor.resize,
-        "quantisation": protocol.QUANTISATION if extractor.truth is None else protocol.UNQUANTISED,
-        "device": extractor.device.type,
-        "libraries": dict(libraries()),
-    }
+        "protocol": PROTOCOL, "n": n,
+        "reference_split": reference.split, "reference_n": reference.n, **reference.imported,
+        "data": reference.variant, "data_sha256": reference.data_sha256,
+        "extractor": extractor.name, "extractor_sha256": extractor.sha256,
+        "resize": extractor.resize, "quantisation": quantisation,
+        "device": extractor.device.type, "libraries": dict(libraries()),
+    }  # fmt: skip

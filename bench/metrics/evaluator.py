@@ -57,14 +57,10 @@ class Evaluator:
         pairs = []
         for place, extractor in enumerate(loaded):
             found = reference(
-                dataset,
-                extractor,
-                cache=cache,
-                limit=evaluation.reference_images,
-                batch=evaluation.batch,
-                file=settings.reference if place == 0 else None,
+                dataset, extractor, cache=cache, limit=evaluation.reference_images,
+                batch=evaluation.batch, file=settings.reference if place == 0 else None,
                 progress=share_of(progress, place, len(loaded)),
-            )
+            )  # fmt: skip
             pairs.append((extractor, found))
         return cls(dataset, pairs, evaluation.batch)
 
@@ -94,16 +90,10 @@ class Evaluator:
         for place, (extractor, against) in enumerate(self.pairs):
             share = share_of(progress, place, len(self.pairs))
             values |= evaluate(
-                self.features(extractor, images, folder, share),
-                against,
-                extractor=extractor,
-                n=len(images),
-                labels=labels,
-                families=families,
-                jackknife=jackknife,
-                insist=insist,
-                extra_provenance=provenance,
-            )
+                self.features(extractor, images, folder, share), against,
+                extractor=extractor, n=len(images), labels=labels, families=families,
+                jackknife=jackknife, insist=insist, extra_provenance=provenance,
+            )  # fmt: skip
         wants_cas = families is None or "cas" in families
         if labels is None and wants_cas and insist:
             to_stderr(f"no {cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
@@ -135,15 +125,9 @@ class Evaluator:
         rows: dict[str, dict[str, Value]] = {}
         for place, (extractor, against) in enumerate(self.pairs):
             found = anchors(
-                self.dataset,
-                extractor,
-                against,
-                n,
-                batch=self.batch,
-                with_cas=place == 0,
-                families=families,
-                progress=share_of(progress, place, len(self.pairs)),
-            )
+                self.dataset, extractor, against, n, batch=self.batch, with_cas=place == 0,
+                families=families, progress=share_of(progress, place, len(self.pairs)),
+            )  # fmt: skip
             for name in (NOISE, HELD_OUT):
                 if name in found:
                     rows[name] = rows.get(name, {}) | found[name]

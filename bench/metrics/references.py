@@ -100,16 +100,11 @@ def reference(
     assert stored is not None, f"{path} was just written"
     labelled = dataset.train.labels is not None
     return Reference(
-        stored["mu"],
-        stored["sigma"],
-        n=len(rows),
-        features=stored["features"],
-        split="train",
+        stored["mu"], stored["sigma"], n=len(rows), split="train", features=stored["features"],
         labels=stored["labels"] if labelled else None,
         classes=len(dataset.classes) if labelled else 0,
-        kernel_mean=float(stored["kernel_mean"]),
-        **about,
-    )
+        kernel_mean=float(stored["kernel_mean"]), **about,
+    )  # fmt: skip
 
 
 def is_stored(

@@ -45,16 +45,12 @@ def anchors(
     def measure(
         images: Pixels, labels: NDArray[np.int64] | None, jackknife: bool
     ) -> dict[str, Value]:
+        features = extract(extractor, images, batch=batch, progress=progress)
         return evaluate(
-            extract(extractor, images, batch=batch, progress=progress),
-            reference,
-            extractor=extractor,
-            n=n,
-            labels=labels,
-            families=families,
+            features, reference, extractor=extractor, n=n, labels=labels, families=families,
             jackknife=jackknife,
             say=lambda line: None,  # ``anchor_notes`` says it, also where anchors are stored.
-        )
+        )  # fmt: skip
 
     rows = {NOISE: measure(noise_like(dataset, n), None, False)}
     chosen = _held_out(dataset, n)

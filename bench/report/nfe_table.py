@@ -114,11 +114,8 @@ def _row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[st
     # A method without a sampler has no point but its own.
     sampler = own.get("sampler") or {} if point is None else point.sampler
     return {
-        "method": record.method,
-        "seed": record.seed,
-        "cell": folder.name,
-        "sampler": str(sampler.get("name", NOTHING)),
-        "steps": sampler.get("steps"),
+        "method": record.method, "seed": record.seed, "cell": folder.name,
+        "sampler": str(sampler.get("name", NOTHING)), "steps": sampler.get("steps"),
         "own": point is None,
         "samples": own.get("n") if point is None else point.samples,
         "asked": () if point is None else tuple(point.asked),
@@ -127,7 +124,7 @@ def _row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[st
         "device": device(origin.environment),
         "reason": "" if point is None else point.reason,
         **{f"metrics.{name}": value.value for name, value in origin.metrics.items()},
-    }
+    }  # fmt: skip
 
 
 def markdown(content: NfePoints) -> str:

@@ -141,13 +141,9 @@ def _of_row(
 def _beside(row: TableRow, published: Published) -> Beside:
     name = f"metrics.{published.metric}"
     several = row.get(f"{name}:n", 1) > 1
-    return Beside(
-        row=str(row["method"]),
-        mean=float(row[name]),
-        half=float(row.get(f"{name}:half", math.nan)),
-        error=math.nan if several else float(row.get(f"{name}.error", math.nan)),
-        published=published,
-    )
+    half, error = (float(row.get(key, math.nan)) for key in (f"{name}:half", f"{name}.error"))
+    error = math.nan if several else error
+    return Beside(str(row["method"]), float(row[name]), half, error, published)
 
 
 def _mismatch(

@@ -29,13 +29,8 @@ from torch.nn import functional
 
 from bench import data
 from bench.data.dataset import Dataset
-from bench.metrics.extractors.classifier import (
-    SHAPES,
-    FeatureClassifier,
-    accuracy,
-    tensors,
-    to_float,
-)
+from bench.metrics.extractors import classifier
+from bench.metrics.extractors.classifier import FeatureClassifier, accuracy, to_float
 from bench.records import write_atomically
 
 
@@ -95,9 +90,10 @@ def train(
     """Train on the training split with AdamW and a one-cycle schedule; needs labels."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    images, labels = tensors(dataset.train, "cpu")
-    model = FeatureClassifier(SHAPES[dataset.name])
-    decoder = nn.Linear(SHAPES[dataset.name].features, math.prod(dataset.shape))
+    images, labels = classifier.tensors(dataset.train, "cpu")
+    shape = classifier.SHAPES[dataset.name]
+    model = FeatureClassifier(shape)
+    decoder = nn.Linear(shape.features, math.prod(dataset.shape))
     steps = recipe.epochs * (len(images) // recipe.batch)
     weights, rate = [*model.parameters(), *decoder.parameters()], recipe.learning_rate
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=recipe.weight_decay)

@@ -9,15 +9,7 @@ from bench.report.ranking import Ranking, rank_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table import numbers
-from bench.report.table.numbers import (
-    MARK,
-    NOTHING,
-    UNBALANCED,
-    is_plain,
-    number,
-    scaled,
-    with_half,
-)
+from bench.report.table.numbers import NOTHING, number, with_half
 
 
 @dataclass(frozen=True)
@@ -84,11 +76,11 @@ def _pair(row: TableRow, name: str) -> tuple[float, float]:
 
 def _scaled(row: TableRow, name: str, unit: str) -> str:
     mean, half = _pair(row, name)
-    return scaled(mean, unit, half)
+    return numbers.scaled(mean, unit, half)
 
 
 def _seconds(row: TableRow, name: str) -> str:
-    mark = f" {UNBALANCED}" if row.get("ledger.unbalanced") else ""
+    mark = f" {numbers.UNBALANCED}" if row.get("ledger.unbalanced") else ""
     return f"{with_half(*_pair(row, name))}{mark}"
 
 
@@ -97,7 +89,8 @@ def _memory(row: TableRow) -> str:
 
 
 def _calls(mean: float, half: float) -> str:
-    return f"{mean:.0f}" if mean.is_integer() and is_plain(mean) else with_half(mean, half)
+    is_count = mean.is_integer() and numbers.is_plain(mean)
+    return f"{mean:.0f}" if is_count else with_half(mean, half)
 
 
 def _seeds(row: TableRow) -> str:
@@ -133,7 +126,7 @@ def _time_column(report: StudyReport, field: str, title: str) -> Column:
         median, low, high = (row.get(f"time.{field}.{part}") for part in ("median", "low", "high"))
         if median is None or low is None or high is None or math.isnan(median):
             return NOTHING
-        mark = f" {MARK}" if row.get("time.unfit") else ""
+        mark = f" {numbers.MARK}" if row.get("time.unfit") else ""
         return f"{number(median)} [{number(low)}, {number(high)}]{mark}"
 
     return Column(f"{title} (batch {sizes})" if sizes else title, fill)

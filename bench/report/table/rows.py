@@ -34,17 +34,11 @@ PUBLISHED = ["row", "metric", "ours", "published", "band", "ours is", "source"]
 
 def published_rows(report: StudyReport) -> Texts:
     """Return a row under ``PUBLISHED`` for each published value that applies to the study."""
-    return [
-        [
-            one.row,
-            one.published.metric,
-            with_error(one.mean, one.error)
-            if math.isnan(one.half)
-            else plus_minus(one.mean, one.half),
-            f"{one.published.value:g}",
-            f"{one.published.band[0]:g} to {one.published.band[1]:g}",
-            one.verdict,
-            one.published.source,
-        ]
-        for one in report.published.beside
-    ]
+    rows = []
+    for one in report.published.beside:
+        known, (low, high) = one.published, one.published.band
+        alone = math.isnan(one.half)
+        ours = with_error(one.mean, one.error) if alone else plus_minus(one.mean, one.half)
+        told = [f"{known.value:g}", f"{low:g} to {high:g}", one.verdict, known.source]
+        rows.append([one.row, known.metric, ours, *told])
+    return rows
