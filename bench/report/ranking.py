@@ -43,6 +43,7 @@ class Difference:
     """Seeds that it rests on."""
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def paired(one: Array, other: Array) -> Difference:
     """Test the mean of ``one - other`` against zero; both (S,), the same seeds in the same order.
 

@@ -50,6 +50,7 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # What is beyond any number is told as infinite.
 def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
     """Return mean, half-width of the 95 % t interval and count of each row of (numbers, seeds).
 
