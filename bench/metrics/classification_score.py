@@ -54,15 +54,10 @@ MLP = ScoringRecipe(
 
 
 def cas(
-    images: Pixels,
-    labels: NDArray[np.integer],
-    dataset: Dataset,
-    *,
-    device: str | torch.device,
-    seed: int = 0,
-    extra_provenance: dict[str, Any] | None = None,
-    say: Say = to_stderr,
-) -> dict[str, Value]:
+    images: Pixels, labels: NDArray[np.integer], dataset: Dataset, *,
+    device: str | torch.device, seed: int = 0,
+    extra_provenance: dict[str, Any] | None = None, say: Say = to_stderr,
+) -> dict[str, Value]:  # fmt: skip
     """Train on samples and return the accuracy on real held-out images, 0 to 1, under its name.
 
     Samples are uint8 (N, C, H, W) or float32 points, ``labels`` (N,) the classes that were asked

@@ -18,14 +18,9 @@ from methods.samplers import SamplerSettings
 
 
 def diagnose(
-    method: Method,
-    dataset: Dataset,
-    data: DataSpec,
-    *,
-    n: int,
-    labels: Callable[[], Tensor | None],
-    generator: torch.Generator,
-) -> dict[str, Value]:
+    method: Method, dataset: Dataset, data: DataSpec, *, n: int,
+    labels: Callable[[], Tensor | None], generator: torch.Generator,
+) -> dict[str, Value]:  # fmt: skip
     """Return ``violation``, and ``score_error`` where the density is known; both 0 at best.
 
     The violation is that of the denoiser that the method samples with, of the classes that

@@ -35,18 +35,11 @@ def identity(settings: Settings) -> dict[str, Any]:
 
 
 def evaluate(
-    samples: Features,
-    reference: Reference,
-    *,
-    extractor: Extractor,
-    n: int,
-    labels: NDArray[np.integer] | None = None,
-    families: Collection[str] | None = None,
-    jackknife: bool = False,
-    insist: bool = False,
-    extra_provenance: dict[str, Any] | None = None,
-    say: Say = to_stderr,
-) -> dict[str, Value]:
+    samples: Features, reference: Reference, *, extractor: Extractor, n: int,
+    labels: NDArray[np.integer] | None = None, families: Collection[str] | None = None,
+    jackknife: bool = False, insist: bool = False,
+    extra_provenance: dict[str, Any] | None = None, say: Say = to_stderr,
+) -> dict[str, Value]:  # fmt: skip
     """Return what stored features and class probabilities tell of samples, by full names.
 
     Labelled samples have an accuracy, where the extractor tells this data set's classes, and a

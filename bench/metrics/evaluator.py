@@ -34,14 +34,9 @@ class Evaluator:
 
     @classmethod
     def open(
-        cls,
-        settings: Settings,
-        dataset: Dataset,
-        *,
-        device: torch.device,
-        cache: Path,
+        cls, settings: Settings, dataset: Dataset, *, device: torch.device, cache: Path,
         progress: Progress = unheard,
-    ) -> "Evaluator":
+    ) -> "Evaluator":  # fmt: skip
         """Load a study's extractors, and compute or read their references.
 
         Raises:
@@ -70,17 +65,11 @@ class Evaluator:
         return replace(self, pairs=self.pairs[:1])
 
     def measure(
-        self,
-        images: Pixels,
-        labels: NDArray[np.int64] | None = None,
-        *,
-        families: Collection[str] | None = None,
-        jackknife: bool = False,
-        insist: bool = False,
-        folder: Path | None = None,
-        provenance: dict[str, Any] | None = None,
+        self, images: Pixels, labels: NDArray[np.int64] | None = None, *,
+        families: Collection[str] | None = None, jackknife: bool = False, insist: bool = False,
+        folder: Path | None = None, provenance: dict[str, Any] | None = None,
         progress: Progress = unheard,
-    ) -> dict[str, Value]:
+    ) -> dict[str, Value]:  # fmt: skip
         """Return what all extractors tell of samples, and for labelled ones the CAS.
 
         With a ``folder``, features that are kept there are taken, and new ones kept. ``jackknife``
@@ -103,12 +92,9 @@ class Evaluator:
         return values
 
     def features(
-        self,
-        extractor: Extractor,
-        images: Pixels,
-        folder: Path | None = None,
+        self, extractor: Extractor, images: Pixels, folder: Path | None = None,
         progress: Progress = unheard,
-    ) -> Features:
+    ) -> Features:  # fmt: skip
         """Return an extractor's features of images, taken from ``folder`` or kept there."""
         path = None if folder is None else features_file(folder, extractor.name)
         found = None if path is None else stored(path, extractor, images)

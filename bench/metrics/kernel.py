@@ -12,12 +12,9 @@ from bench.metrics.tiles import Vectors, pairs
 
 
 def kernel_distance(
-    one: Vectors,
-    other: Vectors,
-    *,
-    own_mean: float | None = None,
+    one: Vectors, other: Vectors, *, own_mean: float | None = None,
     device: str | torch.device = "cpu",
-) -> float:
+) -> float:  # fmt: skip
     """Return the unbiased distance of features (N, d) and (M, d), two rows or more each.
 
     Zero in the mean for two draws of one distribution, so that single values may be negative.

@@ -66,15 +66,9 @@ class Reference:
 
 
 def reference(
-    dataset: Dataset,
-    extractor: Extractor,
-    *,
-    cache: Path,
-    limit: int | None = None,
-    batch: int = BATCH,
-    file: Path | None = None,
-    progress: Progress = unheard,
-) -> Reference:
+    dataset: Dataset, extractor: Extractor, *, cache: Path, limit: int | None = None,
+    batch: int = BATCH, file: Path | None = None, progress: Progress = unheard,
+) -> Reference:  # fmt: skip
     """Return the training split's statistics, computed once and then kept under ``cache``.
 
     ``limit`` takes that many images of a fixed random order instead of all. The files' name holds
@@ -129,14 +123,9 @@ def selected_rows(count: int, limit: int | None) -> NDArray[np.int64]:
 
 
 def _compute(
-    path: Path,
-    dataset: Dataset,
-    rows: NDArray[np.int64],
-    extractor: Extractor,
-    *,
-    batch: int,
-    progress: Progress,
-) -> None:
+    path: Path, dataset: Dataset, rows: NDArray[np.int64], extractor: Extractor, *,
+    batch: int, progress: Progress,
+) -> None:  # fmt: skip
     """Extract the images a block at a time; features go to their file as they come."""
     images, labels = dataset.train.images, dataset.train.labels
     if len(rows) < 2:

@@ -37,12 +37,9 @@ class Tile:
 
 
 def pairs(
-    one: Vectors,
-    other: Vectors,
-    *,
-    centre: NDArray[np.float64] | None = None,
+    one: Vectors, other: Vectors, *, centre: NDArray[np.float64] | None = None,
     device: str | torch.device = "cpu",
-) -> Iterator[Tile]:
+) -> Iterator[Tile]:  # fmt: skip
     """Iterate over the tiles of all pairs, those of a row of tiles in order of their columns.
 
     ``centre`` (d,) is taken off both, which leaves distances as they are and spares their digits.

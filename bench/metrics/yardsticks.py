@@ -22,16 +22,9 @@ _NOISE_BLOCK = 1000
 
 
 def anchors(
-    dataset: Dataset,
-    extractor: Extractor,
-    reference: Reference,
-    n: int,
-    *,
-    batch: int = BATCH,
-    with_cas: bool = True,
-    families: Collection[str] | None = None,
-    progress: Progress = unheard,
-) -> dict[str, dict[str, Value]]:
+    dataset: Dataset, extractor: Extractor, reference: Reference, n: int, *, batch: int = BATCH,
+    with_cas: bool = True, families: Collection[str] | None = None, progress: Progress = unheard,
+) -> dict[str, dict[str, Value]]:  # fmt: skip
     """Return the metrics of two yardsticks, computed as those of samples are.
 
     ``noise`` is n images of N(0, 1) noise, clipped and quantised like samples, or n points of
