@@ -346,8 +346,8 @@ def toy(x: float, sigma: float) -> float:
     return 0.3 * x + math.sin(sigma)
 
 
-def visited(name: str) -> list[float]:
-    """The first four numbers that a sampler asks to be denoised, from 5 at the first level."""
+def visited(name: str, levels: list[float] = LEVELS) -> list[float]:
+    """The numbers that a sampler asks to be denoised, from 5 at the first level."""
     seen: list[float] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -355,27 +355,31 @@ def visited(name: str) -> list[float]:
         return 0.3 * x + sigma.sin()
 
     x = torch.full((1, 1), 5.0, dtype=torch.float64)
-    sample(denoise, x, name, torch.tensor([*LEVELS, 0.0], dtype=torch.float64))
-    return seen[:4]
+    sample(denoise, x, name, torch.tensor([*levels, 0.0], dtype=torch.float64))
+    return seen
 
 
-def test_dpmpp_2m_is_the_paper_s_step_by_step() -> None:
-    """Order 1, then 2: ``e^-h x + (1 - e^-h) ((1 + 1/2r) D - 1/2r D_previous)``."""
+@pytest.mark.parametrize("steps", [FEW_STEPS, FEW_STEPS - 1])
+def test_dpmpp_2m_is_the_paper_s_step_by_step(steps: int) -> None:
+    """Order 1, then 2: ``e^-h x + (1 - e^-h) ((1 + 1/2r) D - 1/2r D_previous)``.
+
+    With few steps the last is of order 1 again.
+    """
     x, before, before_h, expected = 5.0, 0.0, math.inf, [5.0]
-    for sigma, next_ in pairwise(LEVELS[:4]):
+    for i, (sigma, next_) in enumerate(pairwise(LEVELS[:steps])):
         h, d = math.log(sigma / next_), toy(x, sigma)
-        share = h / before_h / 2
+        share = 0.0 if steps < FEW_STEPS and i == steps - 2 else h / before_h / 2
         x = math.exp(-h) * x - math.expm1(-h) * ((1 + share) * d - share * before)
         before, before_h = d, h
         expected.append(x)
-    assert visited("dpmpp_2m") == pytest.approx(expected)
+    assert visited("dpmpp_2m", LEVELS[:steps]) == pytest.approx(expected)
 
 
 def test_dpmpp_3m_and_unipc_integrate_the_polynomial_through_their_values() -> None:
     """Through the last three denoised images; UniPC's corrector, through the new one as well."""
     for name in ("dpmpp_3m", "unipc"):
         x, known, expected = 5.0, [(8.0, toy(5.0, 8.0))], [5.0]
-        for sigma, next_ in pairwise(LEVELS[:4]):
+        for sigma, next_ in pairwise(LEVELS):
 
             def step(
                 values: list[tuple[float, float]], high: float, low: float, at: float
@@ -394,18 +398,55 @@ def test_dpmpp_3m_and_unipc_integrate_the_polynomial_through_their_values() -> N
         assert visited(name) == pytest.approx(expected)
 
 
+ADAMS = (
+    [1],
+    [3 / 2, -1 / 2],
+    [23 / 12, -16 / 12, 5 / 12],
+    [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+)
+
+
 def test_ipndm_has_the_classical_coefficients_and_ipndm_v_those_of_the_levels() -> None:
     for name in ("ipndm", "ipndm_v"):
         x, slopes, expected = 5.0, [], [5.0]
-        for i, (sigma, next_) in enumerate(pairwise(LEVELS[:4])):
+        for i, (sigma, next_) in enumerate(pairwise(LEVELS)):
             slopes = [(x - toy(x, sigma)) / sigma, *slopes]
-            weights = samplers.adams_weights(LEVELS[i::-1], sigma, next_)
+            weights = samplers.adams_weights(LEVELS[i::-1][:4], sigma, next_)
             if name == "ipndm":
-                classical = ([1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12])[i]
-                weights = [(next_ - sigma) * w for w in classical]
-            x += sum(w * k for w, k in zip(weights, slopes, strict=True))
+                weights = [(next_ - sigma) * w for w in ADAMS[min(i, 3)]]
+            x += sum(w * k for w, k in zip(weights, slopes, strict=False))
             expected.append(x)
         assert visited(name) == pytest.approx(expected)
+
+
+def test_euler_maruyama_ends_with_a_denoise_at_the_last_level(
+    noise_by_noise: Callable[[int], Tensor],
+) -> None:
+    """Of D = x sigma / 10: the start's coefficient and the noise's, for the levels 4, 2, 0."""
+    levels = torch.tensor([4.0, 2.0, 0.0], dtype=torch.float64)
+    drawn = sample(lambda x, sigma: x * sigma / 10, noise_by_noise(2), "euler_maruyama", levels)
+    start, noise = 1 + 2 * (2 - 4) / 4 * (1 - 0.4), math.sqrt(2 * 4 * 2)
+    assert drawn.flatten().tolist() == pytest.approx([0.2 * start, 0.2 * noise])
+
+
+@pytest.mark.parametrize("schedule", ["geometric", "vp"])
+def test_a_corrector_s_step_is_no_longer_than_the_noise(schedule: str) -> None:
+    """Where the score is 0 it adds sqrt(2) times the level's noise, in x as in u = x / c."""
+    seen: list[Tensor] = []
+    x, levels = torch.ones(2, 3, dtype=torch.float64), torch.tensor([3.0, 0.0])
+    denoise = lambda x, sigma: seen.append(x) or x  # noqa: E731
+    sample(denoise, x, "predictor_corrector", levels, schedule=schedule)
+    z = samplers.noise_like(x, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(seen[1], x + 3 * math.sqrt(2) * z)
+
+
+def test_a_draw_starts_from_noise_of_the_largest_level() -> None:
+    settings = SamplerSettings(name="euler", steps=3)
+    seen: list[Tensor] = []
+    generator = torch.Generator().manual_seed(4)
+    samplers.draw(lambda x, sigma: seen.append(x) or x, (2, 1, 4, 4), settings, generator)
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(seen[0], 80 * noise)
 
 
 def test_churn_is_algorithm_2_s(noise_by_noise: Callable[[int], Tensor]) -> None:
