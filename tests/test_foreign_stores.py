@@ -15,10 +15,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.cli.main import complain
 from bench.config import UserError, without_secrets
 from bench.records import given_command
+from bench.records.environment import describe
 from bench.tracking import NullTracker, Tracker, store, store_uri
 from bench.tracking.store import ARTIFACTS, DATABASE, ORIGIN, URI
 from bench.tracking.tracker import in_one_line
@@ -222,6 +224,8 @@ def test_secrets_of_the_environment_are_told_nowhere(
     assert capsys.readouterr().err == "bench: the server says ***, false of https://***@c/\n"
     monkeypatch.setattr(sys, "argv", ["bench", "run", "--data", "https://u:p@host/x y.zip"])
     assert given_command() == "bench run --data 'https://***@host/x y.zip'"
+    here = describe(torch.device("cpu"), command="bench run --data https://u:p@host/x")
+    assert here["command"] == "bench run --data https://***@host/x"
 
 
 def test_a_password_of_the_store_is_told_nowhere(
