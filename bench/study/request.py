@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.config import WHEREABOUTS, Settings, UserError
 from bench.executors import Job, Limits
-from bench.records import RECORD, is_study, read_study
+from bench.records import ANCHORS, RECORD, is_study, read_study
 from bench.report.frame import flatten
 
 RERUN = ("failed", "stale", "all", "none")
@@ -70,7 +70,8 @@ def check_study(request: Request) -> None:
     """
     other = "give another --study name (its results stay as they are)"
     if not is_study(request.folder):
-        shown = [path for path in request.folder.glob("*") if not path.name.startswith(".")]
+        # A preparation that was broken off may have left its anchors.
+        shown = [path for path in request.folder.glob("[!.]*") if path.name != ANCHORS]
         if shown and not any((path / RECORD).exists() for path in shown):
             raise UserError(f"'{request.folder}' is no study's folder and holds files; {other}")
         return
