@@ -127,9 +127,9 @@ def many(n: int) -> Batch:
     return make_batch(n, DataSpec(channels=1, size=1, classes=1))
 
 
-def assert_even(values: Tensor, low: float, high: float) -> None:
-    """Uniform from ``low`` to ``high``, by Kolmogorov's distance: fails by chance once in 1500."""
-    n = len(values)
+def assert_even(values: Tensor, n: int, low: float, high: float) -> None:
+    """``n`` values, uniform by Kolmogorov's distance: fails by chance once in 1500."""
+    assert values.shape == (n,)
     even = low + (high - low) * (torch.arange(n) + 0.5) / n
     assert (values.sort().values - even).abs().max() < (high - low) * 2 / math.sqrt(n)
 
@@ -161,10 +161,26 @@ def test_the_ve_preconditioning_predicts_the_unscaled_noise() -> None:
         VENoise(sigma_min=2.0, sigma_max=2.0)
 
 
+def test_the_network_is_told_the_classes_and_the_transforms() -> None:
+    """``D = c_skip x + c_out F`` at sigma = sigma_data, where c_skip = 1/2 and c_out^2 = 1/8."""
+
+    class Told(nn.Module):
+        def forward(self, x: Tensor, noise: Tensor, labels: Tensor, augment: Tensor) -> Tensor:
+            told = labels if augment is None else labels + 10 * augment.sum(1)
+            return per_image(told) * torch.ones_like(x)
+
+    denoiser, x = Denoiser(Told(), EDMNoise()), make_batch(3).x
+    labels, augment, sigma = torch.tensor([1.0, 2, 3]), torch.ones(3, 9), torch.full((3,), 0.5)
+    expected = x / 2 + per_image(labels + 90) / math.sqrt(8)
+    torch.testing.assert_close(denoiser(x, sigma, labels, augment), expected)
+    score = (x / 2 + per_image(labels) / math.sqrt(8) - x) / 0.25
+    torch.testing.assert_close(denoiser.score(x, sigma, labels), score)
+
+
 def test_training_levels_of_the_sdes_are_even_in_time_and_in_ln_sigma() -> None:
     vp, ve = VPNoise(epsilon=0.2), VENoise(sigma_min=0.1, sigma_max=30.0)
-    assert_even(vp.time(vp.draw(many(5000))), 0.2, 1)
-    assert_even(ve.draw(many(5000)).log(), math.log(0.1), math.log(30))
+    assert_even(vp.time(vp.draw(many(5000))), 5000, 0.2, 1)
+    assert_even(ve.draw(many(5000)).log(), 5000, math.log(0.1), math.log(30))
 
 
 def test_training_noise_levels_are_log_normal() -> None:
@@ -309,7 +325,7 @@ def test_branches_end_evenly_within_the_gap(
 ) -> None:
     """``t'`` is uniform from the widest gap to t, never below the floor, never above t."""
     method, n = build("cdm", sigma_floor=0.002, **settings), 10_000
-    assert_even(method.draw_end(many(n), torch.ones(n)), least, 1)
+    assert_even(method.draw_end(many(n), torch.ones(n)), n, least, 1)
     low = torch.tensor([0.0021, 0.002, 0.001])
     assert (method.draw_end(make_batch(3), low) <= low).all()
     if "max_gap" in settings:
@@ -511,6 +527,7 @@ def test_smm_levels_are_the_paper_s() -> None:
     expected = "0.0100 0.0491 0.0832 0.1167 0.1498 0.1826 0.2151 0.2472 0.2790 0.3103"
     levels = vp_discrete_sigmas(10)
     assert " ".join(f"{level:.4f}" for level in levels.tolist()) == expected
+    assert float(levels[0]) == pytest.approx(0.01, rel=1e-6)
     assert float(vp_discrete_sigmas(20)[-1]) == pytest.approx(0.428, abs=5e-4)
 
 
