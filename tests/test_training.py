@@ -591,6 +591,7 @@ def test_networks_lie_as_convolutions_are_fastest(build: Build) -> None:
     kernels = [w for w in method.denoiser.parameters() if w.dim() == 4 and min(w.shape[1:]) > 1]
     assert kernels
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
+    assert move(Ramps(), torch.device("meta")).a.layer.weight.is_meta  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
