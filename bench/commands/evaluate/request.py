@@ -27,14 +27,9 @@ def resolve_measuring(
         evaluation = preset.evaluation | {"extractor": lead, "also": also}
         preset = preset.model_copy(update={"evaluation": evaluation})
     return resolve_settings(
-        dataset,
-        name,
-        preset,
-        device=device,
-        data=options.data,
-        weights=options.weights,
+        dataset, name, preset, device=device, data=options.data, weights=options.weights,
         reference=reference,
-    )
+    )  # fmt: skip
 
 
 def study_settings(folder: Path, settings: Settings, options: EvaluateOptions) -> Settings:
@@ -64,11 +59,9 @@ def study_settings(folder: Path, settings: Settings, options: EvaluateOptions) -
 def request_in(folder: Path, options: EvaluateOptions) -> EvaluationRequest:
     """Put together what is to be measured within a study: on its data, and on its device."""
     stored = read_study(folder)
-    request = request_of(
-        study_settings(folder, stored.settings, options),
-        replace(options, device=options.device or stored.settings.device),
-        options.metrics,
-    )
+    settings = study_settings(folder, stored.settings, options)
+    placed = replace(options, device=options.device or stored.settings.device)
+    request = request_of(settings, placed, options.metrics)
     return replace(request, data_sha256=stored.prepared.data_sha256)
 
 
