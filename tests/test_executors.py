@@ -402,3 +402,16 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_another_process_of_the_same_job_is_left_alone(start: Start) -> None:
+    """Another command may have gone on with a cell by the time that this one sees its end."""
+    first = start(SLEEP)
+    second = start(SLEEP)
+    assert first.job.path == second.job.path
+    wait_for(
+        lambda: Path(f"/proc/{second.process.pid}/environ").read_bytes().find(b"SCOREBENCH") > 0
+    )
+    first.kill()
+    assert end_of(first).code == -9
+    assert second.poll() is None

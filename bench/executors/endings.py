@@ -20,7 +20,7 @@ NO_DATA = 3
 INTERRUPTED = 75
 """Exit code: it was asked to stop; started again it goes on."""
 VARIABLE = "SCOREBENCH_JOB"
-"""In the environment of a job's process, and so of all that it starts: the job's file."""
+"""In the environment of a job's process, and so of all that it starts: the job's mark."""
 HINTS = {
     signal.SIGKILL: ", perhaps for lack of memory",
     signal.SIGBUS: ", perhaps since a file that it had mapped was cut short or cannot be read",
@@ -62,5 +62,5 @@ def end_strays(job: Job) -> None:
     """
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(VARIABLE) == str(job.path):
+            if process.pid != os.getpid() and process.environ().get(VARIABLE) == job.mark:
                 process.kill()

@@ -64,6 +64,11 @@ class Job(BaseModel, frozen=True, extra="forbid"):
         return self.folder / JOB
 
     @property
+    def mark(self) -> str:
+        """What tells this start of the job from any other, be it of the same file."""
+        return f"{self.path} {self.started!r}"
+
+    @property
     def sign(self) -> Path:
         """The file that its process tells its progress in."""
         return self.folder / SIGN

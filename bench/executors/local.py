@@ -134,7 +134,7 @@ def environment_of(job: Job) -> dict[str, str]:
     environment["PYTHONPATH"] = os.pathsep.join(path)
     # As -P, for whatever Python it starts.
     environment["PYTHONSAFEPATH"] = "1"
-    environment[VARIABLE] = str(job.path)
+    environment[VARIABLE] = job.mark
     if job.threads is not None:
         # Before numpy's and torch's libraries are loaded, or they take every core.
         environment["OMP_NUM_THREADS"] = str(job.threads)
