@@ -366,6 +366,29 @@ def test_a_broken_record_costs_its_cell_alone(work: study.CellWork, fault: str) 
     assert study.decide(cell, frozenset())[0] == "resume"
 
 
+@pytest.mark.parametrize("fault", ["taken up", "moved away"])
+def test_a_cell_that_another_command_has_taken_up_is_that_one_s(
+    work: study.CellWork, fault: str
+) -> None:
+    """As soon as a process is gone its cell is free, which is before this command has seen it."""
+    cell = next(c for c in study.plan(work.request, PREPARED) if c.config.method == "cdm")
+    work.write(cell)
+    path = cell.folder / "record.json"
+    row = record.load(cell.folder)
+    assert row is not None
+    if fault == "moved away":
+        study.replace(cell.folder)
+    else:
+        record.save(row.model_copy(update={"status": Status.RUNNING}), cell.folder)
+    other = CellLock(cell.folder)
+    assert other.acquire()
+    before = path.read_bytes() if path.exists() else None
+    work.display.start(cell.folder.name, "")
+    work.close(cell, ended(-9))
+    assert (path.read_bytes() if path.exists() else None) == before
+    other.close()
+
+
 SIGNS = [
     b"not json", b"[1]", b"\xff\xfe", b"{}", b'{"phase": 3}', b'{"phase": "x", "images": "many"}',
     b'{"phase": "x", "rate": Infinity}', b'{"phase": "x", "loss": [1]}', b'{"phase": ["x"]}',

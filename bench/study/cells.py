@@ -1,5 +1,6 @@
 """The cells of a study as work for the runner: laid out, run, and their records kept true."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from bench.config import to_yaml
 from bench.executors import End, Job
 from bench.progress.display import Display
-from bench.records import CONFIG, LOG, RECORD, Record, Status, now, save, write_text
+from bench.records import CONFIG, LOG, RECORD, CellLock, Record, Status, now, save, write_text
 from bench.records import record as records
 from bench.records.orphans import note_end
 from bench.study.plan import Planned, decide, record_bytes
@@ -81,7 +82,8 @@ class CellWork(Work[Planned]):
 
     def close(self, cell: Planned, end: End) -> None:
         """Make the record say how the cell ended, or that we ended it, and show it."""
-        record = settle(cell, end, self.pending(cell))
+        with contextlib.closing(CellLock(cell.folder)) as lock:
+            record = settle(cell, end, self.pending(cell), is_ours=lock.acquire())
         self.display.end(cell.folder.name, record)
         self.sync(cell)
 
@@ -94,11 +96,15 @@ def replace(path: Path) -> None:
     path.rename(place)
 
 
-def settle(cell: Planned, end: End, blank: Record) -> Record:
+def settle(cell: Planned, end: End, blank: Record, *, is_ours: bool) -> Record:
     """Correct the record of a cell whose process could not do it itself, or that we ended.
 
     One that is gone, cannot be read or is not of this cell is set aside, and ``blank`` filled in.
+    Where the cell is not ours any more, another command has gone on with it; nothing is written.
     """
+    if not is_ours:
+        blank.status, blank.reason = end.status, end.reason
+        return blank
     record = records.readable(cell.folder)
     before = record and record.model_copy(deep=True)
     own = record and (record.cell, record.key) == (cell.folder.name, cell.key)
