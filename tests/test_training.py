@@ -511,6 +511,22 @@ def test_images_up_to_the_limit_lie_on_the_device_and_others_do_not() -> None:
         assert feed.next(torch.Generator()).labels is None
 
 
+@pytest.mark.parametrize("resident", [0, 2**30])
+def test_labels_are_their_images_and_all_go_to_the_device(resident: int) -> None:
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1) * np.ones((1, 1, 8, 8), np.uint8)
+    feed = Feed(images, np.arange(50), batch=20, flip=False, seed=0, resident=resident)
+    batch = feed.next(torch.Generator())
+    assert batch.labels is not None
+    assert torch.equal(((batch.x[:, 0, 0, 0] + 1) * 127.5).round().long(), batch.labels)
+    meta = torch.device("meta")
+    feed = Feed(images, np.arange(50), batch=20, flip=False, seed=0, device=meta, resident=resident)
+    batch = feed.next(torch.Generator())
+    assert batch.labels is not None
+    assert (batch.x.device, batch.labels.device) == (meta, meta)
+    given = Feed(torch.from_numpy(images).to(meta), None, batch=20, flip=False, seed=0)
+    assert given.next(torch.Generator()).x.device == given.device == meta
+
+
 def test_flips_mirror_half_the_images() -> None:
     feed = make_feed(batch=1000, n=1, flip=True)
     x = feed.next(torch.Generator().manual_seed(0)).x
@@ -650,6 +666,11 @@ def test_a_part_waits_for_the_device_at_both_edges(monkeypatch: pytest.MonkeyPat
     assert said == [device, device]
     with Ledger(CPU).part("train"):
         assert len(said) == 2
+
+
+def test_all_that_came_before_a_first_checkpoint_is_lost() -> None:
+    ledger = Ledger(CPU, spent=5.0)
+    assert ledger.lost == ledger.totals()["lost"] == 5
 
 
 def test_the_ledger_counts_what_a_kill_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
