@@ -102,6 +102,39 @@ def test_what_is_over_is_timed_and_dropped(n: int, at_least: int, drawn: int) ->
     assert draw_batches(source(needs_labels=False), 4, 4)[1] is None
 
 
+def test_only_what_is_wanted_is_brought_to_the_host_and_the_last_batch_is_told() -> None:
+    ours, told = source(), []
+
+    class Kept:
+        def load(self) -> list[Any]:
+            return []
+
+        def note(self, batches: Any, *, is_last: bool) -> None:
+            told.append(([batch.images is not None for batch in batches], is_last))
+
+    draw_batches(ours, 8, 4, at_least=3, kept=Kept())
+    assert told == [([True], False), ([True, True], False), ([True, True, False], True)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "note"),
+    [
+        (-1.0, 1.0, ""),
+        (-0.01, 1.0, ""),
+        (0.0, 1.0, "its samples lie in [0, 1], and should in [-1, 1]"),
+        (-4.0, 4.0, "its samples lie in [-4, 4], and should in [-1, 1]"),
+        (-2.9, 2.9, ""),
+    ],
+)
+def test_samples_of_another_range_are_noted(low: float, high: float, note: str) -> None:
+    """All positive, or more than half of them outside; points may lie anywhere."""
+    images = torch.linspace(low, high, 64).reshape(1, 1, 8, 8)
+    for quantise in (True, False):
+        ours = source(quantise=quantise)
+        ours.on_host(images)
+        assert ours.note == (note if quantise else "")
+
+
 def test_times_are_milliseconds_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that each batch moves on by two seconds."""
     ours = source()
