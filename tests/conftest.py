@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,27 +139,32 @@ def run_bench(tmp_path: Path, processes: None) -> Bench:
 
 
 @pytest.fixture
-def call_bench(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Bench]:
+def call_bench(tmp_path: Path) -> Iterator[Bench]:
     """Run ``bench`` in this process, in an empty folder: some 3 s less than ``run_bench``."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        capsys.readouterr()
-        code = main(list(arguments))
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    yield partial(bench_here, tmp_path)
     # Methods' files of the test's own folder, which the next test must not find.
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+def bench_here(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``bench`` in this process, in a folder."""
+    said = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said[0]), redirect_stderr(said[1]):
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["bench", *arguments])
+        code = main(list(arguments))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return subprocess.CompletedProcess(arguments, code, said[0].getvalue(), said[1].getvalue())
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing after a command in this process: a study's plots take seconds."""
+    monkeypatch.setattr("bench.report.plots.write_plots", lambda *_, **__: [])
 
 
 # -- what is slow to make, made once -----------------------------------------------------------

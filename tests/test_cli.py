@@ -125,9 +125,10 @@ def test_mlflow_holds_what_the_folders_say(study: Path) -> None:
     assert "| method" in summary.data.tags["mlflow.note.content"]
 
 
-def test_the_same_command_again_reuses_every_cell(smoke_copy: Path, run_bench: Bench) -> None:
+@pytest.mark.usefixtures("no_plots")
+def test_the_same_command_again_reuses_every_cell(smoke_copy: Path, call_bench: Bench) -> None:
     before = {path: path.stat().st_mtime_ns for path in smoke_copy.glob("*/*")}
-    done = run_bench("run", "--methods", ALL, *SMOKE, "--seeds", "0,1", "--no-tracking")
+    done = call_bench("run", "--methods", ALL, *SMOKE, "--seeds", "0,1", "--no-tracking")
     assert done.returncode == 0
     assert done.stderr.count("reuse (done)") == 2 * len(registry.names())
     kept = {path: time for path, time in before.items() if "seed" in path.parent.name}
@@ -135,11 +136,8 @@ def test_the_same_command_again_reuses_every_cell(smoke_copy: Path, run_bench: B
 
 
 @pytest.mark.parametrize("format", ["md", "csv", "latex", "json"])
-@pytest.mark.usefixtures("smoke_copy")
-def test_tables_are_printed_in_each_format(
-    call_bench: Bench, monkeypatch: pytest.MonkeyPatch, format: str
-) -> None:
-    monkeypatch.setattr("bench.report.plots.write_plots", lambda *_, **__: [])
+@pytest.mark.usefixtures("smoke_copy", "no_plots")
+def test_tables_are_printed_in_each_format(call_bench: Bench, format: str) -> None:
     done = call_bench("table", "--format", format)
     assert done.returncode == 0
     assert "fd" in done.stdout
@@ -148,10 +146,11 @@ def test_tables_are_printed_in_each_format(
         assert json.loads(done.stdout)
 
 
-def test_sync_adds_untracked_runs_once(tmp_path: Path, run_bench: Bench, call_bench: Bench) -> None:
+@pytest.mark.usefixtures("processes", "no_plots")
+def test_sync_adds_untracked_runs_once(tmp_path: Path, call_bench: Bench) -> None:
     import mlflow
 
-    done = run_bench("run", "--methods", "smm", *SMOKE, "--no-tracking")
+    done = call_bench("run", "--methods", "smm", *SMOKE, "--no-tracking")
     assert done.returncode == 0
     assert not (tmp_path / "results" / "mlflow.db").exists()
     for _ in range(2):
@@ -217,7 +216,8 @@ def test_failed_cells_stay_apart(
             assert run.info.status == ("FINISHED" if good else "FAILED")
 
 
-def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, run_bench: Bench) -> None:
+@pytest.mark.usefixtures("processes", "no_plots")
+def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, call_bench: Bench) -> None:
     """Ctrl-C in training ends cleanly; the same command goes on; the samples are the same bits."""
     arguments = ["run", "--methods", "sde", *SMOKE, "--budget", "12kimg", "--no-tracking"]
     command = [sys.executable, "-m", "bench", *arguments, "--results", "stopped"]
@@ -234,10 +234,10 @@ def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, run_benc
     assert row.status == Status.INTERRUPTED
     assert 0 < read_images(study / "sde-seed0") < 12_000
 
-    resumed = run_bench(*arguments, "--results", "stopped")
+    resumed = call_bench(*arguments, "--results", "stopped")
     assert resumed.returncode == 0, resumed.stderr
     assert "resume (interrupted)" in resumed.stderr
-    whole = run_bench(*arguments, "--results", "whole")
+    whole = call_bench(*arguments, "--results", "whole")
     assert whole.returncode == 0, whole.stderr
     samples = [
         np.load(tmp_path / name / study.name / "sde-seed0" / "samples.npz")["images"]

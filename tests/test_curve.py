@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -29,16 +29,22 @@ from methods import samplers
 from methods.samplers import SamplerSettings
 
 from . import fake_study
-from .conftest import Bench, python_path, start_bench
+from .conftest import Bench, bench_here, python_path
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
 pytestmark = pytest.mark.xdist_group("curve")
+Sampled = Callable[..., "subprocess.CompletedProcess[str]"]
 OWN = SamplerSettings(name="ancestral", steps=6, sigma_min=0.02, sigma_max=20)
 
 
-def bench(place: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+@pytest.fixture(autouse=True)
+def _nothing_but_curves(no_plots: None) -> None:
+    """A study's other pictures are not drawn."""
+
+
+def bench(place: Path, *arguments: str) -> str:
     """Run the command, which must end well; return what it says on standard error."""
-    done = start_bench(place, *arguments, env=env, timeout=400)
+    done = bench_here(place, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -216,7 +222,7 @@ def test_other_numbers_of_samples_are_other_metrics(study: Path) -> None:
     assert "fd_digits_40 ↓" in (study / "nfe-curve.md").read_text()
 
 
-def test_a_stopped_command_keeps_what_it_has(study: Path, run_bench: Bench) -> None:
+def test_a_stopped_command_keeps_what_it_has(study: Path, call_bench: Bench) -> None:
     """Ctrl-C leaves no failures behind, and the same command goes on."""
     asked = ["sample", "--cells", "sde-seed0", "--samplers", "euler", "--nfe", "5,800"]
     asked += ["--results", str(study.parent), "--no-tracking"]
@@ -232,15 +238,16 @@ def test_a_stopped_command_keeps_what_it_has(study: Path, run_bench: Bench) -> N
     assert point(study / "sde-seed0", "euler", 5).metrics
     assert not any(found.reason for found in stored(study / "sde-seed0").points)
     asked[asked.index("5,800")] = "5,20"
-    done = run_bench(*asked)
+    done = call_bench(*asked)
     assert done.returncode == 0, done.stderr
     assert "sample (1 of 2 points to draw)" in done.stderr
 
 
-def test_one_option_of_run_draws_the_default_curve(tmp_path: Path, run_bench: Bench) -> None:
-    done = run_bench(
+@pytest.mark.usefixtures("processes")
+def test_one_option_of_run_draws_the_default_curve(tmp_path: Path, call_bench: Bench) -> None:
+    done = call_bench(
         "run", "--methods", "sde,smm", "--dataset", "gmm2d", "--preset", "smoke", "--no-tracking",
-        "--curve", timeout=400,
+        "--curve",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "gmm2d-smoke"
@@ -283,39 +290,43 @@ class Fragile(SDE):
 
 
 @pytest.fixture(scope="module")
-def fragile(
-    tmp_path_factory: pytest.TempPathFactory, processes: None
-) -> tuple[Path, dict[str, str]]:
-    """The folder in which a fragile method has run, and the environment that has the method."""
+def fragile(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
+    """The folder in which a fragile method has run, and which holds the method."""
     place = tmp_path_factory.mktemp("fragile")
     (place / "fragile.py").write_text(FRAGILE)
     info = place / "fragile-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[bench.methods]\nfragile = fragile:Fragile\n")
-    env = python_path(place)
-    bench(place, "run", "--methods", "fragile", *SMOKE, env=env)
-    return place, env
+    with pytest.MonkeyPatch.context() as patch:
+        installed(place, patch)
+        bench(place, "run", "--methods", "fragile", *SMOKE)
+    return place
 
 
-def sample_fragile(
-    run_bench: Bench, fragile: tuple[Path, dict[str, str]], *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    place, env = fragile
-    results = str(place / "results")
-    return run_bench("sample", *arguments, "--results", results, "--no-tracking", env=env)
+def installed(place: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have the method in this process and those it starts."""
+    patch.syspath_prepend(place)
+    for name, value in python_path(place).items():
+        patch.setenv(name, value)
 
 
-def test_a_failed_point_is_a_row_with_its_reason(
-    run_bench: Bench, fragile: tuple[Path, dict[str, str]]
-) -> None:
+@pytest.fixture
+def sample_fragile(fragile: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Sampled:
+    """Sample the cell of the fragile method again."""
+    installed(fragile, monkeypatch)
+    results = str(fragile / "results")
+    return lambda *asked: call_bench("sample", *asked, "--results", results, "--no-tracking")
+
+
+def test_a_failed_point_is_a_row_with_its_reason(sample_fragile: Sampled, fragile: Path) -> None:
     asked = ["--samplers", "heun,euler,ancestral", "--nfe", "5,7"]
-    done = sample_fragile(run_bench, fragile, *asked)
+    done = sample_fragile(*asked)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     reason = "RuntimeError: a planted fault of two lines"
     assert f"bench: fragile-seed0: heun with 3 steps: {reason}; see " in done.stderr
-    folder = fragile[0] / "results" / "digits-smoke"
+    folder = fragile / "results" / "digits-smoke"
     text = (folder / "nfe-curve.md").read_text()
     assert text.split("\n\n")[1].count("failed") == 3
     assert f"| fragile-seed0 | heun    | 3     | {reason}" in text
@@ -323,7 +334,7 @@ def test_a_failed_point_is_a_row_with_its_reason(
     assert point(folder / "fragile-seed0", "ancestral", 7).metrics
     assert "planted fault" in (folder / "fragile-seed0" / nfe_curve.LOG).read_text()
     # A failure is tried again; what is there is not.
-    again = sample_fragile(run_bench, fragile, *asked)
+    again = sample_fragile(*asked)
     assert again.returncode == 1
     assert "sample (3 of 6 points to draw)" in again.stderr
 
@@ -336,34 +347,33 @@ def test_a_failed_point_is_a_row_with_its_reason(
     ],
 )
 def test_points_of_a_lost_process_have_its_reason(
-    run_bench: Bench,
-    fragile: tuple[Path, dict[str, str]],
+    sample_fragile: Sampled,
+    fragile: Path,
     sampler: str,
     reason: str,
     more: list[str],
 ) -> None:
     asked = ["--samplers", f"dpmpp_2m,{sampler}", "--nfe", "6", *more]
-    done = sample_fragile(run_bench, fragile, *asked)
+    done = sample_fragile(*asked)
     assert done.returncode == 1, done.stderr
     assert f"{sampler} with 6 steps: {reason}" in done.stderr
-    folder = fragile[0] / "results" / "digits-smoke" / "fragile-seed0"
+    folder = fragile / "results" / "digits-smoke" / "fragile-seed0"
     assert point(folder, sampler, 6).reason == reason
     assert point(folder, "dpmpp_2m", 6).metrics
 
 
-def test_a_stale_cell_is_refused(run_bench: Bench, fragile: tuple[Path, dict[str, str]]) -> None:
-    place, _ = fragile
-    source = place / "fragile.py"
+def test_a_stale_cell_is_refused(sample_fragile: Sampled, fragile: Path) -> None:
+    source = fragile / "fragile.py"
     text = source.read_text()
     source.write_text(text + "\n# Another thought.\n")
     try:
-        done = sample_fragile(run_bench, fragile)
+        done = sample_fragile()
     finally:
         source.write_text(text)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "the source of 'fragile' has changed since it was trained (at commit " in line
-    assert f"run it again: cd {place} && bench run --methods fragile" in line
+    assert f"run it again: cd {fragile} && bench run --methods fragile" in line
 
 
 def write(folder: Path, name: str, change: dict[str, object]) -> None:

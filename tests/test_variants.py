@@ -307,13 +307,14 @@ def test_blocks_of_a_choice_name_their_kind_in_every_preset(dataset: str) -> Non
                 assert "kind" in block[key], f"{dataset} {name} {key}"
 
 
-def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, run_bench: Bench) -> None:
+@pytest.mark.usefixtures("processes", "no_plots")
+def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, call_bench: Bench) -> None:
     """Two cells, one training; the samples are those of cells that share nothing."""
     smoke = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
     methods = ("--methods", "sde,dlsm:on_sde", *smoke)
-    done = run_bench("run", *methods, "--study", "shared")
+    done = call_bench("run", *methods, "--study", "shared")
     assert done.returncode == 0, done.stderr
-    done_alone = run_bench(
+    done_alone = call_bench(
         "run", *methods, "--study", "alone", "--set", "training.share_stages=false"
     )
     assert done_alone.returncode == 0, done_alone.stderr
