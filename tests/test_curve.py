@@ -316,7 +316,9 @@ def sample_fragile(fragile: Path, call_bench: Bench, monkeypatch: pytest.MonkeyP
     """Sample the cell of the fragile method again."""
     installed(fragile, monkeypatch)
     results = str(fragile / "results")
-    return lambda *asked: call_bench("sample", *asked, "--results", results, "--no-tracking")
+    return lambda *asked: call_bench(
+        "sample", "digits-smoke", *asked, "--results", results, "--no-tracking"
+    )
 
 
 def test_a_failed_point_is_a_row_with_its_reason(sample_fragile: Sampled, fragile: Path) -> None:
@@ -428,7 +430,7 @@ def test_a_cell_that_cannot_be_sampled_is_refused(
     path.unlink() if change is None else write(folder, name, change)
     try:
         arguments = ["--cells", "sde-seed0", "--results", str(study.parent), "--no-tracking"]
-        assert cli.main(["sample", *arguments]) == 2
+        assert cli.main(["sample", study.name, *arguments]) == 2
     finally:
         path.write_bytes(content)
     (line,) = capsys.readouterr().err.strip().splitlines()
