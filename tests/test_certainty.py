@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from bench.metrics.features import Features
 from bench.metrics.references import Reference
 from bench.records import files, record
 from bench.records.record import Value
-from bench.report import published
+from bench.report import published, ranking
 from bench.report.frame import flatten
 from bench.report.ranking import MIN_SEEDS, compare_all, holm, paired, rank_by, rank_ranges
 from bench.report.study_report import StudyReport
@@ -219,6 +220,13 @@ def test_a_pair_is_a_paired_t_test() -> None:
     assert found.half == pytest.approx((interval.high - interval.low) / 2)
 
 
+def test_one_equal_seed_among_others_is_no_equality() -> None:
+    """Differences 0, 1, 2: mean 1, standard error 1 / sqrt 3, so t = sqrt 3 of two degrees."""
+    found = paired(np.array([1.0, 2.0, 3.0]), np.ones(3))
+    assert found.p == pytest.approx(1 - math.sqrt(3 / 5))  # 1 - t / sqrt(2 + t^2)
+    assert (found.mean, found.count) == (1, 3)
+
+
 def test_only_shared_finite_seeds_count() -> None:
     one = np.array([1.0, 2.0, np.nan, 4.0, np.inf, 6.5])
     other = np.array([0.5, 1.0, 3.0, np.nan, 1.0, 6.0])
@@ -246,6 +254,57 @@ def test_holm_by_hand() -> None:
 
 
 # Ranks --------------------------------------------------------------------------------------------
+
+
+def frame_of(values: dict[str, list[float]], metric: str = "fd_x_9") -> pd.DataFrame:
+    """A study's cells: of each method the values of seeds 0, 1, ..., all of one source."""
+    cells = [(name, seed, value) for name, row in values.items() for seed, value in enumerate(row)]
+    frame = pd.DataFrame(cells, columns=["method", "seed", f"metrics.{metric}"])
+    return frame.assign(kind="cell", status="finished", source="s")
+
+
+def test_what_does_not_separate_is_in_order_of_its_means_either_way() -> None:
+    """Rising means of methods whose seeds differ by more; one has a seed too few to be ranked."""
+    rows = {"c": [1.0, 5, 9], "a": [2.0, 4, 10], "b": [0.5, 6, 7], "few": [1.0, 2]}
+    for metric, order in {"fd_x_9": ["b", "c", "a"], "is_x_9": ["a", "c", "b"]}.items():
+        found = rank_by(frame_of(rows, metric), metric)
+        assert list(found.ranks) == order
+        assert set(found.ranks.values()) == {(1, 3)}
+        assert found.unranked == {"few": 2}
+        assert ranking.sentence(found) == (
+            f"Rank by {metric}: 1-3 {', '.join(order)}. With fewer than 3 shared seeds no rank is "
+            "claimed for few (2)."
+        )
+
+
+def test_what_has_no_test_is_said_of_ranked_methods_alone() -> None:
+    """a and b differ by 1 at each seed, which is no variance; c varies, and d has one seed."""
+    rows = {"a": [1.0, 2, 4], "b": [2.0, 3, 5], "c": [7.0, 1, 30], "d": [4.0]}
+    found = rank_by(frame_of(rows), "fd_x_9")
+    assert [(pair.one, pair.other) for pair in found.untested] == [("a", "b")]
+    assert ranking.sentence(found) == (
+        "Rank by fd_x_9: 1-3 a, b, c. With fewer than 3 shared seeds no rank is claimed for d (1). "
+        "Without a test (too few shared seeds, or no variance), so tied: a and b."
+    )
+
+
+def test_the_hurdle_is_of_all_tests_and_the_most_seeds() -> None:
+    """Three tests on four seeds at most: t of three degrees at 5 % / 3, by a table."""
+    rows = {"a": [1.0, 2, 4, 3], "b": [2.0, 5, 3, 4], "c": [7.0, 1, 30]}
+    assert rank_by(frame_of(rows), "fd_x_9").hurdle == (4, 3, pytest.approx(4.8566, abs=1e-3))
+    seeds, tests, value = rank_by(frame_of({"a": [1.0], "b": [2.0]}), "fd_x_9").hurdle
+    assert (seeds, tests, math.isnan(value)) == (0, 0, True)
+
+
+def test_methods_separate_at_the_level_itself() -> None:
+    test = ranking.Difference(1.0, 0.5, 0.01, 5)
+    assert ranking.Pair("a", "b", test, ranking.LEVEL).is_apart
+    assert not ranking.Pair("a", "b", test, ranking.LEVEL + 1e-9).is_apart
+
+
+def test_a_metric_of_one_method_ranks_nothing() -> None:
+    assert ranking.rankings(frame_of({"a": [1.0, 2, 3]}), ["fd_x_9"]) == []
+    assert len(ranking.rankings(frame_of({"a": [1.0, 2], "b": [1.0]}), ["fd_x_9"])) == 1
 
 
 def test_ranks_leave_room_for_what_is_not_separated() -> None:
