@@ -78,6 +78,7 @@ class Sleeps(Faulty):
     name = "sleeps"
 
     def fault(self):
+        print("asleep", flush=True)
         time.sleep(3600)
 
 

@@ -333,7 +333,10 @@ def test_a_step_that_heeds_no_signal_is_cut_short(tmp_path: Path, started: Any) 
         "run", "--methods", "sleeps", *SMOKE, "--set", "training.checkpoint_seconds=0.001",
         "--study", "s", until="kimg", env=env,
     )  # fmt: skip
-    time.sleep(1.0)
+    log, deadline = row_folder(tmp_path) / "log.txt", time.monotonic() + 120
+    while "asleep" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     row = record.load(tmp_path / "results" / "s" / "sleeps-seed0")
