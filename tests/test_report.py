@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy.special import stdtrit
@@ -23,7 +24,7 @@ from bench.records.grid import GAP, grid_image, write_grid
 from bench.records.metric_names import direction
 from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import frame as frames
-from bench.report import ranking, study_report
+from bench.report import ranking, study_report, summary
 from bench.report.frame import refuse_difference
 from bench.report.plots import write_plots
 from bench.report.plots.drawing import DPI, PlottedStudy, plain, save
@@ -201,6 +202,33 @@ def test_a_method_without_a_finished_cell_keeps_its_row(tmp_path: Path) -> None:
     row = StudyReport.read(study).summary.set_index("method").loc["smm"]
     assert row["seeds"] == 0
     assert math.isnan(row["metrics.fd_digits_500"])
+
+
+def test_rows_are_reduced_by_hand() -> None:
+    """Of three cells two are finished: 1 and 4 have the mean 2.5 and s / sqrt 2 = 1.5."""
+    cells = [
+        ("a-s0", "a", "finished", "", 1.0, 7.0, 5.0, 4.0, 6.0, "", ""),
+        ("a-s1", "a", "finished", "", 4.0, math.nan, 8.0, 3.0, 7.0, "hot", "off by 3 s"),
+        ("a-s2", "a", "failed", "nan at step 3", 9.0, 9.0, 1.0, 1.0, 99.0, "", ""),
+        ("b-s0", "b", "running", "", math.nan, math.nan, 2.0, 2.0, 2.0, "", ""),
+    ]
+    parts = [f"cost.ms_per_image.{part}" for part in ("median", "low", "high")]
+    columns = ["cell", "method", "status", "reason", "x", "y", *parts, "unfit", "imbalance"]
+    rows = pd.DataFrame(cells, columns=columns)
+    a, b = summary.aggregate(rows).to_dict("records")
+    assert (a["method"], a["seeds"], a["seeds_total"]) == ("a", 2, 3)
+    assert a["unfinished"] == "a-s2: failed (nan at step 3)"
+    assert (b["seeds"], b["seeds_total"], b["unfinished"]) == (0, 1, "b-s0: running")
+    assert (a["x"], a["x:n"]) == (2.5, 2)
+    assert a["x:half"] == pytest.approx(12.7062 * 1.5, rel=1e-5)  # t of one degree, 97.5 %.
+    assert (a["y"], a["y:n"], math.isnan(a["y:half"])) == (7, 1, True)
+    assert math.isnan(b["x"])
+    times = summary.times(rows[rows["status"] != "failed"])
+    assert times["a"] == {
+        "time.unfit": True, "ledger.unbalanced": True, "time.ms_per_image.median": 6.5,
+        "time.ms_per_image.low": 3.0, "time.ms_per_image.high": 7.0,
+    }  # fmt: skip
+    assert (times["b"]["time.unfit"], times["b"]["ledger.unbalanced"]) == (False, False)
 
 
 def test_one_value_has_no_interval() -> None:
