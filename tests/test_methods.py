@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.costs.flops import count_calls, count_flops
-from methods import registry
+from methods import augmentation, registry
+from methods.augmentation import LABELS, SMALLEST
 from methods.base import Batch, DataSpec, Method
 from methods.cdm import CDM, Start, branch_levels
 from methods.dlsm import DLSMConfig, log_likelihood_gradient
 from methods.networks.classifier import Classifier, ClassifierSettings
+from methods.networks.unet import UNetSettings
 from methods.noise import Denoiser, EDMNoise, VENoise, VPNoise, per_image, vp_discrete_sigmas
-from methods.sde import Noised
+from methods.sde import SDE, Noised
 
 from .conftest import Build
 from .tiny import GREY, draw, make_batch
@@ -187,6 +189,66 @@ def test_training_noise_levels_are_log_normal() -> None:
     levels = exact_denoiser().draw_sigma(many(20_000))
     assert float(levels.log().mean()) == pytest.approx(-1.2, abs=0.03)
     assert float(levels.log().std()) == pytest.approx(1.2, abs=0.03)
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("augment", [0.0, 0.5])
+def test_images_are_noised_and_the_network_told_as_asked_for(
+    build: Build, monkeypatch: pytest.MonkeyPatch, conditional: bool, augment: float
+) -> None:
+    built: list[dict[str, int]] = []
+    original = UNetSettings.build
+    monkeypatch.setattr(
+        UNetSettings,
+        "build",
+        lambda self, data, **told: built.append(told) or original(self, data, **told),
+    )
+    method = build("sde", conditional=conditional, augment=augment)
+    assert built == [{"classes": 10 * conditional, "augment": LABELS * bool(augment)}]
+    at, own = method.noised(make_batch(4)), make_batch(4)
+    if augment:
+        own.x, told = augmentation.augment(own, augment)
+        torch.testing.assert_close(at.augment, told)
+    sigma = method.denoiser.draw_sigma(own)
+    torch.testing.assert_close(at.y, own.x)
+    torch.testing.assert_close(at.x, own.x + per_image(sigma) * own.randn())
+    torch.testing.assert_close(at.sigma, sigma)
+    assert (at.augment is None) == (not augment)
+    assert at.labels is None if not conditional else torch.equal(at.labels, own.labels)
+
+
+def test_augmentation_needs_images_of_its_smallest_size(build: Build) -> None:
+    for size, augment in ((SMALLEST, 0.1), (SMALLEST - 2, 0.0)):
+        build("sde", data=DataSpec(channels=1, size=size), augment=augment)
+    with pytest.raises(ValueError, match="augment needs images"):
+        build("sde", data=DataSpec(channels=1, size=SMALLEST - 2), augment=0.1)
+
+
+def test_a_first_stage_is_that_of_others_of_the_same_loss_and_settings_alone(build: Build) -> None:
+    """The sampler does not count; a class from elsewhere shares nothing, whatever its loss."""
+    one, other = (build("sde", sampler={"name": name}) for name in ("heun", "euler"))
+    known = one.stages()[0].identity
+    assert known is not None
+    assert known == other.stages()[0].identity == build("dlsm").stages()[0].identity
+    assert known != build("sde", augment=0.1).stages()[0].identity
+    assert known != build("cdm").stages()[0].identity
+    own = type("Own", (SDE,), {"__module__": "elsewhere"})
+    assert own(one.config, GREY).stages()[0].identity is None
+
+
+def test_samples_are_of_the_classes_asked_for(build: Build) -> None:
+    """One Euler step from noise ends at D, which is told the class here."""
+    method = build("sde", conditional=True, sampler={"name": "euler", "steps": 1})
+    method.denoiser.forward = lambda x, sigma, labels: per_image(labels) + 0 * x
+    labels = torch.tensor([3, 1, 4])
+    drawn = method.sample(3, labels=labels, generator=torch.Generator())
+    assert torch.equal(drawn, per_image(labels) * torch.ones_like(drawn))
+    for wrong in (None, labels[:2]):
+        with pytest.raises(ValueError, match="one class label an image"):
+            method.sample(3, labels=wrong, generator=torch.Generator())
+    plain = build("sde", sampler={"name": "euler", "steps": 1})
+    plain.denoiser.forward = lambda x, sigma: 0 * x
+    assert not plain.sample(3, labels=labels, generator=torch.Generator()).any()
 
 
 # -- cdm ------------------------------------------------------------------------------------------
