@@ -182,6 +182,20 @@ def test_samples_that_are_the_real_ones() -> None:
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e6 * np.pi, 1e-6 * np.pi])
+def test_balls_of_precision_are_closed_and_those_of_density_open(scale: float) -> None:
+    """On a line, whatever rounding does: 0 to 9 are real, -3 and -5 lie at the edge of balls.
+
+    -3 is at the third neighbour's distance of 0, and at the fifth's of 1; -5 at the fifth's of 0.
+    """
+    real = scale * np.arange(10.0)[:, None]
+    samples = scale * np.array([-3.0, -5, 1000, 2000, 3000, 4000])[:, None]
+    found = overlap(real, samples)
+    assert (found.precision, found.coverage) == (pytest.approx(1 / 6), pytest.approx(1 / 10))
+    assert found.density == pytest.approx(1 / 5 / 6)
+    assert overlap(samples, real).recall == pytest.approx(1 / 6)
+
+
 def test_overlap_needs_neighbours() -> None:
     with pytest.raises(ValueError, match="6 features or more, not 5"):
         overlap(normal(0, 5, 3), normal(1, 9, 3))
