@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from bench import data, metrics
 from bench.config.errors import UserError
-from bench.data.dataset import Dataset, Split, fingerprint
+from bench.data.dataset import Dataset, Split, fingerprint, to_uint8
 from bench.metrics import (
     evaluation,
     extractors,
@@ -30,6 +30,7 @@ from bench.metrics import (
     precision_recall,
     protocol,
     references,
+    yardsticks,
 )
 from bench.metrics.extractors import Extractor
 from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
@@ -465,6 +466,52 @@ def test_anchors(
 
 
 REAL_FD, NOISE_FD = 0.2739, 16.3173
+
+
+def tiny(dtype: Any, shape: tuple[int, ...]) -> Dataset:
+    """Twelve training and eight held-out images of three classes, four and fewer of each."""
+
+    def split(labels: list[int]) -> Split:
+        return Split(np.zeros((len(labels), *shape), dtype), np.array(labels))
+
+    train, test = split([0, 1, 2] * 4), split([0, 0, 0, 1, 1, 1, 2, 2])
+    names = ("a", "b", "c")
+    return Dataset("tiny", "tiny", train, test, names, sha256="0", source="here")
+
+
+@pytest.mark.parametrize(
+    ("n", "told"),
+    [
+        (8, []),
+        (9, ["no anchor of held-out images: 9 are needed and there are 8"]),
+        (
+            13,
+            [
+                "no anchor of held-out images: 13 are needed and there are 8",
+                "no classification accuracy score of real images: 13 training images are needed "
+                "and there are 12",
+            ],
+        ),
+    ],
+)
+def test_yardsticks_left_out_are_told_with_their_numbers(n: int, told: list[str]) -> None:
+    assert yardsticks.anchor_notes(tiny(np.uint8, (1, 8, 8)), n) == told
+
+
+def test_a_class_without_images_is_told_even_if_it_is_the_last() -> None:
+    part = tiny(np.uint8, (1, 8, 8))
+    part = dataclasses.replace(part, test=Split(part.train.images[:8], np.array([0, 1] * 4)))
+    (note,) = yardsticks.anchor_notes(part, 8)
+    assert "class 2 has 0 of 8 held-out images" in note
+
+
+def test_noise_is_normal_and_quantised_as_samples_are() -> None:
+    drawn = np.random.RandomState(20_190_712).standard_normal((1500, 2, 1, 1))
+    points = yardsticks.noise_like(tiny(np.float32, (2, 1, 1)), 1500)
+    assert points.dtype == np.float32
+    np.testing.assert_array_equal(points, drawn.astype(np.float32))
+    images = yardsticks.noise_like(tiny(np.uint8, (2, 1, 1)), 1500)
+    np.testing.assert_array_equal(images, to_uint8(torch.from_numpy(drawn)).numpy())
 
 
 @pytest.mark.parametrize("held_out", [0, 30])
