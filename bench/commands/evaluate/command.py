@@ -68,7 +68,10 @@ def evaluate_as(options: EvaluateOptions, name: str) -> int:
     """Add images from elsewhere to a study's tables and plots by a name."""
     folder = study_folder(options.results, options.study)
     taken = {row.method for _, row in cells(folder)} | {*registry.names(), NOISE, HELD_OUT}
-    check_name("--as", name, taken=taken)
+    check_name("--as", name)
+    if name in taken:
+        known = ", ".join(sorted(taken))
+        raise UserError(f"--as '{name}': use no method's name, nor an anchor's ({known})")
     if options.samples is not None:
         raise UserError("--samples is the study's own number with --as; leave it out")
     with only_command(folder):
