@@ -414,7 +414,7 @@ def test_bad_input_gets_one_line(
 REFUSED = {
     "unfinished": ("record.json", {"status": "killed"}, "it is not finished but killed; run it"),
     "settings": ("config.yaml", {"seed": 7}, "its settings, extractor or evaluation protocol"),
-    "no checkpoint": ("checkpoint.pt", None, "its checkpoint.pt is gone; run it again: bench run"),
+    "no checkpoint": ("checkpoint.pt", None, "its checkpoint.pt is gone; run it again: cd "),
     "curve": (nfe_curve.FILE, {"format": "none"}, "cannot be read; remove it and sample again"),
 }
 
