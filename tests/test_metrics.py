@@ -484,6 +484,7 @@ def tiny(dtype: Any, shape: tuple[int, ...]) -> Dataset:
     [
         (8, []),
         (9, ["no anchor of held-out images: 9 are needed and there are 8"]),
+        (12, ["no anchor of held-out images: 12 are needed and there are 8"]),
         (
             13,
             [

@@ -107,6 +107,11 @@ def test_warm_up_ends(seconds: list[float], batches: int, stable: bool) -> None:
     assert bool(found.reasons) != stable
 
 
+def test_only_the_last_six_may_not_fall_and_of_two_nothing_is_known() -> None:
+    assert not is_stable([1.0, 1.0, 1.0, 1.0, 0.999, 0.998, 0.997, 0.996, 0.995])
+    assert is_stable([1.0, 0.99], window=1)
+
+
 @pytest.mark.parametrize("slow", [0.1, 1.0, 10.0, 100.0])
 def test_warm_up_is_capped_by_time(slow: float) -> None:
     found = settle(draws([slow * 0.93**n for n in range(200)]), 1)
