@@ -484,7 +484,6 @@ def test_data_to_test_on_must_be_there(
     ("change", "message"),
     [
         (lambda x, y: (x[:9], y), "9 samples but 300 labels"),
-        (lambda x, y: (x[:1], y[:1]), "two samples or more"),
         (lambda x, y: (x, y + 1), "labels from 1 to 10, allowed are 0 to 9"),
         (lambda x, y: (x[:, :, :4], y), "samples are uint8"),
         (lambda x, y: (x.astype(np.float32), y), "samples are float32"),
@@ -496,6 +495,13 @@ def test_samples_must_fit_the_data(
     images, labels = change(real.images, real.labels)
     with pytest.raises(ValueError, match=message):
         cas(images, labels, digits, device="cpu")
+
+
+def test_a_single_sample_has_no_score(digits: Dataset, real: Split) -> None:
+    assert real.labels is not None
+    said: list[str] = []
+    assert cas(real.images[:1], real.labels[:1], digits, device="cpu", say=said.append) == {}
+    assert said == ["no cas_digits_1: a classifier needs two samples or more"]
 
 
 def test_real_samples_are_training_images(digits: Dataset) -> None:

@@ -63,7 +63,7 @@ def cas(
     Samples are uint8 (N, C, H, W) or float32 points, ``labels`` (N,) the classes that were asked
     for, ``seed`` that of the first weights and of the samples' order. On a CPU the same seed and
     number of threads give the same value bit for bit. ``say`` is told why there is none where the
-    data have no held-out labels.
+    data have no held-out labels, or of a single sample.
     """
     name = cas_name(dataset.name, len(images))
     gap = missing(dataset)
@@ -110,8 +110,6 @@ def real_samples(dataset: Dataset, n: int) -> Split | None:
 
 
 def _check(images: Pixels, labels: NDArray[np.integer], dataset: Dataset) -> None:
-    if len(images) < 2:
-        raise ValueError(f"a classifier needs two samples or more, not {len(images)}")
     expected, found = dataset.train.images, (images.dtype, images.shape[1:])
     if found != (expected.dtype, expected.shape[1:]):
         raise ValueError(
