@@ -405,7 +405,8 @@ def test_bad_input_gets_one_line(
 ) -> None:
     arguments, expected = BAD[case]
     results = ["--results", str(study.parent), "--no-tracking"]
-    assert cli.main(["sample", *arguments, *results]) == 2
+    named = [] if case == "study" else [study.name]
+    assert cli.main(["sample", *named, *arguments, *results]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("bench: ")
     assert expected in line

@@ -517,7 +517,7 @@ def test_foreign_layouts_are_read(tmp_path: Path) -> None:
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features and extractor 'digits' 64"),
         (
             {"mu": np.zeros(64), "sigma": np.eye(64), "extractor_sha256": np.array("ab")},
-            "sha256 ab",
+            "sha256 'ab'",
         ),
         (
             {"mu": np.zeros(64), "sigma": np.eye(64), "resize": np.array("legacy")},
