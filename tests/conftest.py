@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,23 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Leave to the next test what signals do: commands and workers that run here set that."""
+    with signals_kept():
+        yield
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def build() -> Build:
     """Build a method at the size of digits' smoke preset, with settings of one's own."""
@@ -151,13 +168,15 @@ def call_bench(tmp_path: Path) -> Iterator[Bench]:
 def bench_here(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``bench`` in this process, in a folder."""
     said = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said[0]), redirect_stderr(said[1]):
+    with (
+        signals_kept(),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(said[0]),
+        redirect_stderr(said[1]),
+    ):
         patch.chdir(place)
         patch.setattr(sys, "argv", ["bench", *arguments])
         code = main(list(arguments))
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     return subprocess.CompletedProcess(arguments, code, said[0].getvalue(), said[1].getvalue())
 
 
