@@ -392,7 +392,7 @@ BAD = {
     "sampler": (["--samplers", "huen"], "did you mean 'heun'?"),
     "no sampler": (["--samplers", ","], "at least one"),
     "nfe": (["--nfe", "5,ten"], "as 5,10,20"),
-    "nfe of nothing": (["--nfe", "0"], "as 5,10,20"),
+    "nfe of nothing": (["--nfe", "0"], "network evaluations, at least 1"),
     "samples": (["--samples", "1"], "at least 2"),
     "jobs": (["--jobs", "0"], "at least 1"),
     "timeout": (["--timeout", "-1"], "positive"),
