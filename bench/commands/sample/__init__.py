@@ -38,7 +38,7 @@ class SampleOptions(options.StudyOptions):
         options.check_each_once("cells", self.cells)
         options.check_each_once("samplers", self.samplers)
         options.check_number("samples", self.samples, 2, "samples")
-        options.check_number("nfe", max(self.nfe or (1,)), 1, "network evaluations", MOST_NFE)
-        if self.nfe is not None and (not self.nfe or min(self.nfe) < 1):
-            given = options.comma_separated(self.nfe)
-            raise UserError(f"--nfe '{given}': write network evaluations as 5,10,20")
+        if self.nfe is not None and not self.nfe:
+            raise UserError("--nfe '': write network evaluations as 5,10,20")
+        for number in self.nfe or ():
+            options.check_number("nfe", number, 1, "network evaluations", MOST_NFE)
