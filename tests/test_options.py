@@ -178,7 +178,10 @@ def test_what_is_typed_is_what_is_built(monkeypatch: pytest.MonkeyPatch) -> None
         (lambda: RunOptions(timeout=float("nan")), "--timeout nan"),
         (lambda: RunOptions(timeout=float("inf")), "--timeout inf"),
         (lambda: SampleOptions(cells=()), "--cells ''"),
-        (lambda: SampleOptions(nfe=(5, 0)), "--nfe '5,0'"),
+        (
+            lambda: SampleOptions(nfe=(5, 0)),
+            "--nfe 0: give a number of network evaluations, at least 1",
+        ),
         (lambda: SampleOptions(samples=1), "--samples 1"),
         (lambda: TimeOptions(rounds=5), "--rounds 5"),
         (lambda: TimeOptions(batch=0), "--batch 0"),
