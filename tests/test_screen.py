@@ -23,7 +23,7 @@ from .fake_study import write_study
 
 BENCH = Path(screen.__file__).parents[1]
 Outlet = Callable[[io.TextIOWrapper], None]
-ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 
 
 def printed(path: Path, line: str, encoding: str = "utf-8") -> str:
