@@ -567,7 +567,7 @@ def test_points_are_classified_almost_as_well_as_can_be(name: str, cache: Path) 
 def test_anchors_know_classes(
     digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:
-    rows = metrics.anchors(digits, extractor, reference, 500)
+    rows = metrics.measure_anchors(metrics.Evaluator(digits, [(extractor, reference)], 128), 500)
     real, noise = rows[metrics.HELD_OUT], rows[metrics.NOISE]
     of_all = {"fd", "kd", "is", "precision", "recall", "density", "coverage"}
     of_labelled = of_all | {"accuracy", "fdc", "cas"}
@@ -598,7 +598,8 @@ def test_what_a_data_set_is_too_small_for_is_noted(
     (note,) = metrics.anchor_notes(part, 100)
     assert note.startswith("no class-wise distance of held-out images: class 4 has 0 of 100")
     reference = metrics.reference(part, extractor, cache=cache)
-    row = metrics.anchors(part, extractor, reference, 100, with_cas=False)[metrics.HELD_OUT]
+    evaluator = metrics.Evaluator(part, [(extractor, reference)], 128)
+    row = metrics.measure_anchors(evaluator, 100, families=["fd", "fdc"])[metrics.HELD_OUT]
     assert "fdc_digits_100" not in row
 
     (note,) = metrics.anchor_notes(digits, 100, limit=12)
@@ -610,6 +611,7 @@ def test_what_a_data_set_is_too_small_for_is_noted(
     )
     assert metrics.anchor_notes(unlabelled, 100) == []
     reference = metrics.reference(unlabelled, extractor, cache=tmp_path)
-    row = metrics.anchors(unlabelled, extractor, reference, 100)[metrics.HELD_OUT]
+    evaluator = metrics.Evaluator(unlabelled, [(extractor, reference)], 128)
+    row = metrics.measure_anchors(evaluator, 100)[metrics.HELD_OUT]
     of_all = ("fd", "kd", "is", "precision", "recall", "density", "coverage")
     assert set(row) == {f"{family}_digits_100" for family in of_all}

@@ -20,7 +20,7 @@ import torch
 from bench import data
 from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
-from bench.data.sources import fetched, idx, prepared
+from bench.data.sources import image_cache, mnist_and_cifar
 from bench.data.sources.digits import choose_held_out
 from tests.pictures import encoded, idx_bytes, pixels, write_idx, write_zip
 
@@ -141,7 +141,7 @@ def test_quantisation_clips_and_refuses_nan() -> None:
 
 @pytest.fixture
 def no_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(idx, "DEBIAN", {"fashion-mnist": tmp_path / "no such folder"})
+    monkeypatch.setattr(mnist_and_cifar, "DEBIAN", {"fashion-mnist": tmp_path / "no such folder"})
     monkeypatch.delenv(data.ROOT_VARIABLE, raising=False)
 
 
@@ -176,7 +176,7 @@ def test_environment_names_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_debian_place_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(data.ROOT_VARIABLE, raising=False)
     folder = write_idx(tmp_path / "debian", zipped_up=True)
-    monkeypatch.setattr(idx, "DEBIAN", {"fashion-mnist": folder})
+    monkeypatch.setattr(mnist_and_cifar, "DEBIAN", {"fashion-mnist": folder})
     dataset = data.load("fashion-mnist", cache=tmp_path / "cache", download=False)
     assert dataset.source == str(folder)
 
@@ -256,7 +256,7 @@ class FakeTorchvision:
 @pytest.mark.usefixtures("no_debian")
 def test_download_is_moved_into_place_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTorchvision("MNIST")
-    monkeypatch.setattr(fetched, "_torchvision_class", lambda name: fake)
+    monkeypatch.setattr(mnist_and_cifar, "_torchvision_class", lambda name: fake)
     for _ in range(2):
         dataset = data.load("mnist", cache=tmp_path)
         assert len(dataset.train) == 6
@@ -272,7 +272,7 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeTorchvision("FashionMNIST", OSError("no\nnetwork"))
-    monkeypatch.setattr(fetched, "_torchvision_class", lambda name: fake)
+    monkeypatch.setattr(mnist_and_cifar, "_torchvision_class", lambda name: fake)
     with pytest.raises(UserError, match="no network") as caught:
         data.load("fashion-mnist", cache=tmp_path)
     message = str(caught.value)
@@ -285,7 +285,7 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(
 @pytest.mark.usefixtures("no_debian")
 def test_no_download_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTorchvision("MNIST")
-    monkeypatch.setattr(fetched, "_torchvision_class", lambda name: fake)
+    monkeypatch.setattr(mnist_and_cifar, "_torchvision_class", lambda name: fake)
     with pytest.raises(UserError, match="no mnist data found"):
         data.load("mnist", cache=tmp_path, download=False)
     with pytest.raises(UserError, match="no mnist data found"):
@@ -420,7 +420,7 @@ def test_second_load_decodes_nothing(
     path = write_zip(tmp_path / "own.zip", entries)
     first = data.load("own", path=path, cache=tmp_path / "cache")
     with monkeypatch.context() as patched:
-        patched.setattr(prepared, "_decode", lambda *_: pytest.fail("decoded again"))
+        patched.setattr(image_cache, "_decode", lambda *_: pytest.fail("decoded again"))
         second = data.load("own", path=path, cache=tmp_path / "cache")
     assert second.sha256 == first.sha256 == fingerprint(second.train, second.test)
     changed = write_zip(tmp_path / "own.zip", {**entries, "folder/0.png": encoded(pixels(77))})

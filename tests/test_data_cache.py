@@ -23,10 +23,10 @@ from bench import data
 from bench.cli import main
 from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
-from bench.data.sources import decoding, prepared
-from bench.data.sources.decoding import Recipe
-from bench.data.sources.entries import Content, Entry, Part
+from bench.data.sources import image_cache
+from bench.data.sources.image_cache import Recipe
 from bench.data.sources.labels import Labels
+from bench.data.sources.layout import Content, Entry, Part
 from bench.progress import display
 from bench.training import Feed
 from tests.conftest import Bench
@@ -78,13 +78,13 @@ def peak_bytes(work: Callable[[], object]) -> int:
 def test_memory_does_not_grow_with_the_number_of_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threaded: bool, size: int | None
 ) -> None:
-    monkeypatch.setattr(decoding, "SMALL", 0 if threaded else 2**30)
-    monkeypatch.setattr(decoding, "THREADS", 2)
-    monkeypatch.setattr(decoding, "WINDOW", 8)
+    monkeypatch.setattr(image_cache, "SMALL", 0 if threaded else 2**30)
+    monkeypatch.setattr(image_cache, "THREADS", 2)
+    monkeypatch.setattr(image_cache, "WINDOW", 8)
     image = 3 * SIDE**2
-    prepared.prepare(recipe(8, size=size), cache=tmp_path)  # Imports are no images.
+    image_cache.prepare(recipe(8, size=size), cache=tmp_path)  # Imports are no images.
     few, many = (
-        peak_bytes(lambda n=n: prepared.prepare(recipe(n, size=size), cache=tmp_path))
+        peak_bytes(lambda n=n: image_cache.prepare(recipe(n, size=size), cache=tmp_path))
         for n in (50, 500)
     )
     # 450 images more are 5.5 MB more, of which no more than a few images may be seen.
@@ -93,8 +93,8 @@ def test_memory_does_not_grow_with_the_number_of_images(
 
 
 def test_the_window_is_bounded_and_order_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "THREADS", 4)
-    monkeypatch.setattr(decoding, "WINDOW", 6)
+    monkeypatch.setattr(image_cache, "THREADS", 4)
+    monkeypatch.setattr(image_cache, "WINDOW", 6)
     taken = 0
 
     def items() -> Iterator[int]:
@@ -107,13 +107,13 @@ def test_the_window_is_bounded_and_order_kept(monkeypatch: pytest.MonkeyPatch) -
         time.sleep(0.005 * (item % 3))
         return item
 
-    for position, found in enumerate(decoding.in_order(slow, items()), start=1):
+    for position, found in enumerate(image_cache.in_order(slow, items()), start=1):
         assert found == position
         assert taken - position < 6
 
 
 def test_a_failure_among_threads_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "THREADS", 4)
+    monkeypatch.setattr(image_cache, "THREADS", 4)
     seen = []
 
     def work(item: int) -> int:
@@ -123,14 +123,14 @@ def test_a_failure_among_threads_ends_at_once(monkeypatch: pytest.MonkeyPatch) -
         return item
 
     with pytest.raises(UserError, match="three"):
-        list(decoding.in_order(work, range(10_000)))
-    assert len(seen) < 10 + 2 * decoding.WINDOW
+        list(image_cache.in_order(work, range(10_000)))
+    assert len(seen) < 10 + 2 * image_cache.WINDOW
 
 
 @pytest.mark.parametrize("kind", ["files", "arrays"])
 def test_what_is_stored_is_hashed_as_it_is_written(tmp_path: Path, kind: str) -> None:
     told: list[float] = []
-    stored = prepared.prepare(recipe(20, kind), cache=tmp_path, progress=told.append)
+    stored = image_cache.prepare(recipe(20, kind), cache=tmp_path, progress=told.append)
     assert stored.facts.sha256 == fingerprint(stored.train, None)
     assert isinstance(stored.train.images, np.memmap)
     assert (stored.train.images[:, 0, 0, 0] == np.arange(20)).all()
@@ -149,7 +149,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
     stamps = iter(["before", "after"])
     changing = Recipe(**{**vars(recipe(2)), "stamp": lambda: next(stamps)})
     with pytest.raises(UserError, match="changed while they were read"):
-        prepared.prepare(changing, cache=tmp_path)
+        image_cache.prepare(changing, cache=tmp_path)
     assert [path.suffix for path in (tmp_path / "prepared").iterdir()] == [".lock"]
 
 
@@ -157,9 +157,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepared, "synced", full)
+    monkeypatch.setattr(image_cache, "synced", full)
     with pytest.raises(UserError, match="No space left on device"):
-        prepared.prepare(recipe(2), cache=tmp_path)
+        image_cache.prepare(recipe(2), cache=tmp_path)
     assert [path.suffix for path in (tmp_path / "prepared").iterdir()] == [".lock"]
 
 
@@ -169,13 +169,13 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from bench import data
-from bench.data.sources import images
-original, calls = images.decode, []
+from bench.data.sources import image_file
+original, calls = image_file.decode, []
 def slow(*arguments, **options):
     calls.append(1)
     time.sleep(float(sys.argv[2]))
     return original(*arguments, **options)
-images.decode = slow
+image_file.decode = slow
 path = Path(sys.argv[1])
 found = data.load("own", path=path, cache=path.parent / "cache")
 print(found.sha256, len(found.train), len(calls))
@@ -228,13 +228,13 @@ def test_what_is_left_of_other_data_is_removed_too(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "train-images.npy").write_bytes(b"")
     with FileLock(cache / "alive.lock"):
-        prepared.prepare(recipe(2), cache=tmp_path)
+        image_cache.prepare(recipe(2), cache=tmp_path)
     assert (dead.exists(), alive.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("damage", ["shorter", "missing", "facts", "pixels"])
 def test_a_cache_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) -> None:
-    first = prepared.prepare(recipe(3), cache=tmp_path)
+    first = image_cache.prepare(recipe(3), cache=tmp_path)
     file = first.folder / "train-images.npy"
     if damage == "shorter":
         os.truncate(file, file.stat().st_size - 1)
@@ -246,7 +246,7 @@ def test_a_cache_that_is_not_whole_is_made_again(tmp_path: Path, damage: str) ->
             content.write(b"\x07")
     else:
         (first.folder / "facts.json").write_text("[]")
-    again = prepared.prepare(recipe(3), cache=tmp_path)
+    again = image_cache.prepare(recipe(3), cache=tmp_path)
     assert fingerprint(again.train, None) == first.facts.sha256
 
 
@@ -254,7 +254,7 @@ DOWNLOAD = """
 import sys, time
 from pathlib import Path
 from bench import data
-from bench.data.sources import fetched, idx
+from bench.data.sources import mnist_and_cifar
 sys.path.insert(0, sys.argv[3])
 from tests.pictures import write_idx
 cache, seconds = Path(sys.argv[1]), float(sys.argv[2])
@@ -264,7 +264,7 @@ def fake(root, train, download):
     (folder / "t10k-labels-idx1-ubyte").unlink()
     time.sleep(seconds)
     write_idx(folder)
-fetched._torchvision_class = lambda name: fake
+mnist_and_cifar._torchvision_class = lambda name: fake
 print(data.load("mnist", cache=cache).sha256)
 """
 

@@ -21,7 +21,7 @@ from PIL import Image
 from bench import data
 from bench.config.errors import UserError
 from bench.data.dataset import Dataset
-from bench.data.sources import images
+from bench.data.sources import image_file
 from tests.pictures import encoded, pixels, png, write_folder, write_zip
 
 
@@ -176,7 +176,7 @@ def test_any_damage_is_a_user_error() -> None:
         for position in random.integers(0, len(content), 4):
             content[position] = random.integers(256)
         try:
-            images.decode(bytes(content), Path("x"), "a", resized=True)
+            image_file.decode(bytes(content), Path("x"), "a", resized=True)
         except UserError:
             continue
 
@@ -258,7 +258,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.sources.images.LARGEST_FILE", 10)
+    monkeypatch.setattr("bench.data.sources.image_file.LARGEST_FILE", 10)
     refused(write_folder(tmp_path / "own", {"a.png": GOOD}), "'a.png' is larger than")
     refused(write_zip(tmp_path / "own.zip", {"a.png": GOOD}), "'a.png' is larger than")
 
@@ -425,7 +425,7 @@ def test_an_array_that_is_no_zip_file(tmp_path: Path) -> None:
 
 
 def test_more_than_the_disk_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.sources.prepared.free", lambda folder: 2**26 + 100)
+    monkeypatch.setattr("bench.data.sources.image_cache.free", lambda folder: 2**26 + 100)
     refused(write_arrays(tmp_path / "own.npz", {"arr_0": IMAGES}), "2 images take", "MiB are free")
 
 

@@ -32,6 +32,7 @@ from bench.metrics import extractors, frechet_distance
 from bench.metrics.extractors import Extractor, efficientnet, exported, inception, resnet, verified
 from bench.metrics.extractors.classifier import SHAPES
 from bench.metrics.extractors.resizing import clean_resize, to_rgb
+from bench.metrics.inception_score_and_accuracy import accuracy, inception_score
 
 from . import inception_graph
 
@@ -324,7 +325,7 @@ def test_cifar_resnet_knows_cifar10(
     assert (seen.features.shape, seen.probabilities.shape) == ((400, 64), (400, 10))
     np.testing.assert_allclose(seen.probabilities.sum(axis=1), 1, rtol=1e-5)
     # 91.7 % and 93.4 % on the original; these images went through JPEG, which costs ten points.
-    assert 0.77 < frechet_distance.accuracy(seen.probabilities, labels) < 0.88
+    assert 0.77 < accuracy(seen.probabilities, labels) < 0.88
     assert loaded.classifies == "cifar10"
     with pytest.raises(UserError, match="3x32x32, not 1x28x28"):
         loaded(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
@@ -602,7 +603,7 @@ def test_published_values_of_cifar10(
     legacy = extractors.load("inception-legacy", device=device, cache=tmp_path)
     assert dataset.test is not None
     train, test = (metrics.extract(legacy, s.images) for s in (dataset.train, dataset.test))
-    score, _ = frechet_distance.inception_score(train.probabilities)
+    score, _ = inception_score(train.probabilities)
     assert score == pytest.approx(11.24, abs=0.02)
     assert frechet_distance.frechet_between(train.features, test.features) == pytest.approx(
         3.15, abs=0.02

@@ -30,11 +30,14 @@ from bench.metrics import (
     precision_recall,
     protocol,
     references,
-    yardsticks,
 )
+from bench.metrics.anchors import noise_like
 from bench.metrics.extractors import Extractor
 from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
 from bench.metrics.extractors.train_classifier import RECIPES, accuracy, augment, serialise, train
+from bench.metrics.inception_score_and_accuracy import accuracy as share_right
+from bench.metrics.inception_score_and_accuracy import inception_score
+from bench.records import Value
 
 POINTS = ("gmm2d", "moons")
 
@@ -175,11 +178,14 @@ ORDER_OF_TEN = [6, 7, 0, 8, 5, 4, 1, 9, 3, 2]
 def test_inception_score_of_known_probabilities() -> None:
     classes = 7
     single = np.tile(np.eye(classes)[2], (70, 1))
-    assert frechet_distance.inception_score(single) == (pytest.approx(1), pytest.approx(0))
+    assert inception_score(single) == (
+        pytest.approx(1),
+        pytest.approx(0),
+    )
     even = np.tile(np.eye(classes), (10, 1))
-    assert frechet_distance.inception_score(even, splits=1)[0] == pytest.approx(classes)
+    assert inception_score(even, splits=1)[0] == pytest.approx(classes)
     flat = np.full((70, classes), 1 / classes)
-    assert frechet_distance.inception_score(flat)[0] == pytest.approx(1)
+    assert inception_score(flat)[0] == pytest.approx(1)
 
 
 def test_inception_score_agrees_with_a_direct_sum() -> None:
@@ -187,14 +193,14 @@ def test_inception_score_agrees_with_a_direct_sum() -> None:
     marginal = p.mean(axis=0)
     divergence = [sum(q * math.log(q / m) for q, m in zip(row, marginal, strict=True)) for row in p]
     expected = math.exp(sum(divergence) / len(p))
-    assert frechet_distance.inception_score(p, splits=1)[0] == pytest.approx(expected)
+    assert inception_score(p, splits=1)[0] == pytest.approx(expected)
 
 
 def test_inception_score_spreads_over_splits() -> None:
     p = np.random.default_rng(0).dirichlet(np.full(5, 0.3), size=40)
     order = frechet_distance.permutation(40)
-    parts = [frechet_distance.inception_score(p[order][k::1][:4], 1)[0] for k in range(0, 40, 4)]
-    mean, spread = frechet_distance.inception_score(p, splits=10)
+    parts = [inception_score(p[order][k::1][:4], 1)[0] for k in range(0, 40, 4)]
+    mean, spread = inception_score(p, splits=10)
     assert mean == pytest.approx(np.mean(parts))
     assert spread == pytest.approx(np.std(parts))
 
@@ -202,19 +208,19 @@ def test_inception_score_spreads_over_splits() -> None:
 def test_inception_score_ignores_classwise_order() -> None:
     ordered = np.repeat(np.eye(10), 50, axis=0)
     # In the order given, each of ten splits would hold one class and score 1.
-    assert frechet_distance.inception_score(ordered)[0] > 8
+    assert inception_score(ordered)[0] > 8
 
 
 def test_inception_score_needs_enough_images() -> None:
     with pytest.raises(ValueError, match="do not fill"):
-        frechet_distance.inception_score(np.eye(3))
+        inception_score(np.eye(3))
 
 
 def test_accuracy() -> None:
     p = np.eye(4)[[0, 1, 2, 3]]
-    assert frechet_distance.accuracy(p, np.array([0, 1, 2, 0])) == 0.75
+    assert share_right(p, np.array([0, 1, 2, 0])) == 0.75
     with pytest.raises(ValueError, match="4 images but 3 labels"):
-        frechet_distance.accuracy(p, np.zeros(3, np.int64))
+        share_right(p, np.zeros(3, np.int64))
 
 
 # Self-test
@@ -448,10 +454,18 @@ def test_mixtures_are_refused(
         metrics.evaluate(samples, other, extractor=extractor, n=20)
 
 
+def anchors_of(
+    dataset: Dataset, extractor: extractors.Extractor, reference: metrics.Reference, n: int
+) -> dict[str, dict[str, Value]]:
+    """The anchors but for what takes a training."""
+    evaluator = metrics.Evaluator(dataset, [(extractor, reference)], 128)
+    return metrics.measure_anchors(evaluator, n, families={*metrics.FAMILIES} - {"cas"})
+
+
 def test_anchors(
     digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:
-    rows = metrics.anchors(digits, extractor, reference, 500, with_cas=False)
+    rows = anchors_of(digits, extractor, reference, 500)
     assert list(rows) == [metrics.NOISE, metrics.HELD_OUT] == ["noise", "real (held-out)"]
     noise, real = rows[metrics.NOISE], rows[metrics.HELD_OUT]
     assert noise["fd_digits_500"].value > 30 * real["fd_digits_500"].value
@@ -462,7 +476,7 @@ def test_anchors(
     # The very numbers that users see; another library or CPU moves the last digits only.
     assert real["fd_digits_500"].value == pytest.approx(REAL_FD, rel=1e-3)
     assert noise["fd_digits_500"].value == pytest.approx(NOISE_FD, rel=1e-3)
-    assert metrics.anchors(digits, extractor, reference, 500, with_cas=False) == rows
+    assert anchors_of(digits, extractor, reference, 500) == rows
 
 
 REAL_FD, NOISE_FD = 0.2739, 16.3173
@@ -496,22 +510,22 @@ def tiny(dtype: Any, shape: tuple[int, ...]) -> Dataset:
     ],
 )
 def test_yardsticks_left_out_are_told_with_their_numbers(n: int, told: list[str]) -> None:
-    assert yardsticks.anchor_notes(tiny(np.uint8, (1, 8, 8)), n) == told
+    assert metrics.anchor_notes(tiny(np.uint8, (1, 8, 8)), n) == told
 
 
 def test_a_class_without_images_is_told_even_if_it_is_the_last() -> None:
     part = tiny(np.uint8, (1, 8, 8))
     part = dataclasses.replace(part, test=Split(part.train.images[:8], np.array([0, 1] * 4)))
-    (note,) = yardsticks.anchor_notes(part, 8)
+    (note,) = metrics.anchor_notes(part, 8)
     assert "class 2 has 0 of 8 held-out images" in note
 
 
 def test_noise_is_normal_and_quantised_as_samples_are() -> None:
     drawn = np.random.RandomState(20_190_712).standard_normal((1500, 2, 1, 1))
-    points = yardsticks.noise_like(tiny(np.float32, (2, 1, 1)), 1500)
+    points = noise_like(tiny(np.float32, (2, 1, 1)), 1500)
     assert points.dtype == np.float32
     np.testing.assert_array_equal(points, drawn.astype(np.float32))
-    images = yardsticks.noise_like(tiny(np.uint8, (2, 1, 1)), 1500)
+    images = noise_like(tiny(np.uint8, (2, 1, 1)), 1500)
     np.testing.assert_array_equal(images, to_uint8(torch.from_numpy(drawn)).numpy())
 
 
@@ -522,9 +536,9 @@ def test_no_anchor_without_enough_held_out_images(
     assert digits.test is not None
     test = Split(digits.test.images[:held_out], None) if held_out else None
     part = dataclasses.replace(digits, test=test)
-    assert list(metrics.anchors(part, extractor, reference, 31, with_cas=False)) == [metrics.NOISE]
+    assert list(anchors_of(part, extractor, reference, 31)) == [metrics.NOISE]
     if held_out:
-        assert metrics.HELD_OUT in metrics.anchors(part, extractor, reference, 30, with_cas=False)
+        assert metrics.HELD_OUT in anchors_of(part, extractor, reference, 30)
 
 
 def test_distance_grows_with_what_is_wrong(

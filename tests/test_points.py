@@ -17,8 +17,8 @@ from bench.config.errors import UserError
 from bench.data.dataset import Dataset
 from bench.data.sources import mixtures
 from bench.metrics import extractors
+from bench.metrics.anchors import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
-from bench.metrics.yardsticks import noise_like
 from bench.records.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
 from bench.report.plots import write_plots
 from bench.report.study_report import StudyReport
@@ -312,7 +312,7 @@ def test_distance_of_points_is_between_their_moments(
 def test_anchors_of_points(
     points: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:
-    rows = metrics.anchors(points, extractor, reference, 1000)
+    rows = metrics.measure_anchors(metrics.Evaluator(points, [(extractor, reference)], 128), 1000)
     noise, real = rows[metrics.NOISE], rows[metrics.HELD_OUT]
     for family in ("fd", "sw2"):
         name = f"{family}_{points.name}_1k"

@@ -33,7 +33,7 @@ def load(
     """
     if path is not None and not path.exists():
         raise UserError(f"--data {path}: no such file or folder")
-    from bench.data.sources import digits, fetched, given
+    from bench.data.sources import digits, given, mnist_and_cifar
 
     known = KNOWN.get(name)
     if known is not None and size not in (None, known.size):
@@ -64,15 +64,15 @@ def load(
                 "this folder; leave --data out, or give images"
             )
         return digits.load_digits()
-    return fetched.load_fetched(name, path=path, cache=cache, download=download)
+    return mnist_and_cifar.load_published(name, path=path, cache=cache, download=download)
 
 
 def _holds_images(name: str, path: Path) -> bool:
     """Whether to read images of the user's at ``path``, rather than a data set's own files."""
-    from bench.data.sources import fetched, folders, lmdbs
+    from bench.data.sources import folders, lmdbs, mnist_and_cifar
 
     if path.is_file() or name not in KNOWN or lmdbs.is_lmdb(path):
         return True
-    if name != "digits" and fetched.find(name, path) is not None:
+    if name != "digits" and mnist_and_cifar.find(name, path) is not None:
         return False
     return folders.holds_image(path)

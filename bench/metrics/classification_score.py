@@ -23,7 +23,8 @@ from bench.data.dataset import Dataset, Pixels, Split
 from bench.metrics.extractors import classifier
 from bench.metrics.extractors.classifier import accuracy, logits, tensors
 from bench.metrics.extractors.loading import exact
-from bench.metrics.frechet_distance import count_classes, permutation
+from bench.metrics.frechet_distance import permutation
+from bench.metrics.inception_score_and_accuracy import count_classes
 from bench.metrics.protocol import PROTOCOL, QUANTISATION, UNQUANTISED, Say, cas_name, to_stderr
 from bench.records import Value
 

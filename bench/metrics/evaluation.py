@@ -11,13 +11,19 @@ from bench.config import Settings, UserError
 from bench.metrics import frechet_distance, kernel, points, precision_recall, protocol
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
+from bench.metrics.inception_score_and_accuracy import (
+    SPLITS,
+    accuracy,
+    count_classes,
+    gap_of,
+    inception_score,
+)  # fmt: skip
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics
 from bench.records import Value
 
 NO_FEATURES = "imported statistics hold no features"
 NO_LABELS = "the samples have no labels"
-_OVERLAP = ("precision", "recall", "density", "coverage")
 
 
 def identity(settings: Settings) -> dict[str, Any]:
@@ -64,14 +70,15 @@ def evaluate(
     """
     _check(samples, reference, extractor, n)
     names, wanted = metric_names(extractor.name, n), FAMILIES if families is None else families
-    given = (samples, reference, extractor, names, wanted, labels)
-    context = Context(*given, say, insist=insist, jackknife=jackknife)
+    context = Context(samples, reference, extractor, labels, jackknife)
     values: dict[str, Value] = {}
     for answers, measure in _MEASURES:
         asked = [family for family in answers if family in wanted]
-        if asked:
-            found = measure(context)
-            values |= {context.names[key]: found[key] for key in asked if key in found}
+        found = measure(context) if asked else {}
+        if not isinstance(found, str):
+            values |= {names[family]: found[family] for family in asked}
+        elif insist or not isinstance(found, Never):
+            say(f"no {', '.join(names[family] for family in asked)}: {found}")
     provenance = _provenance(reference, extractor, n) | (extra_provenance or {})
     return {
         name: value.model_copy(update={"provenance": provenance | value.provenance})
@@ -93,16 +100,12 @@ def _check(samples: Features, reference: Reference, extractor: Extractor, n: int
 
 @dataclass(frozen=True)
 class Context:
-    """What a measure looks at; ``names`` are the metrics' full ones, to speak of them."""
+    """What a measure looks at."""
 
     samples: Features
     reference: Reference
     extractor: Extractor
-    names: dict[str, str]
-    wanted: Collection[str]
     labels: NDArray[np.integer] | None
-    say: Say
-    insist: bool
     jackknife: bool
 
     @property
@@ -110,20 +113,18 @@ class Context:
         """Whether the extractor tells this very data set's classes."""
         return self.extractor.classifies == self.reference.dataset
 
-    def without(self, *families: str, why: str) -> dict[str, Value]:
-        """Say that what is wanted of these cannot be had, and return nothing."""
-        named = [self.names[family] for family in families if family in self.wanted]
-        self.say(f"no {', '.join(named)}: {why}")
-        return {}
 
-    def never(self, *families: str, why: str) -> dict[str, Value]:
-        """Return nothing, as is in the nature of the samples, and say so if that is wanted."""
-        return self.without(*families, why=why) if self.insist else {}
+class Never(str):
+    """Why such samples, by their nature, never have a metric; told to those alone who insist."""
 
 
-def _frechet(context: Context) -> dict[str, Value]:
+Answer = dict[str, Value] | str
+"""What a measure gives by family, or why it cannot be had."""
+
+
+def _frechet(context: Context) -> Answer:
     if len(context.samples) < 2:
-        return context.without("fd", why="a covariance needs two images or more")
+        return "a covariance needs two images or more"
     given = (context.samples.features, context.reference.mu, context.reference.sigma)
     value = frechet_distance.frechet_to_features(*given)
     least = frechet_distance.BLOCKS * frechet_distance.LEAST_OF_A_BLOCK
@@ -134,22 +135,22 @@ def _frechet(context: Context) -> dict[str, Value]:
     return {"fd": Value(value=value, error=error, corrected=corrected, provenance=facts)}
 
 
-def _inception_score(context: Context) -> dict[str, Value]:
+def _inception_score(context: Context) -> Answer:
     probabilities = context.samples.probabilities
     if probabilities.shape[1] == 0:
-        return context.without("is", why=f"extractor '{context.extractor.name}' tells no classes")
-    splits = min(frechet_distance.SPLITS, len(probabilities))
-    score, spread = frechet_distance.inception_score(probabilities, splits)
+        return f"extractor '{context.extractor.name}' tells no classes"
+    splits = min(SPLITS, len(probabilities))
+    score, spread = inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
 
 
-def _kernel(context: Context) -> dict[str, Value]:
+def _kernel(context: Context) -> Answer:
     samples, reference = context.samples.features, context.reference
     if reference.features is None:
-        return context.without("kd", why=NO_FEATURES)
+        return NO_FEATURES
     real = reference.features[:KERNEL]
     if min(len(real), len(samples)) < 2:
-        return context.without("kd", why="it needs two images or more on either side")
+        return "it needs two images or more on either side"
     distance = kernel.kernel_distance(
         samples, real, own_mean=reference.kernel_mean, device=context.extractor.device
     )
@@ -157,60 +158,57 @@ def _kernel(context: Context) -> dict[str, Value]:
     return {"kd": Value(value=distance, provenance=facts)}
 
 
-def _overlap(context: Context) -> dict[str, Value]:
+def _overlap(context: Context) -> Answer:
     samples, reference = context.samples.features, context.reference
     if reference.features is None:
-        return context.without(*_OVERLAP, why=NO_FEATURES)
+        return NO_FEATURES
     # As many of each: a manifold grows with the features that span it.
     real = reference.features[: len(samples)]
     if min(len(real), len(samples)) < precision_recall.LEAST:
-        why = f"neighbours need {precision_recall.LEAST} images or more on either side"
-        return context.without(*_OVERLAP, why=why)
+        return f"neighbours need {precision_recall.LEAST} images or more on either side"
     found = precision_recall.overlap(real, samples, device=context.extractor.device)
     facts = {"reference_n": len(real)}
     return {family: Value(value=value, provenance=facts) for family, value in vars(found).items()}
 
 
-def _accuracy(context: Context) -> dict[str, Value]:
+def _accuracy(context: Context) -> Answer:
     if context.labels is None:
-        return context.never("accuracy", why=NO_LABELS)
+        return Never(NO_LABELS)
     if not context.knows_classes:
-        why = f"extractor '{context.extractor.name}' does not tell the classes of these data"
-        return context.never("accuracy", why=why)
-    right = frechet_distance.accuracy(context.samples.probabilities, context.labels)
-    return {"accuracy": Value(value=right)}
+        told = f"extractor '{context.extractor.name}' does not tell the classes of these data"
+        return Never(told)
+    return {"accuracy": Value(value=accuracy(context.samples.probabilities, context.labels))}
 
 
-def _classwise(context: Context) -> dict[str, Value]:
+def _classwise(context: Context) -> Answer:
     labels, samples, reference = context.labels, context.samples, context.reference
     if labels is None:
-        return context.never("fdc", why=NO_LABELS)
+        return Never(NO_LABELS)
     if reference.features is None:
-        return context.without("fdc", why=NO_FEATURES)
+        return NO_FEATURES
     if reference.labels is None:
-        return context.without("fdc", why="the reference's images have no labels")
-    counts = frechet_distance.count_classes(labels, len(samples), reference.classes)
+        return "the reference's images have no labels"
+    counts = count_classes(labels, len(samples), reference.classes)
     known = np.bincount(reference.labels, minlength=reference.classes)
-    for what, of in (("samples", counts), ("reference images", known)):
-        if gap := frechet_distance.gap_of(of, what):
-            return context.without("fdc", why=gap)
+    if gap := gap_of(counts, "samples") or gap_of(known, "reference images"):
+        return gap
     between, classes = frechet_distance.frechet_between, range(reference.classes)
     distances = [between(samples.features[labels == k], reference.of_class(k)) for k in classes]
     facts = {"classes": len(counts), "fewest_of_a_class": int(counts.min())}
     return {"fdc": Value(value=float(np.mean(distances)), provenance=facts)}
 
 
-def _of_points(context: Context) -> dict[str, Value]:
+def _of_points(context: Context) -> Answer:
     if context.extractor.truth is None or not context.knows_classes:
-        return context.never("sw2", "modes", why="they are of points whose density is known")
+        return Never("they are of points whose density is known")
     return points.evaluate(context.samples.features, context.extractor.truth)
 
 
-_MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], dict[str, Value]]]] = (
+_MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], Answer]]] = (
     (("fd",), _frechet),
     (("kd",), _kernel),
     (("is",), _inception_score),
-    (_OVERLAP, _overlap),
+    (("precision", "recall", "density", "coverage"), _overlap),
     (("accuracy",), _accuracy),
     (("fdc",), _classwise),
     (("sw2", "modes"), _of_points),

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -15,9 +14,8 @@ from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import NO_LABELS, evaluate
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import Features, extract, features_file, share_of, store, stored
-from bench.metrics.protocol import cas_name, to_stderr
+from bench.metrics.protocol import Say, cas_name, to_stderr
 from bench.metrics.references import Reference, reference
-from bench.metrics.yardsticks import HELD_OUT, NOISE, anchors
 from bench.records import Value
 
 CURVE = ("fd", "is")
@@ -64,16 +62,21 @@ class Evaluator:
         """The evaluator with the first extractor alone."""
         return replace(self, pairs=self.pairs[:1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where features are extracted."""
+        return self.pairs[0][0].device
+
     def measure(
-        self, images: Pixels, labels: NDArray[np.int64] | None = None, *,
+        self, images: Pixels, labels: NDArray[Any] | None = None, *,
         families: Collection[str] | None = None, jackknife: bool = False, insist: bool = False,
         folder: Path | None = None, provenance: dict[str, Any] | None = None,
-        progress: Progress = unheard,
+        progress: Progress = unheard, say: Say = to_stderr,
     ) -> dict[str, Value]:  # fmt: skip
         """Return what all extractors tell of samples, and for labelled ones the CAS.
 
-        With a ``folder``, features that are kept there are taken, and new ones kept. ``jackknife``
-        and ``insist`` as in ``evaluate``.
+        With a ``folder``, features that are kept there are taken, and new ones kept. ``jackknife``,
+        ``insist`` and ``say`` as in ``evaluate``.
         """
         values: dict[str, Value] = {}
         for place, (extractor, against) in enumerate(self.pairs):
@@ -81,14 +84,17 @@ class Evaluator:
             values |= evaluate(
                 self.features(extractor, images, folder, share), against,
                 extractor=extractor, n=len(images), labels=labels, families=families,
-                jackknife=jackknife, insist=insist, extra_provenance=provenance,
+                jackknife=jackknife, insist=insist, extra_provenance=provenance, say=say,
             )  # fmt: skip
-        wants_cas = families is None or "cas" in families
-        if labels is None and wants_cas and insist:
-            to_stderr(f"no {cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
-        if labels is not None and wants_cas:
-            cas, device = classification_score.cas, self.pairs[0][0].device
-            values |= cas(images, labels, self.dataset, device=device, extra_provenance=provenance)
+        if families is not None and "cas" not in families:
+            return values
+        if labels is not None:
+            values |= classification_score.cas(
+                images, labels, self.dataset,
+                device=self.device, extra_provenance=provenance, say=say,
+            )  # fmt: skip
+        elif insist:
+            say(f"no {cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
         return values
 
     def features(
@@ -96,25 +102,10 @@ class Evaluator:
         progress: Progress = unheard,
     ) -> Features:  # fmt: skip
         """Return an extractor's features of images, taken from ``folder`` or kept there."""
-        path = None if folder is None else features_file(folder, extractor.name)
-        found = None if path is None else stored(path, extractor, images)
+        path = folder and features_file(folder, extractor.name)
+        found = path and stored(path, extractor, images)
         if found is None:
             found = extract(extractor, images, batch=self.batch, progress=progress)
             if path is not None:
                 store(path, found, extractor, images)
         return found
-
-    def anchors(
-        self, n: int, *, families: Collection[str] | None = None, progress: Progress = unheard
-    ) -> dict[str, dict[str, Value]]:
-        """Return the metrics of noise and of held-out real images by all extractors."""
-        rows: dict[str, dict[str, Value]] = {}
-        for place, (extractor, against) in enumerate(self.pairs):
-            found = anchors(
-                self.dataset, extractor, against, n, batch=self.batch, with_cas=place == 0,
-                families=families, progress=share_of(progress, place, len(self.pairs)),
-            )  # fmt: skip
-            for name in (NOISE, HELD_OUT):
-                if name in found:
-                    rows[name] = rows.get(name, {}) | found[name]
-        return rows

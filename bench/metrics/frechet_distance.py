@@ -1,4 +1,4 @@
-"""Distances and scores of features and class probabilities, all in float64."""
+"""The Fréchet distance of features, with its jackknife, in float64."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-SPLITS = 10
-"""Parts that the Inception Score is averaged over (Salimans et al. 2016)."""
 BLOCKS = 20
 """Blocks of samples that the jackknife leaves out in turn."""
 LEAST_OF_A_BLOCK = 2
 """Samples of a block without which there is no jackknife."""
-LEAST_OF_A_CLASS = 2
-"""Samples without which a class has no covariance; fewer than features are enough."""
 
 _ORDER_SEED = 20_160_610
 
@@ -206,57 +202,3 @@ def _distance(difference: Array, trace1: float, trace2: float, product: Array) -
     root_trace = np.sqrt(eigenvalues.clip(min=0)).sum()
     distance = difference @ difference + trace1 + trace2 - 2 * root_trace
     return max(0.0, float(distance))
-
-
-def inception_score(
-    probabilities: NDArray[np.floating], splits: int = SPLITS
-) -> tuple[float, float]:
-    """Return the mean and standard deviation over splits of exp E[KL(p(y|x) || p(y))].
-
-    Probabilities are (N, K), rows sum to one. They are put into a fixed random order first: samples
-    that come ordered by class would otherwise leave each split with a class or two.
-    Source: Salimans et al. 2016, section 4.
-    """
-    if len(probabilities) < splits:
-        raise ValueError(f"{len(probabilities)} images do not fill {splits} splits")
-    shuffled = probabilities.astype(np.float64)[permutation(len(probabilities))]
-    scores = [_score(part) for part in np.array_split(shuffled, splits)]
-    return float(np.mean(scores)), float(np.std(scores))
-
-
-def _score(part: Array) -> float:
-    marginal = np.broadcast_to(part.mean(axis=0), part.shape)
-    # Zero times the logarithm of zero is zero here: a class never predicted adds nothing.
-    log_ratio = np.zeros_like(part)
-    seen = part > 0
-    log_ratio[seen] = np.log(part[seen]) - np.log(marginal[seen])
-    return float(np.exp((part * log_ratio).sum(axis=1).mean()))
-
-
-def accuracy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the fraction of rows of (N, K) whose largest entry is at the label, 0 to 1."""
-    if len(probabilities) != len(labels):
-        raise ValueError(f"{len(probabilities)} images but {len(labels)} labels")
-    return float((probabilities.argmax(axis=1) == labels).mean())
-
-
-def count_classes(labels: NDArray[np.integer], n: int, classes: int) -> NDArray[np.int64]:
-    """Count each class, (classes,); ValueError unless there are n labels from 0 to classes - 1."""
-    if len(labels) != n:
-        raise ValueError(f"{n} samples but {len(labels)} labels")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels from {labels.min()} to {labels.max()}, allowed are 0 to {classes - 1}"
-        )
-    return np.bincount(labels, minlength=classes).astype(np.int64)
-
-
-def gap_of(counts: NDArray[np.int64], what: str) -> str | None:
-    """Say which class has too few of ``what`` for a covariance, or nothing."""
-    poorest = int(counts.argmin())
-    if counts[poorest] >= LEAST_OF_A_CLASS:
-        return None
-    return (
-        f"class {poorest} has {counts[poorest]} of {counts.sum()} {what}, "
-        f"each needs {LEAST_OF_A_CLASS} or more"
-    )

@@ -4,13 +4,8 @@ import math
 
 import numpy as np
 
-from bench.metrics.frechet_distance import (
-    accuracy,
-    frechet_between,
-    frechet_distance,
-    frechet_to_features,
-    inception_score,
-)
+from bench.metrics.frechet_distance import frechet_between, frechet_distance, frechet_to_features
+from bench.metrics.inception_score_and_accuracy import accuracy, inception_score
 from bench.metrics.kernel import kernel_distance
 from bench.metrics.precision_recall import overlap
 

@@ -87,7 +87,8 @@ def prepare(job: Job) -> None:
     )  # fmt: skip
     path = study / ANCHORS
     if not are_current(path, answer, evaluator):
-        rows = evaluator.anchors(settings.evaluation.samples, progress=progress.of("anchors"))
+        samples = settings.evaluation.samples
+        rows = metrics.measure_anchors(evaluator, samples, progress=progress.of("anchors"))
         write_text(path, Anchors(rows=rows).model_dump_json())
     write_text(job.answer, json.dumps(answer))
 

@@ -135,7 +135,9 @@ def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationR
     rows = record.read_anchors(study).rows
     with request.passing("anchors") as progress:
         samples = request.settings.evaluation.samples
-        found = evaluator.anchors(samples, families=request.families, progress=progress)
+        found = metrics.measure_anchors(
+            evaluator, samples, families=request.families, progress=progress
+        )
     merged = {name: rows.get(name, {}) | found.get(name, {}) for name in {**rows, **found}}
     write_text(study / record.ANCHORS, Anchors(rows=merged).model_dump_json())
 

@@ -1,1 +1,1 @@
-"""One file a layout: folders, zip files, arrays, LMDBs, IDX, fetched sets, made-up ones."""
+"""One file a layout, what all of them give (``layout``), and the cache of what was decoded."""

@@ -19,8 +19,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from bench.config import UserError
-from bench.data.sources.entries import Content, Entry, damaged
-from bench.data.sources.images import LARGEST_SIDE, shown
+from bench.data.sources.image_file import LARGEST_SIDE, shown
+from bench.data.sources.layout import Content, Entry, damaged
 from bench.data.sources.zips import DAMAGE, open_archive
 
 _KEYS = (("arr_0", "arr_1"), ("images", "labels"))

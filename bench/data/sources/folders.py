@@ -13,9 +13,15 @@ from functools import partial
 from pathlib import Path
 
 from bench.config import UserError
-from bench.data.sources import images
-from bench.data.sources.entries import Content, of_files
-from bench.data.sources.images import shown
+from bench.data.sources.image_file import (
+    SUFFIXES,
+    UNREAD,
+    has_suffix,
+    is_hidden,
+    is_hidden_image,
+    shown,
+)  # fmt: skip
+from bench.data.sources.layout import Content, of_files
 
 
 def stamp_of(status: os.stat_result) -> str:
@@ -48,7 +54,7 @@ def _listed(where: Path) -> list[os.DirEntry[str]]:
             names = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{shown(str(where))}: cannot be listed ({error.strerror})") from error
-    return [e for e in names if not images.is_hidden(e.name) or images.is_hidden_image(e.name)]
+    return [e for e in names if not is_hidden(e.name) or is_hidden_image(e.name)]
 
 
 def _walk(
@@ -95,7 +101,7 @@ def _read(path: Path, name: str, limit: int) -> bytes:
 
 def top(path: Path, below: str) -> tuple[list[str], list[str]]:
     """Return the folders and the files at the top of a folder ``below`` another."""
-    found = [entry for entry in _listed(path / below) if not images.is_hidden(entry.name)]
+    found = [entry for entry in _listed(path / below) if not is_hidden(entry.name)]
     folders = [entry.name for entry in found if entry.is_dir()]
     return folders, [entry.name for entry in found if not entry.is_dir()]
 
@@ -103,5 +109,4 @@ def top(path: Path, below: str) -> tuple[list[str], list[str]]:
 def holds_image(path: Path) -> bool:
     """Whether there is any image under a folder, of a format that is read or not."""
     files = (name for name, _ in _walk(path, "", ()) if not name.endswith("/"))
-    suffixes = images.SUFFIXES | images.UNREAD
-    return any(images.has_suffix(n, suffixes) and not images.is_hidden(n) for n in files)
+    return any(has_suffix(n, SUFFIXES | UNREAD) and not is_hidden(n) for n in files)

@@ -18,10 +18,9 @@ from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
 from bench.data.sources import folders, lmdbs, zips
 from bench.data.sources.arrays import open_npz
-from bench.data.sources.decoding import Recipe
-from bench.data.sources.entries import Part
+from bench.data.sources.image_cache import CachedImages, Recipe, prepare
 from bench.data.sources.labels import of_samples, of_training_data
-from bench.data.sources.prepared import CachedImages, prepare
+from bench.data.sources.layout import Part
 from bench.data.sources.splits import Top, find_splits, unwrap
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import UserError
-from bench.data.sources.entries import INDEX, Content
-from bench.data.sources.images import shown
+from bench.data.sources.image_file import shown
+from bench.data.sources.layout import INDEX, Content
 from bench.data.sources.splits import check_within
 
 NO_INDEX = f"give labels in {INDEX}, or one folder a class"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import UserError
-from bench.data.sources.entries import Content, Entry, damaged
+from bench.data.sources.layout import Content, Entry, damaged
 
 FILE = "data.mdb"
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.config import UserError
-from bench.data.sources.entries import INDEX
-from bench.data.sources.images import has_suffix, shown
+from bench.data.sources.image_file import has_suffix, shown
+from bench.data.sources.layout import INDEX
 
 Top = Callable[[str], tuple[Sequence[str], Sequence[str]]]
 """Lists folders and files at the top of a place, ``""`` or ``a/b/``, hidden ones left out."""

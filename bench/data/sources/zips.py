@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from bench.config import UserError
-from bench.data.sources.entries import Content, damaged, of_files
-from bench.data.sources.images import is_hidden, shown
+from bench.data.sources.image_file import is_hidden, shown
+from bench.data.sources.layout import Content, damaged, of_files
 
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError,

@@ -1,4 +1,4 @@
-"""What every source of images gives: entries in a fixed order, read one at a time."""
+"""What every layout gives: a split's images in a fixed order, read one at a time."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import UserError
-from bench.data.sources import images
-from bench.data.sources.images import said_by, shown
+from bench.data.sources import image_file
+from bench.data.sources.image_file import said_by, shown
 
 INDEX = "dataset.json"
 LARGEST_INDEX = 512 * 2**20
@@ -63,8 +63,8 @@ def of_files(
     that is not at the top.
     """
     files = [name for name in listed if not name.endswith("/")]
-    seen = [name for name in files if not images.is_hidden(name)]
-    names = sorted(name for name in seen if images.is_image(name, path))
+    seen = [name for name in files if not image_file.is_hidden(name)]
+    names = sorted(name for name in seen if image_file.is_image(name, path))
     if not names:
         raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
     stray = next((n for n in seen if n.casefold().split("/")[-1] == INDEX != n), None)
@@ -75,12 +75,12 @@ def of_files(
         )
 
     def entries() -> Generator[Entry, None, None]:
-        return (Entry(name, partial(read, name, images.LARGEST_FILE)) for name in names)
+        return (Entry(name, partial(read, name, image_file.LARGEST_FILE)) for name in names)
 
-    folders = {n.split("/")[0] for n in listed if "/" in n and not images.is_hidden(n)}
+    folders = {n.split("/")[0] for n in listed if "/" in n and not image_file.is_hidden(n)}
     left_out = (
         ({*seen} - {*names, INDEX}, "file is no image and was", "files are no images and were"),
-        (filter(images.is_hidden_image, files), "hidden image was", "hidden images were"),
+        (filter(image_file.is_hidden_image, files), "hidden image was", "hidden images were"),
         (
             folders - {name.split("/")[0] for name in names},
             "folder holds no image and was",

@@ -1,18 +1,18 @@
-"""Two yardsticks, measured as the methods are: noise, and real images held out."""
+"""Two anchors, measured as the methods are: noise, and real images held out."""
 
 from collections.abc import Collection
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset, Pixels, Progress, Split, to_uint8, unheard
 from bench.metrics import classification_score
-from bench.metrics.evaluation import evaluate
-from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import BATCH, extract
-from bench.metrics.frechet_distance import gap_of, permutation
-from bench.metrics.references import Reference, selected_rows
+from bench.metrics.evaluator import Evaluator
+from bench.metrics.features import share_of
+from bench.metrics.frechet_distance import permutation
+from bench.metrics.inception_score_and_accuracy import gap_of
+from bench.metrics.protocol import FAMILIES
+from bench.metrics.references import selected_rows
 from bench.records import Value
 
 NOISE = "noise"
@@ -21,44 +21,39 @@ _NOISE_SEED = 20_190_712
 _NOISE_BLOCK = 1000
 
 
-def anchors(
-    dataset: Dataset, extractor: Extractor, reference: Reference, n: int, *, batch: int = BATCH,
-    with_cas: bool = True, families: Collection[str] | None = None, progress: Progress = unheard,
+def measure_anchors(
+    evaluator: Evaluator, n: int, *, families: Collection[str] | None = None,
+    progress: Progress = unheard,
 ) -> dict[str, dict[str, Value]]:  # fmt: skip
-    """Return the metrics of two yardsticks, computed as those of samples are.
+    """Return the metrics of noise and of real images by all extractors, as those of samples.
 
     ``noise`` is n images of N(0, 1) noise, clipped and quantised like samples, or n points of
     N(0, I), which are neither; ``real (held-out)`` is the first n images of a fixed random order
     of the held-out split. Its classification accuracy score is of a classifier trained on n real
-    training images, and left out with ``with_cas=False``, since it takes a training. What a data
-    set is too small for is left out; ``anchor_notes`` says what and why. ``families`` as in
-    ``evaluate``.
+    training images. What a data set is too small for is left out; ``anchor_notes`` says what and
+    why.
     """
-
-    def measure(
-        images: Pixels, labels: NDArray[np.int64] | None, jackknife: bool
-    ) -> dict[str, Value]:
-        features = extract(extractor, images, batch=batch, progress=progress)
-        return evaluate(
-            features, reference, extractor=extractor, n=n, labels=labels, families=families,
-            jackknife=jackknife,
-            say=lambda line: None,  # ``anchor_notes`` says it, also where anchors are stored.
-        )  # fmt: skip
-
-    rows = {NOISE: measure(noise_like(dataset, n), None, False)}
-    chosen = _held_out(dataset, n)
-    real = {} if chosen is None else measure(chosen.images, chosen.labels, True)
-    if with_cas and (families is None or "cas" in families):
-        drawn = classification_score.real_samples(dataset, n)
-        if drawn is not None and classification_score.missing(dataset) is None:
-            assert drawn.labels is not None
-            cas = classification_score.cas
-            real |= cas(drawn.images, drawn.labels, dataset, device=extractor.device)
-    return rows | ({HELD_OUT: real} if real else {})
+    dataset, wanted = evaluator.dataset, {*(FAMILIES if families is None else families)}
+    splits = {NOISE: Split(noise_like(dataset, n), None), HELD_OUT: _held_out(dataset, n)}
+    rows: dict[str, dict[str, Value]] = {}
+    for place, (name, split) in enumerate(splits.items()):
+        if split is not None:
+            rows[name] = evaluator.measure(
+                split.images, split.labels, families=wanted - {"cas"},
+                jackknife=name == HELD_OUT, progress=share_of(progress, place, len(splits)),
+                say=lambda line: None,  # ``anchor_notes`` says it, also where anchors are stored.
+            )  # fmt: skip
+    drawn = classification_score.real_samples(dataset, n) if "cas" in wanted else None
+    if drawn is not None and classification_score.missing(dataset) is None:
+        assert drawn.labels is not None
+        given, device = (drawn.images, drawn.labels, dataset), evaluator.device
+        score = classification_score.cas(*given, device=device)
+        rows[HELD_OUT] = rows.get(HELD_OUT, {}) | score
+    return rows
 
 
 def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[str]:
-    """Say which metrics of real images ``anchors`` leaves out with n samples, and why.
+    """Say which metrics of real images ``measure_anchors`` leaves out with n samples, and why.
 
     Needs no extractor and computes nothing; ``limit`` is the reference's.
     """
