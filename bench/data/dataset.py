@@ -86,24 +86,17 @@ class Dataset:
     def facts(self) -> dict[str, Any]:
         """Return what a record says of its data, as plain JSON."""
         return {
-            "name": self.name,
-            "variant": self.variant,
-            "sha256": self.sha256,
-            "train": len(self.train),
-            "test": None if self.test is None else len(self.test),
-            "classes": list(self.classes),
-            "labelled": self.train.labels is not None,
-            "shape": list(self.shape),
-            "source": self.source,
-            "notes": list(self.notes),
-        }
+            "name": self.name, "variant": self.variant, "sha256": self.sha256,
+            "train": len(self.train), "test": None if self.test is None else len(self.test),
+            "classes": list(self.classes), "labelled": self.train.labels is not None,
+            "shape": list(self.shape), "source": self.source, "notes": list(self.notes),
+        }  # fmt: skip
 
 
 class Fingerprint:
     """The hash of images, labels and which split they are in, with their shapes, bit by bit.
 
-    The parts come in a fixed order: images and labels of ``train``, then those of ``test``; what a
-    data set lacks is added as None.
+    In a fixed order: images and labels of ``train``, then of ``test``; None for what is lacking.
     """
 
     def __init__(self) -> None:

@@ -47,7 +47,9 @@ def load(
                 f"--data {path}: '{name}' is drawn from a closed form and read from no file; "
                 "leave --data out, or choose another --dataset"
             )
-        from bench.data.sources.mixtures import load_mixture
+        from bench.data.sources.mixtures import (
+            load_mixture,
+        )
 
         return load_mixture(name)
     if path is not None and _holds_images(name, path):

@@ -7,12 +7,12 @@ nothing is unpickled.
 """
 
 import math
-import zipfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from numpy.lib import format as npy
@@ -34,31 +34,24 @@ def open_npz(path: Path) -> Iterator[Content]:
     """Open an ``.npz`` file of images; UserError names the file and the array that is at fault."""
     with open_archive(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        images, labels = _keys(list(members), path)
+        present = [keys for keys in _KEYS if keys[0] in members]
+        if len(present) != 1:
+            raise UserError(
+                f"{path}: holds {shown(', '.join(sorted(members))) or 'nothing'}; images are read "
+                "from 'arr_0' (labels 'arr_1') or from 'images' (labels 'labels'), one of the two"
+            )
+        ((images, labels),) = present
         with _open(archive, members[images], path) as (_, shape, dtype):
             channels_last = _layout(shape, dtype, f"{path}: '{images}'")
-        count = shape[0]
-        known = _read_labels(archive, members[labels], path, count) if labels in members else None
+        known = _labels(archive, members[labels], path, shape[0]) if labels in members else None
         others = ", ".join(sorted(shown(name) for name in members.keys() - {images, labels}))
-
         entries = partial(_entries, archive, members[images], path, channels_last=channels_last)
         notes = (f"also holds arrays that were left out: {others}",) if others else ()
-        yield Content(path, "npz", count, entries, labels=known, notes=notes)
-
-
-def _keys(found: list[str], path: Path) -> tuple[str, str]:
-    present = [keys for keys in _KEYS if keys[0] in found]
-    if len(present) == 1:
-        return present[0]
-    held = shown(", ".join(sorted(found))) or "nothing"
-    raise UserError(
-        f"{path}: holds {held}; images are read from 'arr_0' (labels 'arr_1') or from 'images' "
-        "(labels 'labels'), one of the two"
-    )
+        yield Content(path, "npz", shape[0], entries, labels=known, notes=notes)
 
 
 @contextmanager
-def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> Iterator[_Open]:
+def _open(archive: ZipFile, info: ZipInfo, path: Path) -> Iterator[_Open]:
     """Open an array behind its header, which must claim as many bytes as there are."""
     where = f"{path}: '{shown(info.filename)}'"
     try:
@@ -92,9 +85,7 @@ def _layout(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> bool:
     return last
 
 
-def _read_labels(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, count: int
-) -> NDArray[np.int64]:
+def _labels(archive: ZipFile, info: ZipInfo, path: Path, count: int) -> NDArray[np.int64]:
     with _open(archive, info, path) as (file, shape, dtype):
         where = f"{path}: '{shown(info.filename)}'"
         if dtype.kind not in "iu" or shape != (count,):
@@ -108,7 +99,7 @@ def _read_labels(
 
 
 def _entries(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, *, channels_last: bool
+    archive: ZipFile, info: ZipInfo, path: Path, *, channels_last: bool
 ) -> Generator[Entry, None, None]:
     with _open(archive, info, path) as (file, shape, _):
         for position in range(shape[0]):

@@ -34,10 +34,7 @@ def stamp_of(status: os.stat_result) -> str:
 
 
 def stamp(path: Path) -> str:
-    """Return what changes when a file, or one in a folder, does: names, sizes, times of change.
-
-    Raises UserError, which names what cannot be listed or read.
-    """
+    """Return what changes when a file, or one in a folder, does; UserError if it cannot be read."""
     if path.is_file():
         return stamp_of(path.stat())
     digest = hashlib.sha256()

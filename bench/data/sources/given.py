@@ -49,25 +49,24 @@ def load_given(
     files = [place] if beside is None else [place, beside]
     shape = None if known is None else (known.channels, known.size, known.size)
     recipe = Recipe(
-        name, partial(_stamp, files), partial(splits, place, beside), label,
+        name, partial(_stamp, files), partial(_splits, place, beside), label,
         size=size if known is None else None, shape=shape, owner=name,
     )  # fmt: skip
     stored = prepare(recipe, cache=cache, progress=progress)
-    lossy, notes = stored.facts.lossy, list(stored.facts.notes)
-    if known is not None and lossy:
+    facts, notes = stored.facts, list(stored.facts.notes)
+    if known is not None and facts.lossy:
+        kinds = " and ".join(facts.lossy)
         notes.append(
-            f"the images went through {' and '.join(lossy)}: numbers are not comparable with "
-            "published ones"
+            f"the images went through {kinds}: numbers are not comparable with published ones"
         )
     if known is not None and len(stored.train) != known.train:
         notes.append(f"{len(stored.train)} training images, not the published {known.train}")
-    classes = stored.facts.classes or (known.classes if known is not None else _numbers(stored))
+    classes = facts.classes or (known.classes if known is not None else _numbers(stored))
     if stored.train.labels is not None:
         absent = len(classes) - len(np.unique(stored.train.labels))
         notes += [f"{absent} of {len(classes)} classes have no image"] if absent else []
-    held_out = stored.facts.held_out
-    source = str(path) if held_out is None else f"{path}; held-out split from {held_out}"
-    return _dataset(name, stored, classes, source, notes)
+    beside_it = "" if facts.held_out is None else f"; held-out split from {facts.held_out}"
+    return _dataset(name, stored, classes, f"{path}{beside_it}", notes)
 
 
 def _numbers(stored: CachedImages) -> tuple[str, ...]:
@@ -89,27 +88,26 @@ def _dataset(
     )  # fmt: skip
 
 
-def splits(path: Path, beside: Path | None) -> tuple[dict[str, Part], list[str]]:
+def _splits(path: Path, beside: Path | None) -> tuple[dict[str, Part], list[str]]:
     """Find the training split at ``path``, its held-out split there or ``beside``, and notes."""
-    top = _top(path)
-    places, notes = find_splits(path, top) if top else ({"train": ""}, [])
+    places, notes = find_splits(path, _top(path))
     parts = {key: _part(path, below) for key, below in places.items()}
     if beside is not None and "test" not in parts:
-        parts["test"] = whole(beside)
+        parts["test"] = _whole(beside)
     return parts, notes
 
 
-def _top(path: Path) -> Top | None:
-    """How to list what lies at ``path``; None where there are no folders and files in it."""
-    if path.is_dir():
-        return None if lmdbs.is_lmdb(path) else partial(folders.top, path)
-    return zips.top(path) if path.suffix.lower() == ".zip" else None
+def _top(path: Path) -> Top:
+    """How to list what lies at ``path``: nothing where there are no folders and files in it."""
+    if path.is_dir() and not lmdbs.is_lmdb(path):
+        return partial(folders.top, path)
+    is_zip = path.is_file() and path.suffix.lower() == ".zip"
+    return zips.top(path) if is_zip else lambda below: ([], [])
 
 
-def whole(path: Path) -> Part:
+def _whole(path: Path) -> Part:
     """Return what lies at ``path``, within all folders that hold nothing but one folder."""
-    top = _top(path)
-    return _part(path, unwrap(top) if top else "")
+    return _part(path, unwrap(_top(path)))
 
 
 def _beside(path: Path) -> Path | None:
@@ -168,7 +166,7 @@ def load_samples(
         raise UserError(f"{path}: no such file or folder of samples")
     place = path.resolve()
     recipe = Recipe(
-        f"samples {classes}", partial(_stamp, [place]), lambda: ({"train": whole(place)}, []),
+        f"samples {classes}", partial(_stamp, [place]), lambda: ({"train": _whole(place)}, []),
         partial(of_samples, classes), shape=shape, owner="the data set",
     )  # fmt: skip
     stored = prepare(recipe, cache=cache, progress=progress)

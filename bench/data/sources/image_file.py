@@ -1,10 +1,10 @@
 """One image file, read safely: what is decoded, what is converted and what is refused.
 
 PNG, JPEG and WebP of 8-bit grey or RGB are read; the format is told by content, not by name. Two
-kinds are converted, because nothing is lost: a palette without transparency becomes RGB, and one
-bit, two or four bits of grey become eight. Refused are transparency in any form, CMYK, 16 bits and
-animations. Images are turned as their orientation tag (EXIF) says, as every viewer shows them;
-colour profiles and gamma are not applied, as in torchvision, but told.
+kinds are converted, because nothing is lost: a palette without transparency becomes RGB, and fewer
+bits of grey become eight. Refused are transparency in any form, CMYK, 16 bits and animations.
+Images are turned as their orientation tag (EXIF) says, as every viewer shows them; colour profiles
+and gamma are not applied, as in torchvision, but told.
 """
 
 import io
@@ -67,13 +67,12 @@ def shown(name: str) -> str:
 
 def is_image(name: str, path: Path) -> bool:
     """Whether a file is read as an image; UserError for the formats that are not read."""
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in UNREAD:
+    if has_suffix(name, UNREAD):
         raise UserError(
-            f"{path}: '{shown(name)}' is {suffix}, which is not read; convert it to PNG "
-            "(PNG, JPEG and WebP are read)"
+            f"{path}: '{shown(name)}' is {PurePosixPath(name).suffix.lower()}, which is not read; "
+            "convert it to PNG (PNG, JPEG and WebP are read)"
         )
-    return suffix in SUFFIXES
+    return has_suffix(name)
 
 
 def has_suffix(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
@@ -216,5 +215,4 @@ def in_grey(picture: Picture) -> Picture:
 
 def text(shape: tuple[int, ...]) -> str:
     """Write (C, H, W) as ``WxHxC``."""
-    channels, height, width = shape
-    return f"{width}x{height}x{channels}"
+    return "x".join(map(str, reversed(shape)))

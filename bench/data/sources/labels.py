@@ -1,9 +1,9 @@
 """Which class each image is of: told by ``dataset.json``, by class folders, or by an array.
 
 ``dataset.json`` holds ``{"labels": [[file name, class index], ...]}``, or ``null`` in place of the
-list; ``"classes"`` may list the classes' names. Without the file, or with ``null``, the images of a
-zip file have no labels. Class folders are the first level of folders; each is named after its
-class, or, where the classes are known beforehand, after its class or its index.
+list; ``"classes"`` may list the classes' names. Without it the images of a zip file have no labels.
+Class folders are the first level of folders; each is named after its class, or, where the classes
+are known beforehand, after its class or its index.
 """
 
 import json
@@ -22,7 +22,6 @@ from bench.data.sources.image_file import shown
 from bench.data.sources.layout import INDEX, Content
 from bench.data.sources.splits import check_within
 
-NO_INDEX = f"give labels in {INDEX}, or one folder a class"
 _SHARD = re.compile(r"(\d{5})/img\1\d{3}\.\w+|(\d{3})000/\2\d{3}\.\w+")
 """EDM's folders of a thousand images: ``00001/img00001000.png``, or ``001000/001000.png``."""
 
@@ -36,12 +35,12 @@ class Labels:
     notes: tuple[str, ...] = ()
 
 
-def same(name: str) -> str:
+def _same(name: str) -> str:
     """Return what names have in common that look equal: accents composed into their letters."""
     return unicodedata.normalize("NFC", name)
 
 
-def from_index(content: Content, *, name: str, known: Sequence[str] | None) -> Labels:
+def _from_index(content: Content, *, name: str, known: Sequence[str] | None) -> Labels:
     """Read labels and classes' names from ``dataset.json``; ``known`` are those of ``name``.
 
     Raises UserError unless it labels every image, and nothing else, with an allowed class.
@@ -91,9 +90,9 @@ def _label_table(given: Any, where: str) -> dict[str, int]:
 
 def _in_order(table: dict[str, int], names: Sequence[str], where: str) -> list[int]:
     """Return the images' labels, with names matched that look equal where just two do."""
-    composed = [{*map(same, found)} for found in (table, names)]
+    composed = [{*map(_same, found)} for found in (table, names)]
     if [len(found) for found in composed] == [len(table), len(names)]:
-        table, names = {same(entry): k for entry, k in table.items()}, [*map(same, names)]
+        table, names = {_same(entry): k for entry, k in table.items()}, [*map(_same, names)]
     missing = next((entry for entry in names if entry not in table), None)
     if missing is not None:
         raise UserError(
@@ -118,7 +117,7 @@ def _allowed(
     return np.array(values, dtype=np.int64)
 
 
-def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool = True) -> Labels:
+def _from_folders(content: Content, *, known: Sequence[str] | None, indices: bool = True) -> Labels:
     """Take the first level of folders as classes: ``known`` ones, else their sorted names.
 
     A folder may be named by a known class or, with ``indices``, by its index, zeros before it or
@@ -133,31 +132,34 @@ def from_folders(content: Content, *, known: Sequence[str] | None, indices: bool
     loose = next((name for name in content.names if "/" not in name), None)
     if loose is not None:
         raise UserError(
-            f"{content.path}: '{shown(loose)}' lies beside folders of images; {NO_INDEX}"
+            f"{content.path}: '{shown(loose)}' lies beside folders of images; give labels in "
+            f"{INDEX}, or one folder a class"
         )
     folders = [name.split("/", 1)[0] for name in content.names]
     found = sorted(set(folders))
     strange = next((shown(name) for name in found if shown(name) != name), None)
     if strange is not None:
         raise UserError(f"{content.path}: folder '{strange}' has no printable name for a class")
-    alike = {same(name): name for name in found}
+    alike = {_same(name): name for name in found}
     for name in found:
-        if (twin := alike[same(name)]) != name:
+        if (twin := alike[_same(name)]) != name:
             raise UserError(
                 f"{content.path}: folders {name!a} and {twin!a} look equal, '{name}'; merge them"
             )
-    classes, named = (found, False) if known is None else (known, indices)
-    index = match_classes(found, classes, content.path, indices=named)
+    if known is None:
+        index = {folder: place for place, folder in enumerate(found)}
+    else:
+        index = _match(found, known, content.path, indices=indices)
     values = np.array([index[folder] for folder in folders], dtype=np.int64)
     return Labels(values, tuple(found) if known is None else None)
 
 
-def match_classes(
-    found: Sequence[str], known: Sequence[str], path: Path, *, indices: bool = True
+def _match(
+    found: Sequence[str], known: Sequence[str], path: Path, *, indices: bool
 ) -> dict[str, int]:
     """Map folders' names to class indices; UserError unless all of them map, and in one way."""
-    places = {same(name): k for k, name in reversed([*enumerate(known)])}
-    by_name = {name: places[same(name)] for name in found if same(name) in places}
+    places = {_same(name): k for k, name in reversed([*enumerate(known)])}
+    by_name = {name: places[_same(name)] for name in found if _same(name) in places}
     numbers = {name: int(name) for name in found if name.isascii() and name.isdecimal()}
     by_index = {name: k for name, k in numbers.items() if indices and k < len(known)}
     maps = [m for m in (by_name, by_index) if len(m) == len(found)]
@@ -184,14 +186,14 @@ def of_training_data(
     """
     check_within(content.path, content.names)
     if content.index is not None:
-        return from_index(content, name=name, known=known)
+        return _from_index(content, name=name, known=known)
     if content.labels is not None:
         return Labels(_allowed(content.labels.tolist(), known, content.path))
     if content.kind == "folder":
         if known is None and first is not None and first.classes is not None:
-            labels = from_folders(content, known=first.classes, indices=False)
+            labels = _from_folders(content, known=first.classes, indices=False)
             return replace(labels, classes=first.classes)
-        return from_folders(content, known=known)
+        return _from_folders(content, known=known)
     if content.kind == "zip" and any("/" in name for name in content.names):
         note = f"folders in a zip file are no classes, and there is no {INDEX}: no labels"
         return Labels(notes=(note,))
@@ -207,7 +209,7 @@ def of_samples(classes: tuple[str, ...], content: Content, first: Labels | None 
         if not classes:
             return Labels()
         if content.index is None and content.labels is None:
-            return from_folders(content, known=classes)
+            return _from_folders(content, known=classes)
         labels = of_training_data("the data set", classes, content, None)
         if labels.classes not in (None, classes):
             raise UserError(f"the classes of {INDEX} are not the data set's")

@@ -1,8 +1,7 @@
 """LSUN as it is published: an lmdb folder, ``data.mdb``, whose values are JPEG or WebP files.
 
-Read directly, not by torchvision, whose class writes a pickled list of keys into the working
-directory. Images are taken in the order of their keys. lmdb maps the file and trusts its inner
-pointers: read only files whose source you trust.
+Read in the order of the keys, and not by torchvision, whose class writes a pickled list of them
+into the working directory. lmdb trusts the file's inner pointers: read only what you trust.
 """
 
 from collections.abc import Generator, Iterator
