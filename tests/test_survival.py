@@ -44,12 +44,12 @@ import json, os, random, signal, sys, time
 import bench.training.checkpoint, bench.worker
 import scipy.linalg, torch._dynamo  # which torch loads at its first optimizer
 from bench.executors import Job
-from bench.worker import process
+from bench.worker import progress_and_stop
 from pathlib import Path
 
 whole, cell, cache = map(Path, sys.argv[1:4])
 moments = json.loads(sys.argv[4])
-process.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
+progress_and_stop.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
 bench.training.checkpoint.CHECKPOINT_SHARE = 1.0  # so small a cell would hardly have any
 PHASES = {"starting": 0.0, "waiting": 0.0, "training": 0.1, "sampling": 0.55, "evaluating": 0.85}
 LENGTHS = {"starting": 0.0, "waiting": 0.0, "training": 0.45, "sampling": 0.3, "evaluating": 0.15}
@@ -65,11 +65,11 @@ def attempt(folder, moment, jitter=0.0):
     child = os.fork()
     if child == 0:
         os.close(reading)
-        tell = process.Progress.__call__
+        tell = progress_and_stop.Progress.__call__
         def tell_both(self, phase, **values):
             tell(self, phase, **values)
             os.write(writing, json.dumps({"phase": phase, **values}).encode() + b"\\n")
-        process.Progress.__call__ = tell_both
+        progress_and_stop.Progress.__call__ = tell_both
         log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1), os.dup2(log, 2)
         os._exit(bench.worker.run_cell(Job(task="bench.worker", folder=folder, cache=cache)))

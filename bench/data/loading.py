@@ -8,14 +8,9 @@ from bench.data.dataset import Dataset, Progress, unheard
 
 
 def load(
-    name: str,
-    *,
-    path: Path | None = None,
-    cache: Path,
-    size: int | None = None,
-    download: bool = True,
-    progress: Progress = unheard,
-) -> Dataset:
+    name: str, *, path: Path | None = None, cache: Path, size: int | None = None,
+    download: bool = True, progress: Progress = unheard,
+) -> Dataset:  # fmt: skip
     """Read a data set by name, from ``path`` if given, else from where it is known to lie.
 
     Args:

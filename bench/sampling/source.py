@@ -1,7 +1,7 @@
 """Draws a method's samples, batch by batch, the same bits in any order."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from bench.config import UserError
 from bench.config.random_streams import derive
 from bench.costs.flops import count_calls, count_flops
 from bench.costs.ledger import synchronize
-from bench.data.dataset import to_uint8
+from bench.data.dataset import Progress, to_uint8, unheard
 from bench.training import DivergedError
 from bench.training.optimizing import autocast
 from methods.base import Method
@@ -129,14 +129,9 @@ class BatchCache(Protocol):
 
 
 def draw_batches(
-    source: Source,
-    n: int,
-    size: int,
-    *,
-    at_least: int = 1,
-    progress: Callable[[float], None] = lambda fraction: None,
-    kept: BatchCache | None = None,
-) -> tuple[NDArray[Any], NDArray[np.int64] | None, list[float]]:
+    source: Source, n: int, size: int, *, at_least: int = 1,
+    progress: Progress = unheard, kept: BatchCache | None = None,
+) -> tuple[NDArray[Any], NDArray[np.int64] | None, list[float]]:  # fmt: skip
     """Draw ``n`` images, the classes asked for, and milliseconds an image of every batch.
 
     ``at_least`` so many batches are drawn and timed, all of the same ``size``.

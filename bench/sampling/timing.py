@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench.config import Sampling
 from bench.costs.intervals import Interval, interval
+from bench.data.dataset import Progress
 from bench.sampling.source import BatchCache, Source, count_sampling, draw_batches, timed
 
 WINDOW = 3
@@ -75,11 +76,7 @@ class Drawn:
 
 
 def draw_and_time(
-    source: Source,
-    n: int,
-    settings: Sampling,
-    progress: Callable[[float], None],
-    kept: BatchCache | None = None,
+    source: Source, n: int, settings: Sampling, progress: Progress, kept: BatchCache | None = None
 ) -> Drawn:
     """Draw ``n`` images in batches and time each batch, after warming up.
 

@@ -46,12 +46,6 @@ class Feed:
             self._order[epoch] = order.to(self._pages)
         return self._order[epoch]
 
-    def _gather(self, index: Tensor) -> Tensor:
-        """Return the images at ``index``, on the device."""
-        if isinstance(self.images, Tensor):
-            return self.images[index]
-        return _tensor(self.images[index.numpy()], self.device)
-
     def next(self, generator: torch.Generator) -> Batch:
         """Return the next ``batch`` images, flips drawn on the device."""
         parts, wanted = [], self.batch
@@ -62,7 +56,10 @@ class Feed:
             self.drawn += len(part)
             wanted -= len(part)
         index = torch.cat(parts)
-        x = self._gather(index)
+        if isinstance(self.images, Tensor):
+            x = self.images[index]
+        else:
+            x = _tensor(self.images[index.numpy()], self.device)
         if x.dtype == torch.uint8:
             x = x.to(torch.float32) / 127.5 - 1
         if self.flip:

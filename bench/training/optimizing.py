@@ -1,4 +1,4 @@
-"""Optimizers, learning rates, moving averages and precision, as a method asks for them."""
+"""Optimizers, learning rates, clipping, averages and precision, as a method asks for them."""
 
 import math
 from collections.abc import Mapping
@@ -26,6 +26,17 @@ def learning_rate(settings: Adam, images: int, progress: float) -> float:
     warm = settings.warmup_kimg * 1000
     rate = settings.lr * min(1.0, images / warm) if warm else settings.lr
     return rate * 0.5 * (1 + math.cos(math.pi * progress)) if settings.decay == "cosine" else rate
+
+
+def descend(
+    optimizer: torch.optim.Optimizer, network: nn.Module, *, rate: float, clip: float | None
+) -> None:
+    """Make a step at a learning rate, the gradient's norm clipped to ``clip`` if it is given."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if clip is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
+    optimizer.step()
 
 
 class MovingAverage:

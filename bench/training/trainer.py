@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.config import Budget, Training
 from bench.config.random_streams import derive
@@ -16,7 +16,7 @@ from bench.costs.ledger import Ledger
 from bench.training import checkpoint
 from bench.training.checkpoint import State, clone
 from bench.training.feed import Feed
-from bench.training.optimizing import StageRun, autocast, begin_stage, learning_rate
+from bench.training.optimizing import StageRun, autocast, begin_stage, descend, learning_rate
 from methods.base import Batch, Method, Objective, Stage
 
 PLAIN = ("stage_index", "steps", "images", "snapshots", "last_loss", "train_flops", "counts")
@@ -112,18 +112,14 @@ class Trainer:
 
     def _result(self, run: StageRun) -> State:
         """All that a stage leaves: with it another cell goes on as if it had trained the stage."""
-        names = list(run.optimizers)
+        networks = {name: self.method.networks[name] for name in run.optimizers}
         return {
-            "networks": {name: clone(self.method.networks[name].state_dict()) for name in names},
-            "train_flops": dict(self.train_flops),
-            "seconds": self.ledger.elapsed("train"),
-            "compile_seconds": self.ledger.elapsed("compile"),
-            "steps": self.steps,
-            "images": self.images,
-            "drawn": self.feed.drawn,
-            "last_loss": self.last_loss,
+            "networks": {name: clone(network.state_dict()) for name, network in networks.items()},
+            "train_flops": dict(self.train_flops), "seconds": self.ledger.elapsed("train"),
+            "compile_seconds": self.ledger.elapsed("compile"), "steps": self.steps,
+            "images": self.images, "drawn": self.feed.drawn, "last_loss": self.last_loss,
             "generator": self.generator.get_state(),
-        }
+        }  # fmt: skip
 
     def _take_over(self, stage: Stage, found: State) -> None:
         """Go on from a stage that another cell has trained; its cost is charged here in full."""
@@ -176,8 +172,6 @@ class Trainer:
             for other in run.optimizers:
                 self.method.networks[other].requires_grad_(other == name)
         rate = learning_rate(objective.optimizer, images + self.feed.batch, self.progress(run))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
         if label in run.flops:
             loss = self._loss_and_gradient(objective, batch)
@@ -188,11 +182,13 @@ class Trainer:
                 )
                 if self.settings.compile and run.is_counted:
                     self._compile(run)
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip)
-        optimizer.step()
+        descend(optimizer, network, rate=rate, clip=self.settings.clip)
         self.train_flops[label] = self.train_flops.get(label, 0.0) + run.flops[label]
-        self._accumulate({f"loss/{label}": loss, **batch.logs})
+        for key, value in {f"loss/{label}": loss, **batch.logs}.items():
+            # Summed on the device, without waiting for it.
+            number = value.detach().float()
+            self.sums[key] = self.sums[key] + number if key in self.sums else number
+            self.counts[key] = self.counts.get(key, 0) + 1
         batch.logs.clear()
 
     def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
@@ -260,13 +256,6 @@ class Trainer:
         if stopping:
             raise InterruptedTrainingError(f"stopped after {self.steps} steps")
 
-    def _accumulate(self, values: dict[str, Tensor]) -> None:
-        """Add to the sums on the device, without waiting for it."""
-        for name, value in values.items():
-            number = value.detach().float()
-            self.sums[name] = self.sums[name] + number if name in self.sums else number
-            self.counts[name] = self.counts.get(name, 0) + 1
-
     def _emit(self, run: StageRun) -> None:
         """Write the means since the last point; DivergedError if one of them is not finite."""
         if not self.sums:
@@ -283,12 +272,10 @@ class Trainer:
                 raise DivergedError(f"{name} is {value} at step {self.steps}")
 
     def _place(self, run: StageRun) -> dict[str, Any]:
+        seconds = round(self.ledger.elapsed("train"), 3)
         return {
-            "images": self.images,
-            "step": self.steps,
-            "seconds": round(self.ledger.elapsed("train"), 3),
-            "stage": run.stage.name,
-        }
+            "images": self.images, "step": self.steps, "seconds": seconds, "stage": run.stage.name,
+        }  # fmt: skip
 
     @contextmanager
     def averaged(self, run: StageRun) -> Any:
@@ -318,33 +305,28 @@ class Trainer:
         on_cuda = self.device.type == "cuda"
         return {
             **{name: getattr(self, name) for name in PLAIN},
-            "drawn": self.feed.drawn,
-            "sums": self.sums,
+            "drawn": self.feed.drawn, "sums": self.sums,
             "networks": {name: network.state_dict() for name, network in networks.items()},
             "generator": self.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
             "other_generators": checkpoint.other_generators(),
             "cuda_generator": torch.cuda.get_rng_state(self.device) if on_cuda else None,
-            "run": run
-            and {
-                "step": run.step,
-                "seconds": run.seconds,
-                "flops": run.flops,
+            "run": run and {
+                "step": run.step, "seconds": run.seconds, "flops": run.flops,
                 "optimizers": {k: o.state_dict() for k, o in run.optimizers.items()},
                 "averages": {k: a.model.state_dict() for k, a in run.averages.items()},
             },
-        }
+        }  # fmt: skip
 
     def load_state(self, state: State) -> None:
         """Go on where ``state`` was taken."""
         for name in PLAIN:
             setattr(self, name, state[name])
-        self.feed.drawn = state["drawn"]
+        self.feed.drawn, saved = state["drawn"], state["run"]
         self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
         for name, weights in state["networks"].items():
             self.method.networks[name].load_state_dict(weights)
-        if state["run"] is not None:
-            saved = state["run"]
+        if saved is not None:
             run = self.run_ = self._begin(self.stages[self.stage_index])
             run.step, run.seconds, run.flops = saved["step"], saved["seconds"], saved["flops"]
             for name, optimizer in run.optimizers.items():

@@ -107,13 +107,11 @@ class Built:
             for stage in self.method.stages()
             for objective in stage.objectives
         }
+        sampler, precision = self.config.method_config.get("sampler"), self.training.precision
         return {
-            "sampling_seed": self.config.seed,
-            "nfe": nfe,
-            "sampler": self.config.method_config.get("sampler"),
-            "ema": averages,
-            "precision": self.training.precision,
-        }
+            "sampling_seed": self.config.seed, "nfe": nfe, "sampler": sampler, "ema": averages,
+            "precision": precision,
+        }  # fmt: skip
 
 
 def build_cell(config: CellConfig, dataset: Dataset, device: torch.device) -> Built:

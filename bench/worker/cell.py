@@ -23,7 +23,7 @@ from bench.training import State
 from bench.training.checkpoint import read_state
 from bench.worker.build import build_cell, device_for, load_data
 from bench.worker.partial_samples import Parts
-from bench.worker.process import Progress, Stop, leave
+from bench.worker.progress_and_stop import Progress, Stop, leave
 
 
 @dataclass
@@ -126,11 +126,9 @@ class Cell:
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""
         state = {
-            "key": self.record.key,
-            "trainer": trainer,
-            "curve_bytes": self.curves.size(),
-            "ledger": self.ledger.totals(),
-        }
+            "key": self.record.key, "trainer": trainer,
+            "curve_bytes": self.curves.size(), "ledger": self.ledger.totals(),
+        }  # fmt: skip
         write_archive(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 
     def note_peak_memory(self) -> int:

@@ -14,21 +14,18 @@ import torch
 from bench import metrics
 from bench.config import MissingDataError, Settings, UserError, one_line
 from bench.data import Dataset, load
+from bench.data.dataset import unheard
 from bench.executors import BAD_INPUT, DONE, NO_DATA, Job, serve
 from bench.records import ANCHORS, Anchors, check_content, write_text
 from bench.worker.build import build_method, open_device
-from bench.worker.process import Progress
+from bench.worker.progress_and_stop import Progress
 from bench.worker.shared_stages import stage_key
 
 
 def examine(
-    settings: Settings,
-    methods: Mapping[str, dict[str, Any]],
-    cache: Path,
-    *,
-    download: bool = True,
-    progress: Callable[[float], None] = lambda fraction: None,
-) -> tuple[Dataset, torch.device, dict[str, Any]]:
+    settings: Settings, methods: Mapping[str, dict[str, Any]], cache: Path, *,
+    download: bool = True, progress: Callable[[float], object] = unheard,
+) -> tuple[Dataset, torch.device, dict[str, Any]]:  # fmt: skip
     """Load and check data, extractors and methods; nothing is stored but the decoded data.
 
     ``progress`` is told the fraction of the data that is read. Beside data and device returns what
@@ -47,13 +44,11 @@ def examine(
             first = build_method(label, config, dataset).stages()[0]
         stages[label] = stage_key(first, label, settings, dataset.sha256, None)
     answer = {
-        "data_variant": dataset.variant,
-        "data_sha256": dataset.sha256,
+        "data_variant": dataset.variant, "data_sha256": dataset.sha256,
         "data_source": dataset.source,
         "notes": [*dataset.notes, *metrics.anchor_notes(dataset, samples, limit=limit)],
-        **identity,
-        "stages": stages,
-    }
+        **identity, "stages": stages,
+    }  # fmt: skip
     return dataset, device, answer
 
 

@@ -8,7 +8,7 @@ from bench.executors import DONE, FAILED, INTERRUPTED, Job
 from bench.records import Status
 from bench.training import DivergedError, InterruptedTrainingError
 from bench.worker.cell import Cell
-from bench.worker.process import explain, is_for_memory
+from bench.worker.progress_and_stop import explain, is_for_memory
 from bench.worker.results import evaluate, kept_samples, sample
 from bench.worker.train import train
 

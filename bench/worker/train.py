@@ -21,22 +21,18 @@ def train(cell: Cell, state: State | None) -> None:
         InterruptedTrainingError: it was asked to stop; a checkpoint has been written.
     """
     shares = cell.training.share_stages
-    trainer = Trainer(
-        cell.built.method,
-        feed_of(cell.built),
-        settings=cell.training,
-        budget=cell.settings.budget,
-        seed=cell.config.seed,
-        ledger=cell.ledger,
-        hooks=Hooks(
-            log=cell.curves.append,
-            snapshot=lambda place: take_snapshot(cell, place),
-            checkpoint=cell.write_checkpoint,
-            progress=TrainingProgress(cell),
-            stopping=lambda: cell.stop.requested,
-            shared=lambda stage: StagePlace(cell, stage) if shares else nullcontext(),
-        ),
+    hooks = Hooks(
+        log=cell.curves.append,
+        snapshot=lambda place: take_snapshot(cell, place),
+        checkpoint=cell.write_checkpoint,
+        progress=TrainingProgress(cell),
+        stopping=lambda: cell.stop.requested,
+        shared=lambda stage: StagePlace(cell, stage) if shares else nullcontext(),
     )
+    trainer = Trainer(
+        cell.built.method, feed_of(cell.built), settings=cell.training, seed=cell.config.seed,
+        budget=cell.settings.budget, ledger=cell.ledger, hooks=hooks,
+    )  # fmt: skip
     cell.curves.cut(state["curve_bytes"] if state else 0)
     cell.stop.training = True
     trainer.run(state["trainer"] if state else None)

@@ -144,13 +144,9 @@ def _stamp(paths: Sequence[Path]) -> str:
 
 
 def load_samples(
-    path: Path,
-    *,
-    shape: tuple[int, int, int],
-    classes: tuple[str, ...],
-    cache: Path,
+    path: Path, *, shape: tuple[int, int, int], classes: tuple[str, ...], cache: Path,
     progress: Progress = unheard,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Read samples that some other code has drawn: a folder, a zip or ``.npz`` file of images.
 
     They are ``train`` of what is returned, uint8 (N, C, H, W) memory-mapped, and must have just the

@@ -224,14 +224,12 @@ def _decode(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -
     for part, content in opened.items():
         said = [*said, *content.notes, *labels[part].notes]
     return PreparedFacts(
-        classes=labels["train"].classes,
-        kind=opened["train"].kind,
+        classes=labels["train"].classes, kind=opened["train"].kind,
         held_out=parts["test"].name if "test" in parts else None,
-        lossy=tuple(sorted(job.lossy)),
-        sha256=digest.hexdigest(),
+        lossy=tuple(sorted(job.lossy)), sha256=digest.hexdigest(),
         notes=(*dict.fromkeys(said), *job.notes()),
         files={file.name: _stamp(file) for file in folder.iterdir()},
-    )
+    )  # fmt: skip
 
 
 def _check_agreement(opened: Mapping[str, Content], labels: Mapping[str, Labels]) -> None:

@@ -9,6 +9,7 @@ value, and what it gives is tried on a few images of each shape before it is bel
 import io
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from bench.metrics.extractors.resizing import times
 
 Shape = tuple[int, ...]
 
+_PARTS = ("features", "logits")
 RESIZE = "the file's own"
 """What a value's provenance says of the resize."""
 
@@ -51,12 +53,12 @@ class Exported:
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, d) and probabilities (B, K) of uint8 images, K = 0 without logits."""
-        features, logits = self.outputs(images)
-        if logits is None:
+        features, *logits = self.outputs(images)
+        if not logits:
             return features, features.new_zeros((len(features), 0), dtype=torch.float32)
-        return features, logits.float().softmax(dim=1)
+        return features, logits[0].float().softmax(dim=1)
 
-    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def outputs(self, images: Tensor) -> Sequence[Tensor]:
         """Return what the network gives: features, and logits if it has any."""
         try:
             # Torch's advice about formats is no use: the file is what it is.
@@ -72,7 +74,7 @@ class Exported:
         if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
             kinds = ", ".join(type(part).__name__ for part in parts)
             raise self._wrong(f"gives {kinds or 'nothing'}")
-        return parts[0], parts[1] if len(parts) == 2 else None
+        return parts
 
     def check(self, shape: Shape) -> None:
         """Try the network on a few images of a shape (C, H, W), once; UserError if it is wrong."""
@@ -80,12 +82,13 @@ class Exported:
             return
         images = _trial(shape).to(self.device)
         together = self.outputs(images)
-        for what, values in zip(("features", "logits"), together, strict=True):
-            if values is not None:
-                self._check_form(what, values, len(images))
-        self._check_rows(images, together)
-        if (logits := together[1]) is not None and bool((logits >= 0).all()):
-            sums = logits.float().sum(dim=1)
+        for what, values in zip(_PARTS, together, strict=False):
+            self._check_form(what, values, len(images))
+        singly = [self.outputs(image[None]) for image in images]
+        for index, (what, whole) in enumerate(zip(_PARTS, together, strict=False)):
+            self._check_rows(what, whole, [one[index] for one in singly if index < len(one)])
+        if len(together) == len(_PARTS) and bool((together[1] >= 0).all()):
+            sums = together[1].float().sum(dim=1)
             if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
                 raise self._wrong("gives probabilities in place of logits")
         self._tried.add(shape)
@@ -98,24 +101,17 @@ class Exported:
         if not bool(values.isfinite().all()):
             raise self._wrong(f"gives {what} that are not finite")
 
-    def _check_rows(self, images: Tensor, together: tuple[Tensor, Tensor | None]) -> None:
+    def _check_rows(self, what: str, whole: Tensor, rows: Sequence[Tensor]) -> None:
         """Refuse a network to which the other images of a batch, or chance, matter."""
-        singly = [self.outputs(image[None]) for image in images]
-        for index, what in enumerate(("features", "logits")):
-            whole = together[index]
-            if whole is None:
-                continue
-            rows = [row for one in singly if (row := one[index]) is not None]
-            if [row.shape for row in rows] != [(1, whole.shape[1])] * len(images):
-                raise self._wrong(f"gives other shapes of {what} for one image than for several")
-            alone = torch.cat(rows).float()
-            largest = whole.float().abs().max().clamp(1e-30)
-            moved = float((alone - whole.float()).abs().max() / largest)
-            if not moved <= _CLOSE[whole.dtype]:
-                raise UserError(
-                    f"{self.about} gives an image alone other {what} than in a batch (by "
-                    f"{moved:.2g} of the largest); put the network into eval() before it is saved"
-                )
+        if [row.shape for row in rows] != [(1, whole.shape[1])] * len(whole):
+            raise self._wrong(f"gives other shapes of {what} for one image than for several")
+        alone, together = torch.cat([*rows]).float(), whole.float()
+        moved = float((alone - together).abs().max() / together.abs().max().clamp(1e-30))
+        if not moved <= _CLOSE[whole.dtype]:
+            raise UserError(
+                f"{self.about} gives an image alone other {what} than in a batch (by "
+                f"{moved:.2g} of the largest); put the network into eval() before it is saved"
+            )
 
     def _wrong(self, what: str) -> UserError:
         return UserError(

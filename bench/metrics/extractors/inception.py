@@ -48,20 +48,20 @@ def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
     Only a download with the right hash is kept; a file that lay there is checked by the caller.
     Raises UserError, which says what was tried and how to supply the file.
     """
-    found = find(FILE, cache)
     target = cache / "weights" / FILE
-    if found is None:
-        try:
-            _fetch_once(target, sha256, say)
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # It is the server's answer, too.
-            raise UserError(
-                f"no Inception weights: not at {target}, and the download of {_address()} failed "
-                f"({error}); get that file elsewhere and give it with --weights inception=FILE, or "
-                f"put it there, or into a folder that {ROOT_VARIABLE} names"
-            ) from error
-    return found or target
+    if found := find(FILE, cache):
+        return found
+    try:
+        _fetch_once(target, sha256, say)
+    except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # It is the server's answer, too.
+        raise UserError(
+            f"no Inception weights: not at {target}, and the download of {_address()} failed "
+            f"({error}); get that file elsewhere and give it with --weights inception=FILE, or put "
+            f"it there, or into a folder that {ROOT_VARIABLE} names"
+        ) from error
+    return target
 
 
 def load_inception(
@@ -73,7 +73,7 @@ def load_inception(
     as in the papers before clean-fid. The probabilities leave out the bias of the last layer, as
     the original Inception Score does, and come from the same pass.
     """
-    # torch would rather have other formats than TorchScript; the file is what it is.
+    # torch would rather have other formats; the file is what it is.
     with warnings.catch_warnings(action="ignore"):
         graph: Any = torch.jit.load(io.BytesIO(content), map_location=device)  # type: ignore[no-untyped-call]
     graph.eval()

@@ -114,7 +114,7 @@ def sha256_of(name: str, weights: Mapping[str, Path] = {}) -> str:
     Raises UserError for a name that is neither ours nor given a readable file in ``weights``.
     """
     _check(name, weights)
-    return SHA256[name] if name in SHA256 else verified.hash_of(weights[name], name)
+    return SHA256.get(name) or verified.hash_of(weights[name], name)
 
 
 def load(
@@ -169,9 +169,8 @@ def _given(name: str, weights: Mapping[str, Path]) -> Path | None:
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Keep TF32 and autocast out: a trainer's choice of precision must not move a metric."""
-    backends: tuple[Any, ...] = ()
-    if device.type == "cuda":
-        backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    of_cuda = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    backends: tuple[Any, ...] = of_cuda if device.type == "cuda" else ()
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:

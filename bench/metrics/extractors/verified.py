@@ -13,8 +13,6 @@ from bench.config import UserError
 ROOT_VARIABLE = "SCOREBENCH_WEIGHTS"
 """Environment variable naming a folder in which files of weights lie under their own names."""
 
-_BLOCK = 1 << 20
-
 
 def places(file: str, cache: Path) -> list[Path]:
     """Return where a file is looked for, in this order; UserError if the variable is wrong."""
@@ -54,21 +52,16 @@ def read_any(path: Path, name: str) -> tuple[bytes, str]:
 
 def hash_of(path: Path, name: str) -> str:
     """Return the SHA-256 of an extractor's file, however large; UserError if it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, name, error) from error
-    return digest.hexdigest()
 
 
 def _unreadable(path: Path, name: str, error: OSError) -> UserError:
-    what = "it is a folder" if path.is_dir() else error.strerror
-    return UserError(
-        f"weights of extractor '{name}' cannot be read: {path} ({what}); {_give(name)}"
-    )
+    why = "it is a folder" if path.is_dir() else error.strerror
+    return UserError(f"weights of extractor '{name}' cannot be read: {path} ({why}); {_give(name)}")
 
 
 def _give(name: str) -> str:
