@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench import metrics
 from bench.cli import main
 from bench.config.errors import UserError
-from bench.metrics import evaluator, features
+from bench.metrics import features
 from bench.records import record
 from bench.records.record import Record, Value
 from bench.report import plots
@@ -113,8 +113,8 @@ def test_features_are_enough(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("looked at the samples again")
 
-    monkeypatch.setattr(evaluator, "extract", refuse)
-    monkeypatch.setattr(evaluator, "anchors", lambda *_, **__: {})
+    monkeypatch.setattr(features, "extract", refuse)
+    monkeypatch.setattr(metrics, "measure_anchors", lambda *_, **__: {})
     code, _, _ = bench("evaluate", f"s/{CELL}", "--metrics", "kid,precision,recall,fdc")
     assert code == 0
     after = load(results).metrics

@@ -12,14 +12,14 @@ from bench.metrics.anchors import HELD_OUT, NOISE, anchor_notes, measure_anchors
 from bench.metrics.classification_score import cas
 from bench.metrics.denoisers import diagnose
 from bench.metrics.evaluation import evaluate, identity
-from bench.metrics.evaluator import CURVE, Evaluator
+from bench.metrics.evaluator import Evaluator
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
 from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names, to_stderr
 from bench.metrics.references import Reference, reference
 
 __all__ = [
-    "CURVE", "FAMILIES", "HELD_OUT", "NOISE", "PROTOCOL", "Evaluator", "Features", "Reference",
+    "FAMILIES", "HELD_OUT", "NOISE", "PROTOCOL", "Evaluator", "Features", "Reference",
     "anchor_notes", "cas", "diagnose", "evaluate", "extract", "extractors", "identity",
     "measure_anchors", "metric_names", "reference", "self_test", "to_stderr",
 ]  # fmt: skip

@@ -10,8 +10,7 @@ They train a ResNet-50 on as many samples as ImageNet has images, with flips and
 the size of the data, and trained without augmentation, since a flip is another digit.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +30,7 @@ from bench.records import Value
 _WIDTHS = (32, 64, 128, 128)
 
 
-@dataclass(frozen=True)
-class ScoringRecipe:
+class ScoringRecipe(NamedTuple):
     """How the classifier is trained; ``name`` carries a version, raised with any change.
 
     At least ``steps`` steps, and ``epochs`` passes where there are more samples than those show.
@@ -46,12 +44,8 @@ class ScoringRecipe:
     weight_decay: float
 
 
-RESNET = ScoringRecipe(
-    name="resnet 1", steps=250, epochs=10, batch=64, learning_rate=3e-3, weight_decay=0.02
-)
-MLP = ScoringRecipe(
-    name="mlp 2-128-128-K 1", steps=600, epochs=10, batch=128, learning_rate=5e-3, weight_decay=1e-3
-)
+RESNET = ScoringRecipe("resnet 1", 250, 10, batch=64, learning_rate=3e-3, weight_decay=0.02)
+MLP = ScoringRecipe("mlp 2-128-128-K 1", 600, 10, batch=128, learning_rate=5e-3, weight_decay=1e-3)
 
 
 def cas(
@@ -67,13 +61,16 @@ def cas(
     data have no held-out labels, or of a single sample.
     """
     name = cas_name(dataset.name, len(images))
-    gap = missing(dataset)
-    if len(images) < 2:
-        gap = "a classifier needs two samples or more"
+    gap = "a classifier needs two samples or more" if len(images) < 2 else missing(dataset)
     if gap:
         say(f"no {name}: {gap}")
         return {}
-    _check(images, labels, dataset)
+    expected, found = dataset.train.images, (images.dtype, images.shape[1:])
+    if found != (expected.dtype, expected.shape[1:]):
+        raise ValueError(
+            f"samples are {found[0]} {found[1]}, the data {expected.dtype} {expected.shape[1:]}"
+        )
+    count_classes(labels, len(images), len(dataset.classes))
     assert dataset.test is not None
     recipe = recipe_for(dataset)
     right = train_and_test(Split(images, labels.astype(np.int64)), dataset, device, seed)
@@ -108,15 +105,6 @@ def real_samples(dataset: Dataset, n: int) -> Split | None:
         return None
     chosen = np.sort(permutation(len(train))[:n])
     return Split(train.images[chosen], train.labels[chosen])
-
-
-def _check(images: Pixels, labels: NDArray[np.integer], dataset: Dataset) -> None:
-    expected, found = dataset.train.images, (images.dtype, images.shape[1:])
-    if found != (expected.dtype, expected.shape[1:]):
-        raise ValueError(
-            f"samples are {found[0]} {found[1]}, the data {expected.dtype} {expected.shape[1:]}"
-        )
-    count_classes(labels, len(images), len(dataset.classes))
 
 
 def train_and_test(

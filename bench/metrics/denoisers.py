@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +39,15 @@ def diagnose(
     found = martingale_violation(_held(D), (n, *data.shape), settings, generator)
     details = {"standard_error": found.standard_error, "by_level": rounded(found.by_level)}
     values = {"violation": Value(value=found.value, provenance=shared | details)}
-    if dataset.truth is not None:
-        values |= _score_errors(method, dataset, shared, generator)
+    if dataset.truth is None:
+        return values
+    kinds = {"score_error": False} if method.denoiser_for(None) is not None else {}
+    kinds |= {"score_error_class": True} if method.needs_labels else {}
+    score = partial(score_error, method.denoiser_for, dataset.truth, n=n, generator=generator)
+    for name, labelled in kinds.items():
+        errors = score(labelled=labelled)
+        provenance = shared | {"by_level": rounded(errors)}
+        values[name] = Value(value=float(errors.mean()), provenance=provenance)
     return values
 
 
@@ -56,22 +62,6 @@ def _held(D: DenoiserFn) -> DenoiserFn:
         return clean
 
     return held
-
-
-def _score_errors(
-    method: Method, dataset: Dataset, shared: dict[str, Any], generator: torch.Generator
-) -> dict[str, Value]:
-    assert dataset.truth is not None
-    values = {}
-    kinds = {"score_error": False} if method.denoiser_for(None) is not None else {}
-    if method.needs_labels:
-        kinds["score_error_class"] = True
-    score = partial(score_error, method.denoiser_for, dataset.truth, n=int(shared["n"]))
-    for name, labelled in kinds.items():
-        errors = score(generator=generator, labelled=labelled)
-        provenance = shared | {"by_level": rounded(errors)}
-        values[name] = Value(value=float(errors.mean()), provenance=provenance)
-    return values
 
 
 def rounded(values: Tensor) -> list[float]:

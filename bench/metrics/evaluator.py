@@ -13,13 +13,10 @@ from bench.data.dataset import Dataset, Pixels, Progress, unheard
 from bench.metrics import classification_score, extractors
 from bench.metrics.evaluation import NO_LABELS, evaluate
 from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import Features, extract, features_file, share_of, store, stored
+from bench.metrics.features import features_of, share_of
 from bench.metrics.protocol import Say, cas_name, to_stderr
 from bench.metrics.references import Reference, reference
 from bench.records import Value
-
-CURVE = ("fd", "is")
-"""What is measured along the training."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ class Evaluator:
         return cls(dataset, pairs, evaluation.batch)
 
     @property
-    def lead(self) -> "Evaluator":
-        """The evaluator with the first extractor alone."""
-        return replace(self, pairs=self.pairs[:1])
-
-    @property
     def device(self) -> torch.device:
         """Where features are extracted."""
         return self.pairs[0][0].device
@@ -82,8 +74,8 @@ class Evaluator:
         for place, (extractor, against) in enumerate(self.pairs):
             share = share_of(progress, place, len(self.pairs))
             values |= evaluate(
-                self.features(extractor, images, folder, share), against,
-                extractor=extractor, n=len(images), labels=labels, families=families,
+                features_of(extractor, images, batch=self.batch, folder=folder, progress=share),
+                against, extractor=extractor, n=len(images), labels=labels, families=families,
                 jackknife=jackknife, insist=insist, extra_provenance=provenance, say=say,
             )  # fmt: skip
         if families is not None and "cas" not in families:
@@ -97,15 +89,6 @@ class Evaluator:
             say(f"no {cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
         return values
 
-    def features(
-        self, extractor: Extractor, images: Pixels, folder: Path | None = None,
-        progress: Progress = unheard,
-    ) -> Features:  # fmt: skip
-        """Return an extractor's features of images, taken from ``folder`` or kept there."""
-        path = folder and features_file(folder, extractor.name)
-        found = path and stored(path, extractor, images)
-        if found is None:
-            found = extract(extractor, images, batch=self.batch, progress=progress)
-            if path is not None:
-                store(path, found, extractor, images)
-        return found
+    def measure_for_curve(self, images: Pixels) -> dict[str, Value]:
+        """Return what the curves of training show of samples, by the lead extractor alone."""
+        return replace(self, pairs=self.pairs[:1]).measure(images, families=("fd", "is"))

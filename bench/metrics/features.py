@@ -104,23 +104,29 @@ def hash_of(images: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def features_of(
+    extractor: Extractor, images: NDArray[Any], *, batch: int = BATCH, folder: Path | None = None,
+    progress: Progress = unheard,
+) -> Features:  # fmt: skip
+    """Return an extractor's features of images, taken from ``folder`` or kept there, if given."""
+    if folder is None:
+        return extract(extractor, images, batch=batch, progress=progress)
+    path = features_file(folder, extractor.name)
+    found = stored(path, extractor, images)
+    if found is None:
+        found = extract(extractor, images, batch=batch, progress=progress)
+        stamp: dict[str, Any] = {k: np.array(v) for k, v in _stamp(extractor, images).items()}
+        content = vars(found) | stamp
+        write_archive(path, lambda file: np.savez(file, **content))
+    return found
+
+
 def _stamp(extractor: Extractor, images: NDArray[Any]) -> dict[str, str]:
     told = {"extractor_sha256": extractor.sha256, "resize": extractor.resize}
     return told | {"images_sha256": hash_of(images), "protocol": PROTOCOL}
 
 
-def store(
-    path: Path, features: Features, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
-) -> None:
-    """Write features with the hashes of the extractor and the images that they are of."""
-    stamp: dict[str, Any] = {k: np.array(v) for k, v in _stamp(extractor, images).items()}
-    content = vars(features) | stamp
-    write_archive(path, lambda file: np.savez(file, **content))
-
-
-def stored(
-    path: Path, extractor: Extractor, images: NDArray[np.uint8 | np.float32]
-) -> Features | None:
+def stored(path: Path, extractor: Extractor, images: NDArray[Any]) -> Features | None:
     """Read the features of these images; None where there are none by this very extractor."""
     stamp = _stamp(extractor, images)
     try:

@@ -88,11 +88,10 @@ def frechet_distance(mu1: Array, sigma1: Array, mu2: Array, sigma2: Array) -> fl
 def _factor(sigma: Array) -> Array:
     """Return A with A A' = sigma: Cholesky's, or of eigenvectors where sigma is singular."""
     try:
-        factor: Array = np.asarray(np.linalg.cholesky(sigma), np.float64)
+        return np.asarray(np.linalg.cholesky(sigma), np.float64)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(sigma)
-        factor = vectors * np.sqrt(values.clip(min=0))
-    return factor
+        return np.asarray(vectors * np.sqrt(values.clip(min=0)), np.float64)
 
 
 def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array) -> float:

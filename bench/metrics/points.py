@@ -25,7 +25,6 @@ RADIUS = 3.0
 """A point lies within a component up to this many of its standard deviations (Mahalanobis)."""
 
 _REFERENCE_SEED = 20_200_628
-_DIGITS = 9
 
 
 def hash_of(truth: GaussianMixture) -> str:
@@ -34,7 +33,7 @@ def hash_of(truth: GaussianMixture) -> str:
     for name in ("weights", "means", "covariances", "labels"):
         values = getattr(truth, name).double().cpu().numpy()
         # Adding zero makes a rounded -0.0 the same as 0.0.
-        text = " ".join(f"{value:.{_DIGITS}f}" for value in values.round(_DIGITS).ravel() + 0.0)
+        text = " ".join(f"{value:.9f}" for value in values.round(9).ravel() + 0.0)
         digest.update(f"{name} {values.shape} {text}".encode())
     return digest.hexdigest()
 

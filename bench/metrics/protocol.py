@@ -10,14 +10,12 @@ PROTOCOL = "1"
 QUANTISATION = "uint8: x * 127.5 + 128, clipped, fraction dropped"
 UNQUANTISED = "none: float32 points"
 LIBRARIES = (
-    *("torch", "torchvision", "numpy", "scipy", "pillow", "clean-fid"),
-    "efficientnet-lite-pytorch",
-)
+    "torch", "torchvision", "numpy", "scipy", "pillow", "clean-fid", "efficientnet-lite-pytorch",
+)  # fmt: skip
 """Packages whose code or rounding is in a value."""
 
 Say = Callable[[str], object]
 
-_THOUSAND = 1000
 _FULL = 50_000
 """The number of samples that needs no mention in a metric's name."""
 
@@ -75,4 +73,4 @@ def suffix(n: int) -> str:
     """Return what n samples add to a metric's name: ``_500``, ``_2k``, nothing for 50,000."""
     if n == _FULL:
         return ""
-    return f"_{n}" if n % _THOUSAND else f"_{n // _THOUSAND}k"
+    return f"_{n}" if n % 1000 else f"_{n // 1000}k"

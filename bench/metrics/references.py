@@ -1,8 +1,8 @@
 """What samples are compared with: a training split's statistics, computed once and then kept.
 
-Statistics made elsewhere, a ``.npz`` file with ``mu`` and ``sigma`` as EDM and clean-fid write
-them, can stand in their place where the user asks for it by ``--reference``; what takes the
-reference's own features (kernel distance, precision, class-wise distance) is then left out.
+By ``--reference`` those of a ``.npz`` file with ``mu`` and ``sigma``, as EDM and clean-fid write
+them, take their place; what needs the reference's features (kernel distance, precision, class-wise
+distance) is then left out.
 """
 
 import glob
@@ -129,10 +129,8 @@ def _compute(
     """Extract the images a block at a time; features go to their file as they come."""
     images, labels = dataset.train.images, dataset.train.labels
     if len(rows) < 2:
-        raise UserError(
-            f"'{dataset.name}' from {dataset.source} has {len(rows)} training image(s) to compare "
-            "with; give two or more"
-        )
+        what = f"'{dataset.name}' from {dataset.source} has {len(rows)} training image(s)"
+        raise UserError(f"{what} to compare with; give two or more")
     order = permutation(len(rows))[:KEPT]
     place = np.full(len(rows), -1)
     place[order] = np.arange(len(order))
@@ -154,13 +152,9 @@ def _compute(
         kept.flush()
     assert total is not None
     mean = mean_within(kept[:KERNEL], device=extractor.device) if len(order) > 1 else np.nan
-    content: dict[str, Any] = {
-        "mu": total.mean,
-        "sigma": total.covariance,
-        "labels": np.zeros(0, np.int64) if labels is None else labels[rows[order]],
-        "kernel_mean": np.array(mean),
-        "kept": np.array(len(order)),
-    }
+    content: dict[str, Any] = {"mu": total.mean, "sigma": total.covariance}
+    content |= {"kernel_mean": np.array(mean), "kept": np.array(len(order))}
+    content["labels"] = np.zeros(0, np.int64) if labels is None else labels[rows[order]]
     # The moments last: where they are, the features are whole.
     write_archive(path, lambda file: np.savez(file, **content))
 
@@ -185,10 +179,9 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
 
 
 _TOLD = {
-    "data": "reference_data",
-    "data_sha256": "reference_data_sha256",
+    "data": "reference_data", "data_sha256": "reference_data_sha256",
     "split": "reference_data_split",
-}
+}  # fmt: skip
 
 
 class Statistics(NamedTuple):

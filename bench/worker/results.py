@@ -59,10 +59,8 @@ def draw(cell: Cell) -> Drawn:
         cell.parts.save()
         raise
     cost, unwatched = cell.record.cost, cell.parts.found
-    cost.timing = watch.facts() | {
-        "warm_up": warm_up_facts(drawn.warm_ups),
-        "batches_of_earlier_processes": unwatched,
-    }
+    cost.timing = watch.facts() | {"warm_up": warm_up_facts(drawn.warm_ups)}
+    cost.timing["batches_of_earlier_processes"] = unwatched
     cell.record.notes = [source.note] if source.note else []
     cost.unfit = [*watch.unfit(), *warm_up_reasons(drawn.warm_ups)]
     if unwatched:
@@ -95,17 +93,11 @@ def evaluate(cell: Cell, images: Any, labels: Any) -> None:
         cell.record.metrics |= diagnose(cell)
         # The curves' last point, of as many samples as the points before it.
         few = cell.evaluation.snapshot_samples
-        last = measure_for_curve(cell, images[:few]) if few < len(images) else {}
-    place = {"images": cost.images_seen, "step": cost.steps}
-    seconds = round(cell.ledger.elapsed("train"), 3)
-    measured = last | cell.record.metrics
-    values = {name: value.value for name, value in measured.items()}
-    cell.curves.append({**place, "seconds": seconds, "stage": "final", "values": values})
-
-
-def measure_for_curve(cell: Cell, images: Any) -> dict[str, Value]:
-    """Measure what the curves of training show."""
-    return cell.evaluator.lead.measure(images, families=metrics.CURVE)
+        last = cell.evaluator.measure_for_curve(images[:few]) if few < len(images) else {}
+    place: dict[str, Any] = {"images": cost.images_seen, "step": cost.steps}
+    place |= {"seconds": round(cell.ledger.elapsed("train"), 3), "stage": "final"}
+    values = {name: value.value for name, value in (last | cell.record.metrics).items()}
+    cell.curves.append({**place, "values": values})
 
 
 def diagnose(cell: Cell) -> dict[str, Value]:

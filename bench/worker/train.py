@@ -10,7 +10,6 @@ from bench.sampling.source import draw_batches
 from bench.training import Feed, Hooks, InterruptedTrainingError, State, Trainer
 from bench.worker.build import Built
 from bench.worker.cell import Cell
-from bench.worker.results import measure_for_curve
 from bench.worker.shared_stages import StagePlace
 
 
@@ -92,7 +91,7 @@ def take_snapshot(cell: Cell, place: dict[str, Any]) -> None:
         images, _, _ = draw_batches(source, wanted, size)
     cell.note_peak_memory()
     with cell.ledger.part("evaluate"):
-        values = measure_for_curve(cell, images)
+        values = cell.evaluator.measure_for_curve(images)
     if cell.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(cell.device)
     cell.curves.append({**place, "values": {name: v.value for name, v in values.items()}})

@@ -27,7 +27,7 @@ from bench.data.dataset import Dataset, Progress, Split, unheard
 from bench.metrics.evaluation import evaluate
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors.loading import Extractor
-from bench.metrics.features import Features, hash_of, share_of
+from bench.metrics.features import Features, features_of, hash_of, share_of
 from bench.metrics.frechet_distance import permutation
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
@@ -175,7 +175,10 @@ class _Measure:
 
     def _features(self, split: Split, progress: Progress = unheard) -> Features:
         folder = self.cache and self.cache / "features" / hash_of(split.images)[:24]
-        return self.evaluator.features(self.extractor, split.images, folder, progress)
+        batch = self.evaluator.batch
+        return features_of(
+            self.extractor, split.images, batch=batch, folder=folder, progress=progress
+        )
 
     def _values(
         self, found: Features, labels: Labels, facts: dict[str, str], say: Say
