@@ -10,7 +10,8 @@ They train a ResNet-50 on as many samples as ImageNet has images, with flips and
 the size of the data, and trained without augmentation, since a flip is another digit.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ from bench.records import Value
 _WIDTHS = (32, 64, 128, 128)
 
 
-class ScoringRecipe(NamedTuple):
+@dataclass(frozen=True)
+class ScoringRecipe:
     """How the classifier is trained; ``name`` carries a version, raised with any change.
 
     At least ``steps`` steps, and ``epochs`` passes where there are more samples than those show.

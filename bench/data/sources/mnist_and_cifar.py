@@ -68,10 +68,11 @@ def find(name: str, place: Path) -> Path | None:
     """Return the folder of the data set's own files, if they lie at or under ``place``."""
     own = _FOLDERS[name]
     if name in _IDX:
-        folders = (place, place / own / "raw", place / "raw", place / name)
-        return next((folder for folder in folders if _idx_file(folder, "train", "images")), None)
-    folders = (*([place] if place.name == own else []), place / own, place / name / own)
-    return next((folder for folder in folders if folder.is_dir()), None)
+        raw = (place, place / own / "raw", place / "raw", place / name)
+        return next((folder for folder in raw if _idx_file(folder, "train", "images")), None)
+    if place.name == own and place.is_dir():
+        return place
+    return next((f for f in (place / own, place / name / own) if f.is_dir()), None)
 
 
 def _idx_file(folder: Path, part: str, kind: str) -> Path | None:
