@@ -27,11 +27,7 @@ NO_LABELS = "the samples have no labels"
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """Return what identifies values beside settings and data: hashes of all that is measured by.
-
-    Raises:
-        UserError: an extractor or a file of statistics that is not there.
-    """
+    """Return hashes of all that is measured by; UserError where any of it is not there."""
     names, file = settings.evaluation.extractors, settings.reference
     return {
         "extractors": {name: sha256_of(name, settings.weights) for name in names},
@@ -60,8 +56,7 @@ def evaluate(
         families: what is wanted, of ``FAMILIES``; ``None``: all.
         jackknife: whether the Fréchet distance gets its error within the seed and its corrected
             value, of 40 samples or more; 34 CPU-seconds for 50,000 of 2048 features.
-        insist: whether to tell of every family that could not be had, also where such samples
-            never have it.
+        insist: whether to tell also of what such samples never have.
         extra_provenance: further facts to keep with each value.
         say: is told of a metric that could not be had, and why.
 

@@ -34,8 +34,7 @@ class Evaluator:
     ) -> "Evaluator":  # fmt: skip
         """Load a study's extractors, and compute or read their references.
 
-        Raises:
-            UserError: an extractor or its weights are not to be had, or cannot take these images.
+        Raises UserError where an extractor is not to be had, or cannot take these images.
         """
         evaluation = settings.evaluation
         loaded = [

@@ -120,10 +120,8 @@ def frechet_jackknife(
     The reference (mu, sigma) counts as exact: its error is common to all that is compared with it.
     The corrected value estimates the distance of infinitely many samples and may be negative.
     A bootstrap would add the term in 1/N once more instead of removing it.
+    ValueError for fewer than two samples a block.
     Source: Quenouille 1956; Shao and Tu 1995, sections 1.2 and 2.3.
-
-    Raises:
-        ValueError: fewer than two samples a block.
     """
     if len(features) < blocks * LEAST_OF_A_BLOCK:
         raise ValueError(f"{len(features)} samples do not fill {blocks} blocks")

@@ -15,8 +15,7 @@ _TOLERANCE = 1e-8
 def self_test() -> list[tuple[str, float, float]]:
     """Check the metrics against closed forms; returns (what, got, expected) for each.
 
-    Raises:
-        RuntimeError: where an answer is wrong, as with a broken linear algebra library.
+    Raises RuntimeError where an answer is wrong, as with a broken linear algebra library.
     """
     answers = [*_frechet_answers(), *_score_answers(), *_pair_answers()]
     for what, got, expected in answers:

@@ -74,10 +74,7 @@ def reference(
     ``limit`` takes that many images of a fixed random order instead of all. The files' name holds
     the hashes of data and extractor, so that they serve only what they were made from; a file that
     cannot be read is made again. Of several processes one computes and the others wait.
-    ``file`` are statistics made elsewhere, which are taken instead.
-
-    Raises:
-        UserError: ``file`` holds no statistics.
+    ``file`` are statistics made elsewhere, taken instead; UserError if it holds none.
     """
     about: dict[str, Any] = {"dataset": dataset.name, "variant": dataset.variant}
     about |= {"data_sha256": dataset.sha256, "extractor_sha256": extractor.sha256}
@@ -214,11 +211,7 @@ def _imported(path: Path, extractor: Extractor, about: dict[str, Any]) -> Refere
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Read ``mu`` (d,) and ``sigma`` (d, d) of a ``.npz`` file, as EDM and clean-fid write them.
-
-    Raises:
-        UserError: not such a file; names what is wrong.
-    """
+    """Read ``mu`` (d,) and ``sigma`` (d, d) of EDM's or clean-fid's ``.npz`` file; or UserError."""
     try:
         content = path.read_bytes()
         with np.load(io.BytesIO(content)) as stored:

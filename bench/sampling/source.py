@@ -81,11 +81,7 @@ class Source:
         return torch.from_numpy(drawn).to(self.device)
 
     def batch(self, n: int, index: int) -> tuple[Tensor, Tensor | None]:
-        """Draw ``n`` images (n, C, H, W) and the classes asked for.
-
-        Raises:
-            UserError: the method gave something else.
-        """
+        """Draw ``n`` images (n, C, H, W) and the classes asked for; UserError for anything else."""
         labels = self.labels(n, index)
         seed = derive(self.seed, self.stream, index)
         generator = torch.Generator(self.device).manual_seed(seed)

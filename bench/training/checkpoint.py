@@ -42,11 +42,7 @@ class Pace:
 def read_state(
     path: Path, kinds: dict[str, type], device: str | torch.device = "cpu", *, mmap: bool = False
 ) -> State:
-    """Read what was saved of a run; ``kinds`` are the parts that it has, and their types.
-
-    Raises:
-        UserError: it cannot be read, or is something else.
-    """
+    """Read what was saved of a run; UserError if it has not parts of these ``kinds``."""
     try:
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location=device, mmap=mmap, weights_only=True)
@@ -71,18 +67,14 @@ def other_generators() -> State:
     version, inner, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     assert isinstance(numpy, dict)
-    keys = numpy["state"]["key"].tolist()
-    return {
-        "python": [version, list(inner), gauss],
-        "numpy": numpy | {"state": numpy["state"] | {"key": keys}},
-    }
+    state = numpy["state"] | {"key": numpy["state"]["key"].tolist()}
+    return {"python": [version, list(inner), gauss], "numpy": numpy | {"state": state}}
 
 
 def set_other_generators(state: State) -> None:
     """Put Python's and numpy's global generators back."""
-    version, inner, gauss = state["python"]
+    (version, inner, gauss), numpy = state["python"], state["numpy"]
     random.setstate((version, tuple(inner), gauss))
-    numpy = state["numpy"]
     keys = np.array(numpy["state"]["key"], np.uint32)
     np.random.set_state(numpy | {"state": numpy["state"] | {"key": keys}})
 

@@ -38,8 +38,7 @@ def open_device(name: str, threads: int | None, precision: str) -> torch.device:
 def device_for(config: CellConfig) -> torch.device:
     """Open the device that a cell is computed on, with its method's precision."""
     settings = config.settings
-    precision = config.training.precision
-    return open_device(settings.device, settings.threads, precision)
+    return open_device(settings.device, settings.threads, config.training.precision)
 
 
 def load_data(settings: Settings, cache: Path) -> Dataset:
@@ -50,8 +49,8 @@ def load_data(settings: Settings, cache: Path) -> Dataset:
 def data_spec(dataset: Dataset) -> DataSpec:
     """Tell a method what it may know of the data."""
     channels, size, _ = dataset.shape
-    labelled = dataset.train.labels is not None
-    return DataSpec(channels=channels, size=size, classes=len(dataset.classes) if labelled else 0)
+    classes = 0 if dataset.train.labels is None else len(dataset.classes)
+    return DataSpec(channels=channels, size=size, classes=classes)
 
 
 def build_method(name: str, config: dict[str, Any], dataset: Dataset) -> Method:

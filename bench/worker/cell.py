@@ -77,8 +77,8 @@ class Cell:
         self.device = device_for(self.config)
         state = read_checkpoint(self.folder, self.record.key, self.device)
         self._open_ledger(state)
-        command, jobs = self.job.command, self.job.jobs
-        note(self.record, self.folder.parent, self.device, command=command, jobs=jobs)
+        given = {"command": self.job.command, "jobs": self.job.jobs}
+        note(self.record, self.folder.parent, self.device, **given)
         self.save()
         self.dataset = load_data(self.settings, self.job.cache)
         self.record.data = self.dataset.facts()
@@ -125,10 +125,8 @@ class Cell:
 
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""
-        state = {
-            "key": self.record.key, "trainer": trainer,
-            "curve_bytes": self.curves.size(), "ledger": self.ledger.totals(),
-        }  # fmt: skip
+        state = {"key": self.record.key, "trainer": trainer, "ledger": self.ledger.totals()}
+        state["curve_bytes"] = self.curves.size()
         write_archive(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 
     def note_peak_memory(self) -> int:
@@ -156,11 +154,7 @@ class Cell:
 
 
 def read_checkpoint(folder: Path, key: str, device: torch.device) -> State | None:
-    """Return the state in a cell's checkpoint; ``None`` where there is none of this ``key``.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Return a cell's checkpoint, if there is one of this ``key``; UserError if it is damaged."""
     path = folder / records.CHECKPOINT
     if not path.exists():
         return None

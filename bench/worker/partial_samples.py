@@ -65,11 +65,9 @@ class Parts:
             return
         with self.pace.saving(), self.ledger().part("checkpoint"):
             content = {
-                "key": self.key,
-                "first": self.written,
+                "key": self.key, "first": self.written, "ledger": self.ledger().totals(),
                 "batches": [_each(asdict(batch), np.ndarray, torch.from_numpy) for batch in new],
-                "ledger": self.ledger().totals(),
-            }
+            }  # fmt: skip
             path = self.folder / f"part-{self.written:08}.pt"
             write_archive(path, lambda file: torch.save(content, file))
         self.written = len(self.batches)

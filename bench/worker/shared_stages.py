@@ -42,9 +42,8 @@ class StagePlace:
     """One stage's file, held by one cell at a time: a second waits while the first trains."""
 
     def __init__(self, cell: Cell, stage: Stage) -> None:
-        self.cell, self.stage = cell, stage.name
-        label, sha256, seed = cell.config.method, cell.dataset.sha256, cell.config.seed
-        key = stage_key(stage, label, cell.settings, sha256, seed)
+        self.cell, self.stage, config = cell, stage.name, cell.config
+        key = stage_key(stage, config.method, cell.settings, cell.dataset.sha256, config.seed)
         self.path = cell.folder.parent / "stages" / f"{key}.pt"
         self.path.parent.mkdir(exist_ok=True)
         self.lock = FileLock(f"{self.path}.lock")
@@ -85,9 +84,7 @@ class StagePlace:
         points = read_curves(self.cell.folder)
         losses = [p for p in points if any(name.startswith("loss/") for name in p["values"])]
         content = {
-            "cell": self.cell.record.cell,
-            "result": result,
-            "curves": json.dumps(losses),
+            "cell": self.cell.record.cell, "result": result, "curves": json.dumps(losses),
             "peak_memory_bytes": self.cell.note_peak_memory(),
-        }
+        }  # fmt: skip
         write_archive(self.path, lambda file: torch.save(content, file))

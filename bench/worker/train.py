@@ -16,8 +16,7 @@ from bench.worker.shared_stages import StagePlace
 def train(cell: Cell, state: State | None) -> None:
     """Train a cell's method, from ``state`` on if there is one; its record tells the cost.
 
-    Raises:
-        InterruptedTrainingError: it was asked to stop; a checkpoint has been written.
+    InterruptedTrainingError where it was asked to stop; a checkpoint has been written.
     """
     shares = cell.training.share_stages
     hooks = Hooks(

@@ -40,11 +40,7 @@ class Trained:
 
 
 def load_finished(folder: Path, cache: Path, data_sha256: str) -> Trained:
-    """Load a finished cell's data and final weights.
-
-    Raises:
-        UserError: the data are not those it was trained on, or its weights are not final.
-    """
+    """Load a finished cell's data and weights; UserError if they are other data, or not final."""
     record, config = load(folder), placed_config(folder)
     assert record is not None, f"{folder} has no record"
     device = device_for(config)

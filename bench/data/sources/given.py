@@ -153,10 +153,8 @@ def load_samples(
     ``shape`` (C, H, W) asked for: samples are never resized. Labels come from ``dataset.json``,
     class folders or the array beside the images, as indices into ``classes``; where these do not
     map cleanly, there are no labels and a note says why. The variant is ``samples-jpeg`` (or
-    ``-webp``) where images went through it, else ``samples-zip`` and so on.
-
-    Raises:
-        UserError: no such path, or images that are damaged or of another shape; names the file.
+    ``-webp``) where images went through it, else ``samples-zip`` and so on. UserError, which names
+    the file, where there is none, or images are damaged or of another shape.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder of samples")

@@ -65,16 +65,6 @@ def shown(name: str) -> str:
     return text if len(text) <= 200 else f"{text[:100]}...{text[-90:]}"
 
 
-def is_image(name: str, path: Path) -> bool:
-    """Whether a file is read as an image; UserError for the formats that are not read."""
-    if has_suffix(name, UNREAD):
-        raise UserError(
-            f"{path}: '{shown(name)}' is {PurePosixPath(name).suffix.lower()}, which is not read; "
-            "convert it to PNG (PNG, JPEG and WebP are read)"
-        )
-    return has_suffix(name)
-
-
 def has_suffix(name: str, suffixes: Collection[str] = SUFFIXES) -> bool:
     """Whether a file's name ends as an image's that is read, or with another of ``suffixes``."""
     return PurePosixPath(name).suffix.lower() in suffixes

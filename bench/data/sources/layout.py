@@ -64,7 +64,13 @@ def of_files(
     """
     files = [name for name in listed if not name.endswith("/")]
     seen = [name for name in files if not image_file.is_hidden(name)]
-    names = sorted(name for name in seen if image_file.is_image(name, path))
+    unread = next((name for name in seen if image_file.has_suffix(name, image_file.UNREAD)), None)
+    if unread is not None:
+        raise UserError(
+            f"{path}: '{shown(unread)}' is {Path(unread).suffix.lower()}, which is not read; "
+            "convert it to PNG (PNG, JPEG and WebP are read)"
+        )
+    names = sorted(filter(image_file.has_suffix, seen))
     if not names:
         raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
     stray = next((n for n in seen if n.casefold().split("/")[-1] == INDEX != n), None)
@@ -78,14 +84,11 @@ def of_files(
         return (Entry(name, partial(read, name, image_file.LARGEST_FILE)) for name in names)
 
     folders = {n.split("/")[0] for n in listed if "/" in n and not image_file.is_hidden(n)}
+    empty = folders - {name.split("/")[0] for name in names}
     left_out = (
         ({*seen} - {*names, INDEX}, "file is no image and was", "files are no images and were"),
         (filter(image_file.is_hidden_image, files), "hidden image was", "hidden images were"),
-        (
-            folders - {name.split("/")[0] for name in names},
-            "folder holds no image and was",
-            "folders hold no image and were",
-        ),
+        (empty, "folder holds no image and was", "folders hold no image and were"),
     )
     notes = []
     for found, one, many in left_out:

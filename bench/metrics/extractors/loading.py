@@ -123,10 +123,8 @@ def load(
     """Load an extractor onto a device, its weights checked before they are read.
 
     ``weights`` are files by extractor's name: of one of ``names()`` in place of the usual one, with
-    the same hash, or of a network of one's own. Downloads are kept under ``cache``.
-
-    Raises:
-        UserError: unknown name, or weights that are missing or not the expected ones.
+    the same hash, or of a network of one's own. Downloads are kept under ``cache``. UserError for
+    an unknown name, or weights that are missing or not the expected ones.
     """
     _check(name, weights)
     return _LOADERS.get(name, _foreign)(name, torch.device(device), _given(name, weights), cache)
