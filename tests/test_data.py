@@ -21,7 +21,7 @@ from bench import data
 from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
 from bench.data.sources import image_cache, mnist_and_cifar
-from bench.data.sources.digits import choose_held_out
+from bench.data.sources.digits_and_mixtures import choose_held_out
 from tests.pictures import encoded, idx_bytes, pixels, write_idx, write_zip
 
 

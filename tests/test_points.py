@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 from bench import data, metrics
 from bench.config.errors import UserError
 from bench.data.dataset import Dataset
-from bench.data.sources import mixtures
+from bench.data.sources import digits_and_mixtures
 from bench.metrics import extractors
 from bench.metrics.anchors import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
@@ -65,7 +65,7 @@ def test_points_follow_their_density(points: Dataset) -> None:
     truth = points.truth
     assert truth is not None
     n = 200_000
-    drawn, labels = mixtures.draw(truth, n, seed=0)
+    drawn, labels = digits_and_mixtures.draw(truth, n, seed=0)
     flat = drawn.reshape(n, 2).astype(np.float64)
     mean, covariance = truth.mean.numpy(), truth.covariance.numpy()
     error = np.sqrt(np.diag(covariance) / n)
@@ -85,10 +85,10 @@ def test_drawing_leaves_global_generators_alone(points: Dataset) -> None:
     assert points.truth is not None
     np.random.seed(3)
     before = np.random.get_state()[1].copy()
-    first = mixtures.draw(points.truth, 10, seed=1)[0]
+    first = digits_and_mixtures.draw(points.truth, 10, seed=1)[0]
     assert (np.random.get_state()[1] == before).all()
-    assert (mixtures.draw(points.truth, 10, seed=1)[0] == first).all()
-    assert (mixtures.draw(points.truth, 10, seed=2)[0] != first).any()
+    assert (digits_and_mixtures.draw(points.truth, 10, seed=1)[0] == first).all()
+    assert (digits_and_mixtures.draw(points.truth, 10, seed=2)[0] != first).any()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,9 +145,9 @@ def test_extractor_takes_points_alone(extractor: extractors.Extractor, tmp_path:
 def test_another_mixture_is_another_extractor(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    truth = mixtures.truth("gmm2d")
+    truth = digits_and_mixtures.truth("gmm2d")
     changed = dataclasses.replace(truth, means=truth.means + 1e-6)
-    monkeypatch.setattr(mixtures, "truth", lambda name: changed)
+    monkeypatch.setattr(digits_and_mixtures, "truth", lambda name: changed)
     with pytest.raises(UserError, match="parameters have sha256") as caught:
         extractors.load("gmm2d", device="cpu", cache=tmp_path)
     assert extractors.SHA256["gmm2d"] in str(caught.value)

@@ -23,12 +23,11 @@ def load(
         download: whether torchvision may fetch what is found nowhere.
         progress: called with the fraction done, 0 to 1, while images are decoded.
 
-    Raises:
-        UserError: unknown name, or data that are missing or corrupt; names the file.
+    Raises UserError for an unknown name, or data that are missing or corrupt; it names the file.
     """
     if path is not None and not path.exists():
         raise UserError(f"--data {path}: no such file or folder")
-    from bench.data.sources import digits, given, mnist_and_cifar
+    from bench.data.sources import digits_and_mixtures, given, mnist_and_cifar
 
     known = KNOWN.get(name)
     if known is not None and size not in (None, known.size):
@@ -42,11 +41,7 @@ def load(
                 f"--data {path}: '{name}' is drawn from a closed form and read from no file; "
                 "leave --data out, or choose another --dataset"
             )
-        from bench.data.sources.mixtures import (
-            load_mixture,
-        )
-
-        return load_mixture(name)
+        return digits_and_mixtures.load_mixture(name)
     if path is not None and _holds_images(name, path):
         return given.load_given(name, path, cache=cache, size=size, progress=progress)
     if known is None:
@@ -60,7 +55,7 @@ def load(
                 f"--data {path}: 'digits' is embedded in scikit-learn and there is no image in "
                 "this folder; leave --data out, or give images"
             )
-        return digits.load_digits()
+        return digits_and_mixtures.load_digits()
     return mnist_and_cifar.load_published(name, path=path, cache=cache, download=download)
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.sources.mixtures import draw
+from bench.data.sources.digits_and_mixtures import draw
 from bench.records import Value
 from methods.mixtures import GaussianMixture
 

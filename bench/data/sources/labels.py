@@ -62,19 +62,18 @@ def _from_index(content: Content, *, name: str, known: Sequence[str] | None) -> 
                 f"{where}: {len(classes)} classes, but {name} has {len(known)}; "
                 "give the right file or another --dataset"
             )
-        classes = tuple(classes)
+        known = classes = tuple(classes)
     if labels is None:
         return Labels(None, classes)
-    values = _in_order(_label_table(labels, where), content.names, where)
-    allowed = known if classes is None else classes
-    return Labels(_allowed(values, allowed, where, content.names), classes)
-
-
-def _label_table(given: Any, where: str) -> dict[str, int]:
-    table: dict[str, int] = {}
-    if not isinstance(given, list):
+    if not isinstance(labels, list):
         raise UserError(f"{where}: 'labels' must be a list of [file name, class] or null")
-    for row in given:
+    values = _in_order(_label_table(labels, where), content.names, where)
+    return Labels(_allowed(values, known, where, content.names), classes)
+
+
+def _label_table(rows: list[Any], where: str) -> dict[str, int]:
+    table: dict[str, int] = {}
+    for row in rows:
         match row:
             case [str(entry), int(label)] if not isinstance(label, bool):
                 if entry in table:
@@ -93,14 +92,11 @@ def _in_order(table: dict[str, int], names: Sequence[str], where: str) -> list[i
     composed = [{*map(_same, found)} for found in (table, names)]
     if [len(found) for found in composed] == [len(table), len(names)]:
         table, names = {_same(entry): k for entry, k in table.items()}, [*map(_same, names)]
-    missing = next((entry for entry in names if entry not in table), None)
-    if missing is not None:
-        raise UserError(
-            f"{where}: no label for '{shown(missing)}' ({len(table)} labels, {len(names)} images)"
-        )
+    for missing in (entry for entry in names if entry not in table):
+        counts = f"{len(table)} labels, {len(names)} images"
+        raise UserError(f"{where}: no label for '{shown(missing)}' ({counts})")
     images = set(names)
-    extra = next((entry for entry in table if entry not in images), None)
-    if extra is not None:
+    for extra in (entry for entry in table if entry not in images):
         raise UserError(f"{where}: labels '{shown(extra)}', which is not in the file")
     return [table[entry] for entry in names]
 
@@ -129,19 +125,19 @@ def _from_folders(content: Content, *, known: Sequence[str] | None, indices: boo
     if all(map(_SHARD.fullmatch, content.names)):
         note = "the numbered folders hold a thousand images each, as EDM writes them: no classes"
         return Labels(notes=(note,))
-    loose = next((name for name in content.names if "/" not in name), None)
-    if loose is not None:
-        raise UserError(
-            f"{content.path}: '{shown(loose)}' lies beside folders of images; give labels in "
-            f"{INDEX}, or one folder a class"
-        )
+    for name in content.names:
+        if "/" not in name:
+            raise UserError(
+                f"{content.path}: '{shown(name)}' lies beside folders of images; give labels in "
+                f"{INDEX}, or one folder a class"
+            )
     folders = [name.split("/", 1)[0] for name in content.names]
     found = sorted(set(folders))
-    strange = next((shown(name) for name in found if shown(name) != name), None)
-    if strange is not None:
-        raise UserError(f"{content.path}: folder '{strange}' has no printable name for a class")
     alike = {_same(name): name for name in found}
     for name in found:
+        if shown(name) != name:
+            what = f"folder '{shown(name)}' has no printable name for a class"
+            raise UserError(f"{content.path}: {what}")
         if (twin := alike[_same(name)]) != name:
             raise UserError(
                 f"{content.path}: folders {name!a} and {twin!a} look equal, '{name}'; merge them"

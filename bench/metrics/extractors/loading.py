@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.config import UserError, unknown
-from bench.data.sources import mixtures
+from bench.data.sources import digits_and_mixtures
 from bench.metrics import points
 from bench.metrics.extractors import efficientnet, exported, inception, resizing, resnet, verified
 from bench.metrics.extractors.classifier import SHAPES, load_classifier
@@ -223,7 +223,7 @@ def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path)
             f"--weights {name}={weights}: extractor '{name}' is a formula and has no weights; "
             "leave --weights out"
         )
-    density = mixtures.truth(name)
+    density = digits_and_mixtures.truth(name)
     found = points.hash_of(density)
     if found != SHA256[name]:
         raise UserError(
