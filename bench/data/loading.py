@@ -18,8 +18,7 @@ def load(
         path: a folder with the data set's own files; or images in a zip file (EDM, StyleGAN), a
             folder, an ``.npz`` file (guided-diffusion) or an lmdb folder (LSUN).
         cache: folder for downloads and decoded images; made when needed.
-        size: side in pixels to which images of one's own are cropped and resized; a known data
-            set has its own, and no other is allowed.
+        size: side in pixels to which images of one's own are cropped and resized.
         download: whether torchvision may fetch what is found nowhere.
         progress: called with the fraction done, 0 to 1, while images are decoded.
 

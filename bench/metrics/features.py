@@ -2,7 +2,6 @@
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,41 +52,29 @@ def extract(
     Images are uint8 (N, C, H, W), or float32 points (N, 2, 1, 1) for an extractor of points. Beside
     the answer no more than a batch is held in memory.
     """
-    answer: Features | None = None
-    done = 0
-    for features, probabilities in _batches(extractor, images, batch):
-        if answer is None:
-            answer = Features(
-                np.empty((len(images), features.shape[1]), np.float32),
-                np.empty((len(images), probabilities.shape[1]), np.float32),
-            )
-        rows = slice(done, done + len(features))
-        answer.features[rows], answer.probabilities[rows] = features, probabilities
-        done = rows.stop
-        progress(done / len(images))
-    if answer is None:
-        raise ValueError("no images to extract features from")
-    return answer
-
-
-def _batches(
-    extractor: Extractor, images: Images, batch: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    answer: dict[str, NDArray[np.float32]] = {}
     for start in range(0, len(images), batch):
-        chosen = images[start : start + batch]
-        if not isinstance(chosen, torch.Tensor):
+        rows = slice(start, start + batch)
+        chosen = images[rows]
+        if not isinstance(chosen, Tensor):
             # A copy, since memory-mapped arrays are read-only and torch warns of those.
             chosen = torch.from_numpy(np.array(chosen))
-        features, probabilities = (part.cpu().numpy() for part in extractor(chosen))
-        # No metric can be had of NaN, and it would pass through some of them in silence.
-        for what, values in (("features", features), ("probabilities", probabilities)):
+        for what, part in zip(("features", "probabilities"), extractor(chosen), strict=True):
+            values = part.cpu().numpy()
+            # No metric can be had of NaN, and it would pass through some of them in silence.
             wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
             if len(wrong):
                 raise UserError(
                     f"extractor '{extractor.name}' gives {what} that are not finite for image "
                     f"{start + wrong[0]}; choose another, or repair its network"
                 )
-        yield features, probabilities
+            if start == 0:
+                answer[what] = np.empty((len(images), values.shape[1]), np.float32)
+            answer[what][rows] = values
+        progress(min(1.0, rows.stop / len(images)))
+    if not answer:
+        raise ValueError("no images to extract features from")
+    return Features(**answer)
 
 
 def features_file(folder: Path, extractor: str) -> Path:

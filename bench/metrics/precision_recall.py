@@ -51,14 +51,11 @@ def overlap(real: Vectors, samples: Vectors, *, device: str | torch.device = "cp
     own_radii = radii_of(samples, device=device)[:, NEIGHBOUR - 1]
     inside = torch.zeros(len(samples), dtype=torch.bool, device=device)
     balls = torch.zeros(len(samples), dtype=torch.float64, device=device)
-    reached = torch.zeros(len(real), dtype=torch.bool, device=device)
-    covered = torch.zeros(len(real), dtype=torch.bool, device=device)
+    reached, covered = torch.zeros((2, len(real)), dtype=torch.bool, device=device)
     centre = _centre(real)
     slack = _ROUNDING * max(_largest(real, centre), _largest(samples, centre))
     for tile in pairs(samples, real, centre=centre, device=device):
-        distances = tile.distances
-        rows = slice(tile.row, tile.row + distances.shape[0])
-        columns = slice(tile.column, tile.column + distances.shape[1])
+        distances, rows, columns = tile.distances, tile.rows, tile.columns
         inside[rows] |= (distances <= real_radii[columns] + slack).any(1)
         reached[columns] |= (distances <= own_radii[rows, None] + slack).any(0)
         open_balls = distances < density_radii[columns] - slack
@@ -75,10 +72,10 @@ def radii_of(features: Vectors, *, device: str | torch.device = "cpu") -> Tensor
     nearest: list[Tensor] = []
     for tile in pairs(features, features, centre=_centre(features), device=device):
         distances = tile.distances
-        offset = tile.row - tile.column
+        offset = tile.rows.start - tile.columns.start
         if -len(distances) < offset < COLUMNS:
             distances.diagonal(offset).fill_(torch.inf)  # Each is no neighbour of itself.
-        if tile.column == 0:
+        if tile.columns.start == 0:
             nearest.append(distances.new_full((len(distances), LEAST - 1), torch.inf))
         candidates = torch.cat([nearest[-1], distances], dim=1)
         nearest[-1] = candidates.topk(LEAST - 1, largest=False).values

@@ -17,10 +17,10 @@ ROWS, COLUMNS = 512, 2048
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows from ``row`` of one set against rows from ``column`` of the other, float64."""
+    """Some ``rows`` of one set against some of the other, the ``columns``; float64."""
 
-    row: int
-    column: int
+    rows: slice
+    columns: slice
     one: Tensor
     other: Tensor
 
@@ -44,13 +44,14 @@ def pairs(
 
     ``centre`` (d,) is taken off both, which leaves distances as they are and spares their digits.
     """
+
+    def load(part: Vectors) -> Tensor:
+        values = part.astype(np.float64)
+        return torch.from_numpy(values if centre is None else values - centre).to(device)
+
     for row in range(0, len(one), ROWS):
-        rows = _load(one[row : row + ROWS], centre, device)
+        rows = slice(row, row + ROWS)
+        loaded = load(one[rows])
         for column in range(0, len(other), COLUMNS):
-            columns = _load(other[column : column + COLUMNS], centre, device)
-            yield Tile(row, column, rows, columns)
-
-
-def _load(part: Vectors, centre: NDArray[np.float64] | None, device: str | torch.device) -> Tensor:
-    values = part.astype(np.float64)
-    return torch.from_numpy(values if centre is None else values - centre).to(device)
+            columns = slice(column, column + COLUMNS)
+            yield Tile(rows, columns, loaded, load(other[columns]))

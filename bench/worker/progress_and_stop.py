@@ -18,6 +18,7 @@ from bench.executors import INTERRUPTED, Job
 from bench.training import InterruptedTrainingError
 
 PROGRESS_SECONDS = 0.3
+"""Seconds between two signs of life of a cell's process, unless its phase changes."""
 PATIENCE = 6.0
 """Seconds that a step, a batch or a file may go on after a request to stop, before it is cut."""
 

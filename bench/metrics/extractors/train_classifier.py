@@ -46,17 +46,17 @@ class TrainingRecipe:
     shift: float
     degrees: float
     scale: float
-    reconstruction: float
+    reconstruction: float = 10.0
 
 
 RECIPES = {
     "digits": TrainingRecipe(
         epochs=60, batch=64, learning_rate=3e-3, weight_decay=0.02, flip=False, shift=0.08,
-        degrees=10.0, scale=0.1, reconstruction=10.0,
+        degrees=10.0, scale=0.1,
     ),
     "fashion-mnist": TrainingRecipe(
         epochs=16, batch=128, learning_rate=4e-3, weight_decay=0.05, flip=True, shift=0.04,
-        degrees=0.0, scale=0.05, reconstruction=10.0,
+        degrees=0.0, scale=0.05,
     ),
 }  # fmt: skip
 
