@@ -1,11 +1,14 @@
 """The Fréchet distance of features, with its jackknife, in float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Vectors = NDArray[np.floating]
+"""Features (N, d), in memory or mapped from a file."""
+Rows = NDArray[np.int64]
 
 BLOCKS = 20
 """Blocks of samples that the jackknife leaves out in turn."""
@@ -15,7 +18,7 @@ LEAST_OF_A_BLOCK = 2
 _ORDER_SEED = 20_160_610
 
 
-def permutation(count: int, seed: int = _ORDER_SEED) -> NDArray[np.int64]:
+def permutation(count: int, seed: int = _ORDER_SEED) -> Rows:
     """Return a fixed random order of ``count`` things, the same under every version of numpy.
 
     The legacy generator is used because its stream alone is promised never to change (NEP 19).
@@ -32,7 +35,7 @@ class Moments:
         self.mean: Array = np.zeros(dimension)
         self._scatter: Array = np.zeros((dimension, dimension))
 
-    def update(self, vectors: NDArray[np.floating]) -> None:
+    def update(self, vectors: Vectors) -> None:
         """Add vectors (B, d)."""
         batch = vectors.astype(np.float64)
         size = len(batch)
@@ -65,7 +68,7 @@ class Moments:
         return self._scatter / (self.count - 1)
 
 
-def moments(vectors: NDArray[np.floating], block: int = 10_000) -> Moments:
+def moments(vectors: Vectors, block: int = 10_000) -> Moments:
     """Return the moments of vectors (N, d), accumulated in blocks."""
     result = Moments(vectors.shape[1])
     for start in range(0, len(vectors), block):
@@ -94,7 +97,7 @@ def _factor(sigma: Array) -> Array:
         return np.asarray(vectors * np.sqrt(values.clip(min=0)), np.float64)
 
 
-def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array) -> float:
+def frechet_to_features(features: Vectors, mu: Array, sigma: Array) -> float:
     """Return the squared Fréchet distance of features (N, d) to a Gaussian (mu, sigma).
 
     The covariance of fewer than d features has the rank N - 1 at most; then the eigenvalues are
@@ -109,9 +112,7 @@ def frechet_to_features(features: NDArray[np.floating], mu: Array, sigma: Array)
     return _combine(own.mean - mu, own.covariance, sigma, gram)
 
 
-def frechet_jackknife(
-    features: NDArray[np.floating], mu: Array, sigma: Array, blocks: int = BLOCKS
-) -> tuple[float, float]:
+def frechet_jackknife(features: Vectors, mu: Array, sigma: Array) -> tuple[float, float]:
     """Return the standard error of ``frechet_to_features`` and its value less the term in 1/N.
 
     With T the distance of all N features and T_i that without block i of g, the samples in a fixed
@@ -123,42 +124,36 @@ def frechet_jackknife(
     ValueError for fewer than two samples a block.
     Source: Quenouille 1956; Shao and Tu 1995, sections 1.2 and 2.3.
     """
-    if len(features) < blocks * LEAST_OF_A_BLOCK:
-        raise ValueError(f"{len(features)} samples do not fill {blocks} blocks")
-    parts = np.array_split(permutation(len(features)), blocks)
-    fewest = len(features) - len(parts[0])
-    leave_out = _leave_out_of_gram if fewest < features.shape[1] else _leave_out_of_moments
-    whole, rest = leave_out(features, mu, sigma, parts)
+    if len(features) < BLOCKS * LEAST_OF_A_BLOCK:
+        raise ValueError(f"{len(features)} samples do not fill {BLOCKS} blocks")
+    parts = np.array_split(permutation(len(features)), BLOCKS)
+    are_few = len(features) - len(parts[0]) < features.shape[1]
+    distance = (_without_by_gram if are_few else _without_by_moments)(features, mu, sigma)
+    whole, rest = distance(np.zeros(0, np.int64)), np.array([distance(part) for part in parts])
     centre = rest.mean()
-    error = np.sqrt((blocks - 1) / blocks * ((rest - centre) ** 2).sum())
-    return float(error), float(blocks * whole - (blocks - 1) * centre)
+    error = np.sqrt((BLOCKS - 1) / BLOCKS * ((rest - centre) ** 2).sum())
+    return float(error), float(BLOCKS * whole - (BLOCKS - 1) * centre)
 
 
-def _leave_out_of_moments(
-    features: NDArray[np.floating], mu: Array, sigma: Array, parts: Sequence[NDArray[np.int64]]
-) -> tuple[float, Array]:
-    """Return the distance of all features, and those without each part, by covariances."""
-    factor = _factor(sigma)
-    total = moments(features)
+def _without_by_moments(features: Vectors, mu: Array, sigma: Array) -> Callable[[Rows], float]:
+    """Return what gives the distance of all features but some rows, by covariances."""
+    factor, total = _factor(sigma), moments(features)
 
-    def distance(of: Moments) -> float:
-        own = of.covariance
-        return _combine(of.mean - mu, own, sigma, factor.T @ own @ factor)
+    def distance(part: Rows) -> float:
+        rest = total.without(moments(features[part])) if len(part) else total
+        own = rest.covariance
+        return _combine(rest.mean - mu, own, sigma, factor.T @ own @ factor)
 
-    rest = [distance(total.without(moments(features[part]))) for part in parts]
-    return distance(total), np.array(rest)
+    return distance
 
 
-def _leave_out_of_gram(
-    features: NDArray[np.floating], mu: Array, sigma: Array, parts: Sequence[NDArray[np.int64]]
-) -> tuple[float, Array]:
+def _without_by_gram(features: Vectors, mu: Array, sigma: Array) -> Callable[[Rows], float]:
     """The same of fewer features than dimensions: parts of one N x N matrix, centred anew."""
     mean = features.mean(axis=0, dtype=np.float64)
     centred = features.astype(np.float64) - mean
-    gram = centred @ sigma @ centred.T
-    squares = (centred**2).sum(axis=1)
+    gram, squares = centred @ sigma @ centred.T, (centred**2).sum(axis=1)
 
-    def distance(part: NDArray[np.int64]) -> float:
+    def distance(part: Rows) -> float:
         kept = np.setdiff1d(np.arange(len(features)), part)
         shift = -centred[part].sum(axis=0) / len(kept)
         trace = (squares[kept].sum() - len(kept) * (shift @ shift)) / (len(kept) - 1)
@@ -166,10 +161,10 @@ def _leave_out_of_gram(
         own = own - own.mean(axis=0) - own.mean(axis=1, keepdims=True) + own.mean()
         return _distance(mean + shift - mu, trace, np.trace(sigma), own / (len(kept) - 1))
 
-    return distance(np.zeros(0, np.int64)), np.array([distance(part) for part in parts])
+    return distance
 
 
-def frechet_between(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+def frechet_between(one: Vectors, other: Vectors) -> float:
     """Return the squared Fréchet distance of features (N, d) and (M, d), two rows or more each.
 
     With the centred features X and Y, tr (S1 S2)^(1/2) is the sum of the singular values of

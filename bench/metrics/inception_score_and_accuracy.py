@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics.frechet_distance import permutation
+from bench.metrics.frechet_distance import Vectors, permutation
 
 SPLITS = 10
 """Parts that the Inception Score is averaged over (Salimans et al. 2016)."""
@@ -11,9 +11,7 @@ LEAST_OF_A_CLASS = 2
 """Samples without which a class has no covariance; fewer than features are enough."""
 
 
-def inception_score(
-    probabilities: NDArray[np.floating], splits: int = SPLITS
-) -> tuple[float, float]:
+def inception_score(probabilities: Vectors, splits: int = SPLITS) -> tuple[float, float]:
     """Return the mean and standard deviation over splits of exp E[KL(p(y|x) || p(y))].
 
     Probabilities are (N, K), rows sum to one. They are put into a fixed random order first: samples
@@ -36,7 +34,7 @@ def _score(part: NDArray[np.float64]) -> float:
     return float(np.exp((part * log_ratio).sum(axis=1).mean()))
 
 
-def accuracy(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+def accuracy(probabilities: Vectors, labels: NDArray[np.integer]) -> float:
     """Return the fraction of rows of (N, K) whose largest entry is at the label, 0 to 1."""
     if len(probabilities) != len(labels):
         raise ValueError(f"{len(probabilities)} images but {len(labels)} labels")

@@ -8,8 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Vectors = NDArray[np.floating]
-"""Features (N, d), in memory or mapped from a file."""
+from bench.metrics.frechet_distance import Vectors
 
 ROWS, COLUMNS = 512, 2048
 """Small enough to stay near the processor, large enough for a fast product."""
