@@ -179,34 +179,33 @@ _TOLD = {
     "data": "reference_data", "data_sha256": "reference_data_sha256",
     "split": "reference_data_split",
 }  # fmt: skip
+"""What a file may tell of its images, and how a value's provenance has it."""
 
 
 class Statistics(NamedTuple):
-    """The content of a file of statistics; what it does not tell is ``None``."""
+    """The content of a file of statistics, and what it tells of them."""
 
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
     n: int | None
-    extractor_sha256: str | None
-    resize: str | None
     told: dict[str, str]
-    """What the file tells of its images, by the keys that a value's provenance has for it."""
     file_sha256: str
 
 
 def _imported(path: Path, extractor: Extractor, about: dict[str, Any]) -> Reference:
     found = read_statistics(path)
-    for how, theirs, ours in (
-        ("by an extractor of sha256", found.extractor_sha256, extractor.sha256),
-        ("with resize", found.resize, extractor.resize),
+    for how, key, ours in (
+        ("by an extractor of sha256", "extractor_sha256", extractor.sha256),
+        ("with resize", "resize", extractor.resize),
     ):
-        if theirs not in {None, ours}:
+        theirs = found.told.get(key, ours)
+        if theirs != ours:
             raise UserError(
                 f"--reference {path}: made {how} '{theirs}', and '{extractor.name}' has '{ours}'; "
                 "give the file of the same extractor"
             )
     told = {"reference_file": path.name, "reference_sha256": found.file_sha256}
-    told |= dict.fromkeys(_TOLD.values(), "not told by the file") | found.told
+    told |= {name: found.told.get(key, "not told by the file") for key, name in _TOLD.items()}
     return Reference(found.mu, found.sigma, n=found.n, split="imported", imported=told, **about)
 
 
@@ -218,16 +217,14 @@ def read_statistics(path: Path) -> Statistics:
             mu, sigma = (np.asarray(stored[key], np.float64) for key in ("mu", "sigma"))
             n = int(stored["n"]) if "n" in stored else None
             keys = ("extractor_sha256", "resize", *_TOLD)
-            said = {key: str(stored[key]) for key in keys if key in stored}
+            told = {key: str(stored[key]) for key in keys if key in stored}
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--reference {path}: no statistics ({one_line(error)[:120]}); give a "
             ".npz file with 'mu' and 'sigma', as EDM's and clean-fid's"
         ) from error
     _check_statistics(path, mu, sigma)
-    told = {_TOLD[key]: value for key, value in said.items() if key in _TOLD}
-    digest = hashlib.sha256(content).hexdigest()
-    return Statistics(mu, sigma, n, said.get("extractor_sha256"), said.get("resize"), told, digest)
+    return Statistics(mu, sigma, n, told, hashlib.sha256(content).hexdigest())
 
 
 def _check_statistics(path: Path, mu: NDArray[Any], sigma: NDArray[Any]) -> None:

@@ -53,9 +53,7 @@ class Hooks:
     checkpoint: Callable[[State], None] = lambda state: None
     progress: Callable[[dict[str, Any]], None] = lambda place: None
     stopping: Callable[[], bool] = lambda: False
-    shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda stage: (
-        nullcontext(None)
-    )
+    shared: Callable[[Stage], AbstractContextManager[SharedStage | None]] = lambda s: nullcontext()
     """Holds the place where a stage with an identity is kept for other cells, if there is one."""
 
 
@@ -135,8 +133,8 @@ class Trainer:
         self.snapshots = math.floor(done / self.total_share * self.settings.snapshots + 1e-9)
 
     def _begin(self, stage: Stage) -> StageRun:
-        # Dropout draws from a global generator: a stage's masks must not depend on what came
-        # before it, so that a shared first stage leaves no trace in the second.
+        # Dropout draws from a global generator: a shared first stage must leave no trace in the
+        # second's masks.
         checkpoint.seed_everything(derive(self.seed, "dropout", self.stage_index))
         return begin_stage(stage, self.method.networks)
 

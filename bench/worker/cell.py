@@ -77,14 +77,14 @@ class Cell:
         self.device = device_for(self.config)
         state = read_checkpoint(self.folder, self.record.key, self.device)
         self._open_ledger(state)
-        given = {"command": self.job.command, "jobs": self.job.jobs}
-        note(self.record, self.folder.parent, self.device, **given)
+        job, study = self.job, self.folder.parent
+        note(self.record, study, self.device, command=job.command, jobs=job.jobs)
         self.save()
-        self.dataset = load_data(self.settings, self.job.cache)
+        self.dataset = load_data(self.settings, job.cache)
         self.record.data = self.dataset.facts()
         with self.ledger.part("evaluate"):
             self.evaluator = metrics.Evaluator.open(
-                self.settings, self.dataset, device=self.device, cache=self.job.cache
+                self.settings, self.dataset, device=self.device, cache=job.cache
             )
         self.built = build_cell(self.config, self.dataset, self.device)
         if self.device.type == "cuda":
