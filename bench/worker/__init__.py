@@ -8,8 +8,7 @@ any training is made by ``python -m bench.worker.preparation JOB.json``.
 from bench.worker.build import Built, data_spec, device_for, open_device
 from bench.worker.cell import read_checkpoint
 from bench.worker.progress_and_stop import Progress, excused, stoppable
-from bench.worker.results import GRID_IMAGES
-from bench.worker.run import run_cell
+from bench.worker.run import GRID_IMAGES, run_cell
 from bench.worker.train import feed_of
 from bench.worker.trained import Trained, load_finished
 

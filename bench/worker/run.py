@@ -1,32 +1,40 @@
-"""A cell from its start to its end, whatever that is."""
+"""A cell from its start to its end, whatever that is: trained, its samples drawn and measured."""
 
 import sys
 import traceback
 from contextlib import suppress
+from typing import Any
 
+import numpy as np
+import torch
+
+from bench import metrics
+from bench.config.random_streams import derive
+from bench.costs.flops import parameters
+from bench.costs.machine.fitness import Watch
 from bench.executors import DONE, FAILED, INTERRUPTED, Job
-from bench.records import Status
+from bench.records import GRID, SAMPLES, Status, Value, is_sampled, write_archive
+from bench.records.grid import read_samples, write_grid
+from bench.sampling.source import timed
+from bench.sampling.timing import Drawn, draw_and_time, warm_up_facts, warm_up_reasons
 from bench.training import DivergedError, InterruptedTrainingError
+from bench.worker.build import data_spec
 from bench.worker.cell import Cell
 from bench.worker.progress_and_stop import explain, is_for_memory
-from bench.worker.results import evaluate, kept_samples, sample
 from bench.worker.train import train
 
-
-def run(cell: Cell) -> None:
-    """Build, train, sample and evaluate a cell; its record is complete when this returns."""
-    state = cell.open()
-    train(cell, state)
-    images, labels = kept_samples(cell) or sample(cell)
-    evaluate(cell, images, labels)
-    cell.close(Status.FINISHED, "")
+GRID_IMAGES = 64
 
 
 def run_cell(job: Job) -> int:
     """Run the cell in a job's folder; whatever happens, the record says what it was."""
     cell = Cell(job)
     try:
-        run(cell)
+        state = cell.open()
+        train(cell, state)
+        images, labels = sample(cell)
+        evaluate(cell, images, labels)
+        cell.close(Status.FINISHED, "")
     except InterruptedTrainingError as error:
         cell.close(Status.INTERRUPTED, str(error))
         return INTERRUPTED
@@ -40,3 +48,89 @@ def run_cell(job: Job) -> int:
             sys.stderr.flush()
         return FAILED
     return DONE
+
+
+def sample(cell: Cell) -> tuple[Any, Any]:
+    """Return images and classes, drawn unless they are there, once they and their cost are kept."""
+    if is_sampled(cell.record, cell.folder):
+        cell.parts.clear()
+        return read_samples(cell.folder / SAMPLES)
+    with cell.ledger.part("sample"):
+        drawn = draw(cell)
+    note_sampling(cell, drawn)
+    with cell.ledger.part("log"):
+        arrays: dict[str, Any] = {"images": drawn.images}
+        if drawn.labels is not None:
+            arrays["labels"] = drawn.labels
+        shown = len(drawn.images) if cell.dataset.is_points else GRID_IMAGES
+        write_grid(cell.folder / GRID, drawn.images[:shown], labels=drawn.labels)
+        # Last: once they are there, nothing of this is done again.
+        write_archive(cell.folder / SAMPLES, lambda file: np.savez(file, **arrays))
+    cell.record.ledger = cell.ledger.totals()
+    cell.save()
+    cell.parts.clear()
+    return drawn.images, drawn.labels
+
+
+def draw(cell: Cell) -> Drawn:
+    """Draw and time the samples that are not drawn yet, with an eye on the machine."""
+    source, size = cell.built.source("samples"), cell.settings.sampling.batch
+    wanted, tell = cell.evaluation.samples, cell.progress.of("sampling")
+    watch = Watch(cell.device, work=lambda: timed(source, size, 0))
+    try:
+        with watch:
+            drawn = draw_and_time(source, wanted, cell.settings.sampling, tell, cell.parts)
+    except InterruptedTrainingError:
+        cell.parts.save()
+        raise
+    cost, unwatched = cell.record.cost, cell.parts.found
+    cost.timing = watch.facts() | {"warm_up": warm_up_facts(drawn.warm_ups)}
+    cost.timing["batches_of_earlier_processes"] = unwatched
+    cell.record.notes = [source.note] if source.note else []
+    cost.unfit = [*watch.unfit(), *warm_up_reasons(drawn.warm_ups)]
+    if unwatched:
+        cost.unfit.append(f"{unwatched} batches were timed before an interruption, unwatched")
+    return drawn
+
+
+def note_sampling(cell: Cell, drawn: Drawn) -> None:
+    """Note what sampling cost, and how large the networks are."""
+    cell.note_peak_memory()
+    networks, cost = cell.built.method.networks, cell.record.cost
+    cost.parameters_by_network = {name: parameters(n) for name, n in networks.items()}
+    cost.parameters = sum(cost.parameters_by_network.values())
+    cost.ms_per_image, cost.latency_ms = drawn.ms_per_image, drawn.latency_ms
+    cost.nfe_by_network = drawn.nfe_by_network
+    cost.nfe = sum(drawn.nfe_by_network.values())
+    cost.sample_flops_per_image = drawn.flops_per_image
+
+
+def evaluate(cell: Cell, images: Any, labels: Any) -> None:
+    """Measure the samples and the denoiser; the last point of the curves is of them too."""
+    cell.progress("evaluating", fraction=0.0)
+    cost = cell.record.cost
+    with cell.ledger.part("evaluate"):
+        # Features are kept in the folder.
+        cell.record.metrics = cell.evaluator.measure(
+            images, labels, jackknife=True, folder=cell.folder,
+            provenance=cell.built.provenance(cost.nfe), progress=cell.progress.of("evaluating"),
+        )  # fmt: skip
+        cell.record.metrics |= diagnose(cell)
+        # The curves' last point, of as many samples as the points before it.
+        few = cell.evaluation.snapshot_samples
+        last = cell.evaluator.measure_for_curve(images[:few]) if few < len(images) else {}
+    place: dict[str, Any] = {"images": cost.images_seen, "step": cost.steps}
+    place |= {"seconds": round(cell.ledger.elapsed("train"), 3), "stage": "final"}
+    values = {name: value.value for name, value in (last | cell.record.metrics).items()}
+    cell.curves.append({**place, "values": values})
+
+
+def diagnose(cell: Cell) -> dict[str, Value]:
+    """Measure the denoiser itself, where there is one."""
+    n, source = cell.evaluation.diagnostic_samples, cell.built.source("diagnostics")
+    generator = torch.Generator(cell.device)
+    generator.manual_seed(derive(cell.config.seed, "diagnostics"))
+    return metrics.diagnose(
+        cell.built.method, cell.dataset, data_spec(cell.dataset),
+        n=n, labels=lambda: source.labels(n, 0), generator=generator,
+    )  # fmt: skip
