@@ -6,12 +6,14 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -425,7 +427,7 @@ def test_an_array_that_is_no_zip_file(tmp_path: Path) -> None:
 
 
 def test_more_than_the_disk_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.data.sources.image_cache.free", lambda folder: 2**26 + 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**26 + 100))
     refused(write_arrays(tmp_path / "own.npz", {"arr_0": IMAGES}), "2 images take", "MiB are free")
 
 

@@ -8,16 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.config import Settings, UserError
-from bench.metrics import frechet_distance, kernel, points, precision_recall, protocol
+from bench.metrics import frechet_distance, inception_score_and_accuracy, points, protocol
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
-from bench.metrics.inception_score_and_accuracy import (
-    SPLITS,
-    accuracy,
-    count_classes,
-    gap_of,
-    inception_score,
-)  # fmt: skip
+from bench.metrics.inception_score_and_accuracy import count_classes, gap_of
+from bench.metrics.kernel import kernel_distance
+from bench.metrics.precision_recall import LEAST, overlap
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics
 from bench.records import Value
@@ -53,7 +49,15 @@ def evaluate(
 
     Raises UserError where the reference was imported and has another number of features.
     """
-    _check(samples, reference, extractor, n)
+    if len(samples) != n:
+        raise ValueError(f"{len(samples)} samples given, {n} named")
+    if reference.extractor_sha256 != extractor.sha256:
+        raise ValueError("samples and reference come from different extractors")
+    if len(reference.mu) != samples.features.shape[1]:
+        raise UserError(
+            f"the reference's statistics have {len(reference.mu)} features and extractor "
+            f"'{extractor.name}' {samples.features.shape[1]}; give those of the same extractor"
+        )
     names, wanted = metric_names(extractor.name, n), FAMILIES if families is None else families
     context = Context(samples, reference, extractor, labels, jackknife)
     values: dict[str, Value] = {}
@@ -69,18 +73,6 @@ def evaluate(
         name: value.model_copy(update={"provenance": provenance | value.provenance})
         for name, value in values.items()
     }
-
-
-def _check(samples: Features, reference: Reference, extractor: Extractor, n: int) -> None:
-    if len(samples) != n:
-        raise ValueError(f"{len(samples)} samples given, {n} named")
-    if reference.extractor_sha256 != extractor.sha256:
-        raise ValueError("samples and reference come from different extractors")
-    if len(reference.mu) != samples.features.shape[1]:
-        raise UserError(
-            f"the reference's statistics have {len(reference.mu)} features and extractor "
-            f"'{extractor.name}' {samples.features.shape[1]}; give those of the same extractor"
-        )
 
 
 @dataclass(frozen=True)
@@ -124,8 +116,8 @@ def _inception_score(context: Context) -> Answer:
     probabilities = context.samples.probabilities
     if probabilities.shape[1] == 0:
         return f"extractor '{context.extractor.name}' tells no classes"
-    splits = min(SPLITS, len(probabilities))
-    score, spread = inception_score(probabilities, splits)
+    splits = min(inception_score_and_accuracy.SPLITS, len(probabilities))
+    score, spread = inception_score_and_accuracy.inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
 
 
@@ -136,7 +128,7 @@ def _kernel(context: Context) -> Answer:
     real = reference.features[:KERNEL]
     if min(len(real), len(samples)) < 2:
         return "it needs two images or more on either side"
-    distance = kernel.kernel_distance(
+    distance = kernel_distance(
         samples, real, own_mean=reference.kernel_mean, device=context.extractor.device
     )
     facts = {"reference_n": len(real), "estimator": "unbiased, all pairs"}
@@ -149,9 +141,9 @@ def _overlap(context: Context) -> Answer:
         return NO_FEATURES
     # As many of each: a manifold grows with the features that span it.
     real = reference.features[: len(samples)]
-    if min(len(real), len(samples)) < precision_recall.LEAST:
-        return f"neighbours need {precision_recall.LEAST} images or more on either side"
-    found = precision_recall.overlap(real, samples, device=context.extractor.device)
+    if min(len(real), len(samples)) < LEAST:
+        return f"neighbours need {LEAST} images or more on either side"
+    found = overlap(real, samples, device=context.extractor.device)
     facts = {"reference_n": len(real)}
     return {family: Value(value=value, provenance=facts) for family, value in vars(found).items()}
 
@@ -162,7 +154,8 @@ def _accuracy(context: Context) -> Answer:
     if not context.knows_classes:
         told = f"extractor '{context.extractor.name}' does not tell the classes of these data"
         return Never(told)
-    return {"accuracy": Value(value=accuracy(context.samples.probabilities, context.labels))}
+    given = (context.samples.probabilities, context.labels)
+    return {"accuracy": Value(value=inception_score_and_accuracy.accuracy(*given))}
 
 
 def _classwise(context: Context) -> Answer:

@@ -8,7 +8,8 @@ Source: Binkowski et al. 2018, equation 4; Gretton et al. 2012, lemma 6.
 import numpy as np
 import torch
 
-from bench.metrics.tiles import Vectors, pairs
+from bench.metrics.frechet_distance import Vectors
+from bench.metrics.tiles import pairs
 
 
 def kernel_distance(

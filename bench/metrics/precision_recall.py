@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.metrics.tiles import COLUMNS, Vectors, pairs
+from bench.metrics.frechet_distance import Vectors
+from bench.metrics.tiles import COLUMNS, pairs
 
 NEIGHBOUR = 3
 """k of precision and recall."""

@@ -125,7 +125,7 @@ class Cell:
 
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""
-        state = {"key": self.record.key, "trainer": trainer, "ledger": self.ledger.totals()}
+        state: State = {"key": self.record.key, "trainer": trainer, "ledger": self.ledger.totals()}
         state["curve_bytes"] = self.curves.size()
         write_archive(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 

@@ -13,14 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.config import UserError
-from bench.data.sources.image_file import (
-    SUFFIXES,
-    UNREAD,
-    has_suffix,
-    is_hidden,
-    is_hidden_image,
-    shown,
-)  # fmt: skip
+from bench.data.sources import image_file
+from bench.data.sources.image_file import is_hidden, shown
 from bench.data.sources.layout import Content, of_files
 
 
@@ -51,7 +45,8 @@ def _listed(where: Path) -> list[os.DirEntry[str]]:
             names = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{shown(str(where))}: cannot be listed ({error.strerror})") from error
-    return [e for e in names if not is_hidden(e.name) or is_hidden_image(e.name)]
+    kept = image_file.is_hidden_image
+    return [entry for entry in names if not is_hidden(entry.name) or kept(entry.name)]
 
 
 def _walk(
@@ -106,4 +101,5 @@ def top(path: Path, below: str) -> tuple[list[str], list[str]]:
 def holds_image(path: Path) -> bool:
     """Whether there is any image under a folder, of a format that is read or not."""
     files = (name for name, _ in _walk(path, "", ()) if not name.endswith("/"))
-    return any(has_suffix(n, SUFFIXES | UNREAD) and not is_hidden(n) for n in files)
+    suffixes = image_file.SUFFIXES | image_file.UNREAD
+    return any(image_file.has_suffix(n, suffixes) and not is_hidden(n) for n in files)

@@ -210,7 +210,8 @@ def _decode(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -
         if "test" in opened:
             _check_agreement(opened, labels)
         total = sum(content.count for content in opened.values())
-        job = Decoding(recipe, colour, lambda done: progress(done / total), free(folder))
+        room = shutil.disk_usage(folder).free
+        job = Decoding(recipe, colour, lambda done: progress(done / total), room)
         for part in ("train", "test"):
             if part in opened:
                 job.write_images(_array(folder, part, "images"), opened[part], digest, part)
@@ -241,11 +242,6 @@ def _check_agreement(opened: Mapping[str, Content], labels: Mapping[str, Labels]
         raise UserError(f"{path}: its 'classes' differ from those of {other}")
 
 
-def free(folder: Path) -> int:
-    """Return the free bytes of a folder's disk."""
-    return shutil.disk_usage(folder).free
-
-
 @dataclass
 class Decoding:
     """Decoding of one recipe: the first image decides the shape of all."""
@@ -272,7 +268,7 @@ class Decoding:
                 if self.done == before:
                     assert self.shape is not None
                     shape = (content.count, *self.shape)
-                    self._check_room(content, shape)
+                    self._take_room(content, math.prod(shape))
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     npy.write_array_header_1_0(file, header)
                     digest.begin(part, "images", "|u1", shape)
@@ -335,14 +331,14 @@ class Decoding:
             whose = f"but those of {self.first.name} are {text(self.shape)}; both must agree"
         raise UserError(f"{where}, {whose}")
 
-    def _check_room(self, content: Content, shape: tuple[int, ...]) -> None:
-        needed = math.prod(shape) + SPARE
-        if needed > self.free:
+    def _take_room(self, content: Content, size: int) -> None:
+        if size + SPARE > self.free:
+            needed = f"{content.count} images take {(size + SPARE) >> 20} MiB decoded"
             raise UserError(
-                f"{content.path}: {shape[0]} images take {needed >> 20} MiB decoded, but only "
-                f"{self.free >> 20} MiB are free in the cache; make room or give another --results"
+                f"{content.path}: {needed}, but only {self.free >> 20} MiB are free in the cache; "
+                "make room or give another --results"
             )
-        self.free -= math.prod(shape)
+        self.free -= size
 
     def _count(self, picture: Picture, name: str) -> None:
         if picture.lossy:

@@ -33,27 +33,24 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except DAMAGE as error:
         raise damaged(path, "truncated or not a zip file", error) from error
     with archive:
-        _check(archive, path)
+        seen: set[str] = set()
+        for info in archive.infolist():
+            # The stored name: zipfile cuts what it shows at a null byte.
+            name, where = info.filename, f"{path}: '{shown(info.orig_filename)}'"
+            if name in seen:
+                raise UserError(f"{where} is in it twice; make the file again")
+            seen.add(name)
+            outside = name.startswith("/") or ".." in PurePosixPath(name).parts
+            if outside or "\\" in name or "\0" in info.orig_filename:
+                raise UserError(f"{where} points outside the file; make the file again")
+            if info.flag_bits & _ENCRYPTED:
+                raise UserError(f"{where} is encrypted; make the file without a password")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise UserError(f"{where} is a symbolic link; put the file itself in its place")
+            method = info.compress_type
+            if method not in _METHODS:
+                raise UserError(f"{where} is packed by method {method}; deflate or store")
         yield archive
-
-
-def _check(archive: zipfile.ZipFile, path: Path) -> None:
-    seen: set[str] = set()
-    for info in archive.infolist():
-        # The stored name: zipfile cuts what it shows at a null byte.
-        name, where = info.filename, f"{path}: '{shown(info.orig_filename)}'"
-        if name in seen:
-            raise UserError(f"{where} is in it twice; make the file again")
-        seen.add(name)
-        outside = name.startswith("/") or ".." in PurePosixPath(name).parts
-        if outside or "\\" in name or "\0" in info.orig_filename:
-            raise UserError(f"{where} points outside the file; make the file again")
-        if info.flag_bits & _ENCRYPTED:
-            raise UserError(f"{where} is encrypted; make the file without a password")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise UserError(f"{where} is a symbolic link; put the file itself in its place")
-        if info.compress_type not in _METHODS:
-            raise UserError(f"{where} is packed by method {info.compress_type}; deflate or store")
 
 
 def top(path: Path) -> Callable[[str], tuple[list[str], list[str]]]:
