@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from bench.records import Value, direction
-from bench.report.table.markdown import markdown_table
+from bench.report.table import markdown_table
 from bench.report.table.notes import measured
 from bench.report.table.numbers import number
 

@@ -22,7 +22,7 @@ import numpy as np
 from bench.records import direction, write_atomically, write_text
 from bench.records.grid import grid_image, scale_for
 from bench.report.plots.drawing import DPI, STYLE, new_figure, save
-from bench.report.table.markdown import markdown_table
+from bench.report.table import markdown_table
 from bench.report.table.numbers import NOTHING, number
 
 if TYPE_CHECKING:

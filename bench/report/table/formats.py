@@ -1,17 +1,27 @@
 """A study's table: Markdown for reading, LaTeX for a paper, CSV and JSON for further work."""
 
+from __future__ import annotations
+
+import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.config import one_line, unknown
-from bench.records import write_text
+from bench.records import Status, write_text
+from bench.report.frame import TEXT
+from bench.report.ranking import Ranking
 from bench.report.study_report import StudyReport
-from bench.report.table.as_json import to_json
 from bench.report.table.columns import Column, columns, quality_columns
-from bench.report.table.markdown import markdown_table
 from bench.report.table.notes import notes
-from bench.report.table.rows import PUBLISHED, body, published_rows, unfinished
+from bench.report.table.numbers import NOTHING, plus_minus, with_error
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Texts = list[list[str]]
+PUBLISHED = ["row", "metric", "ours", "published", "band", "ours is", "source"]
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -19,6 +29,41 @@ LATEX = {
     ">": r"$>$", "<": r"$<$", "|": r"\textbar{}", "—": "--", "…": r"\ldots{}",
     "‡": r"$\ddagger$", "†": r"$\dagger$",
 }  # fmt: skip
+
+
+def body(report: StudyReport, chosen: Sequence[Column]) -> tuple[Texts, Texts]:
+    """Return the filled rows of the methods and those of the anchors."""
+    parts = ([*report.method_rows, *report.foreign_rows], report.anchor_rows)
+    methods, anchors = ([[column.fill(row) for column in chosen] for row in part] for part in parts)
+    return methods, anchors
+
+
+def unfinished(report: StudyReport) -> Texts:
+    """Return cell, status, reason and log of each cell without a result."""
+    cells = report.cell_frame[["cell", "status", "reason", "log"]]
+    cells = cells[cells["status"] != str(Status.FINISHED)]
+    return [[str(text or NOTHING) for text in row] for row in cells.itertuples(index=False)]
+
+
+def published_rows(report: StudyReport) -> Texts:
+    """Return a row under ``PUBLISHED`` for each published value that applies to the study."""
+    rows = []
+    for one in report.published.beside:
+        known, (low, high) = one.published, one.published.band
+        alone = math.isnan(one.half)
+        ours = with_error(one.mean, one.error) if alone else plus_minus(one.mean, one.half)
+        told = [f"{known.value:g}", f"{low:g} to {high:g}", one.verdict, known.source]
+        rows.append([one.row, known.metric, ours, *told])
+    return rows
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Write a Markdown table whose columns are aligned for a terminal too."""
+    clean = [[one_line(text).replace("|", "\\|") for text in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in clean]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(report: StudyReport) -> str:
@@ -47,27 +92,22 @@ def escape_latex(text: str) -> str:
 
 def latex(report: StudyReport) -> str:
     """Write a booktabs table for a paper; unfinished cells and notes go into its caption."""
-    caption = [
-        *notes(report),
-        *(f"Not finished: {row[0]}, {row[1]}." for row in unfinished(report)),
-    ]
-    tables = [(columns(report), caption)]
-    if rest := quality_columns(report):
-        tables.append((rest, ["Further metrics of the same samples."]))
-    texts = [_latex_of(report, *given) for given in tables]
+    rest = [f"Not finished: {cell}, {status}." for cell, status, *_ in unfinished(report)]
+    further = ["Further metrics of the same samples."]
+    texts = []
+    for given, caption in (
+        (columns(report), [*notes(report), *rest]),
+        (quality_columns(report), further),
+    ):
+        if chosen := [column for column in given if column.in_paper]:
+            head = [column.title for column in chosen]
+            texts.append(_latex_table(head, body(report, chosen), caption))
     if rows := published_rows(report):
         texts.append(_latex_table(PUBLISHED, [rows], ["Published values beside ours."]))
     return "\n".join(texts)
 
 
-def _latex_of(report: StudyReport, given: Sequence[Column], caption: Sequence[str]) -> str:
-    chosen = [column for column in given if column.in_paper]
-    return _latex_table([column.title for column in chosen], body(report, chosen), caption)
-
-
-def _latex_table(
-    head: Sequence[str], parts: Sequence[Sequence[Sequence[str]]], caption: Sequence[str]
-) -> str:
+def _latex_table(head: Sequence[str], parts: Sequence[Texts], caption: Sequence[str]) -> str:
     """Write a table whose parts, each of several rows, have a rule between them."""
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
@@ -88,6 +128,62 @@ def _latex_table(
 
 def _latex_row(texts: Sequence[str]) -> str:
     return " & ".join(map(escape_latex, texts)) + r" \\"
+
+
+def to_json(report: StudyReport) -> str:
+    """Write all that is known of a study as strict JSON, for programs; no NaN in it."""
+    published = [
+        {"row": one.row, **one.published.model_dump(exclude={"rows"}), "verdict": one.verdict}
+        | {"ours": one.mean, **_known(half=one.half, error=one.error)}
+        for one in report.published.beside
+    ]
+    content = {
+        "cells": _plain(report.cell_frame),
+        "foreign": _plain(report.of_kind("foreign")),
+        "anchors": _plain(report.of_kind("anchor")),
+        "methods": _plain(report.summary),
+        "rankings": [_ranking(one) for one in report.rankings],
+        "published": published,
+        "provenance": report.provenance,
+        "notes": notes(report),
+    }
+    return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _strict(value: Any) -> Any:
+    """Return a value as strict JSON has it: no NaN, and infinity as a text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {key: _strict(part) for key, part in value.items()}
+    return [_strict(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _ranking(one: Ranking) -> dict[str, Any]:
+    pairs = [
+        {
+            "methods": [pair.one, pair.other],
+            "seeds": pair.test.count,
+            **_known(difference=pair.test.mean, half=pair.test.half),
+            **_known(p=pair.test.p, p_holm=pair.adjusted),
+            "apart": pair.is_apart,
+        }
+        for pair in one.pairs
+    ]
+    return {"metric": one.metric, "ranks": one.ranks, "unranked": one.unranked, "pairs": pairs}
+
+
+def _known(**numbers: float) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows of Python's own types; what is missing is left out, but for text columns."""
+    objects = frame.astype(object).where(frame.notna(), None)
+    return [
+        {str(name): v for name, v in row.items() if v is not None or name in TEXT}
+        for row in objects.to_dict("records")
+    ]
 
 
 FORMATS: dict[str, tuple[str, Callable[[StudyReport], str]]] = {
