@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 
 from bench.costs.machine.readings import oom_kills
-from bench.executors.endings import VARIABLE, End, end_strays, explain_end
-from bench.executors.executor import Told
+from bench.executors.executor import VARIABLE, End, Told, end_strays, explain_end
 from bench.executors.job import Job
 from bench.records import Status
 from bench.records.orphans import read_sign
@@ -46,11 +45,6 @@ class LocalHandle:
     deadline: float = math.inf
     """The ``monotonic`` moment when our patience with it is over."""
     end: End | None = None
-
-    @property
-    def token(self) -> str:
-        """The number of the process."""
-        return str(self.process.pid)
 
     def progress(self) -> Told | None:
         """What the process tells of its progress, if that is new; what cannot be read is not."""
@@ -101,9 +95,8 @@ class LocalHandle:
         end_strays(self.job)
         seconds, was_short = time.monotonic() - self.started, oom_kills() > self.oom_kills
         found = explain_end(code, self.job.log.name, was_short=was_short)
-        status, reason = self.asked or found
-        was_asked = self.asked is not None
-        self.end = End(code, status, reason, self.process.pid, seconds, was_asked)
+        pid, was_asked = self.process.pid, self.asked is not None
+        self.end = End(code, *(self.asked or found), pid, seconds, was_asked)
 
 
 class LocalExecutor:
@@ -126,19 +119,15 @@ class LocalExecutor:
 
 def environment_of(job: Job) -> dict[str, str]:
     """What a job's process finds: our own source first, and as many threads as it may have."""
-    environment = dict(os.environ)
-    path = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    path = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     # Where packages are installed Python looks by itself, after its own library, as it must.
     if ROOT.name not in {"site-packages", "dist-packages"}:
         path.insert(0, str(ROOT))
-    environment["PYTHONPATH"] = os.pathsep.join(path)
+    # Before numpy's and torch's libraries are loaded, or they take every core.
+    threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
     # As -P, for whatever Python it starts.
-    environment["PYTHONSAFEPATH"] = "1"
-    environment[VARIABLE] = job.mark
-    if job.threads is not None:
-        # Before numpy's and torch's libraries are loaded, or they take every core.
-        environment["OMP_NUM_THREADS"] = str(job.threads)
-    return environment
+    ours = {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", VARIABLE: job.mark}
+    return os.environ | ours | threads
 
 
 def version_of(path: Path) -> tuple[int, int] | None:

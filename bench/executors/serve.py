@@ -1,5 +1,6 @@
 """The other side of an executor: what a job's process does before and after its task."""
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -9,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from bench.executors.endings import BAD_INPUT, INTERRUPTED, end_strays
+from bench.executors.executor import BAD_INPUT, INTERRUPTED, end_strays
 from bench.executors.job import Job, packages
 
 OOM_SCORE = 500
@@ -50,8 +51,6 @@ def serve(task: Callable[[Job], int]) -> NoReturn:
 def die_with(parent: int) -> None:
     """Ask Linux for a SIGTERM when the parent process ends, so that no cell is orphaned."""
     if sys.platform == "linux":
-        import ctypes
-
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     # The parent may have ended before this process could ask.
