@@ -39,8 +39,7 @@ _LINE, _TEXT = "#d8d8d8", "#606060"
 def read_samples(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Read kept samples, uint8 images (N, C, H, W) or float32 points, and their classes, if any.
 
-    Raises:
-        UserError: it cannot be read, or holds something else.
+    UserError if the file cannot be read, or holds something else.
     """
     try:
         with path.open("rb") as file, np.load(file) as content:
@@ -61,18 +60,20 @@ def grid_image(
     """Put images into rows, each pixel a square of ``scale`` pixels, white lines between.
 
     Args:
-        images: uint8, (N, C, H, W) with one or three channels; N may be any number from 1.
+        images: uint8, (N, C, H, W) with one or three channels, N from 1; else ValueError.
         columns: images in a row; the last row may stay partly white.
         scale: whole number by which pixels are repeated (nearest neighbour).
         gap: width of the lines between images, in pixels of the result.
 
     Returns:
         uint8, (height, width, 3).
-
-    Raises:
-        ValueError: the array is not of that type or shape, or there is no image.
     """
-    _check(images, columns, scale)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        found = f"{images.dtype} {images.shape}"
+        raise ValueError(f"a grid takes uint8 images (N, 1 or 3, H, W), not {found}")
+    if len(images) == 0 or columns < 1 or scale < 1:
+        found = f"{len(images)}, {columns}, {scale}"
+        raise ValueError(f"a grid takes images, columns and a scale from 1 up, not {found}")
     count, _, height, width = images.shape
     rows, columns = -(-count // columns), min(columns, count)
     cell_height, cell_width = height * scale + gap, width * scale + gap
@@ -82,15 +83,6 @@ def grid_image(
         top, left = place // columns * cell_height, place % columns * cell_width
         grid[top : top + height * scale, left : left + width * scale] = image
     return grid
-
-
-def _check(images: NDArray[Any], columns: int, scale: int) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        found = f"{images.dtype} {images.shape}"
-        raise ValueError(f"a grid takes uint8 images (N, 1 or 3, H, W), not {found}")
-    if len(images) == 0 or columns < 1 or scale < 1:
-        found = f"{len(images)}, {columns}, {scale}"
-        raise ValueError(f"a grid takes images, columns and a scale from 1 up, not {found}")
 
 
 def scale_for(side: int, tile: int = TILE) -> int:
@@ -109,14 +101,11 @@ def scatter_image(
     """Draw points of the plane in a fixed window; a corner says how many lie outside.
 
     Args:
-        points: floats (N, 2, 1, 1) with N from 1; the first ``MOST_POINTS`` are drawn.
+        points: floats (N, 2, 1, 1) with N from 1, else ValueError; ``MOST_POINTS`` are drawn.
         labels: class indices (N,); classes share a colour from the eighth on.
 
     Returns:
         uint8, (``SIDE``, ``SIDE``, 3).
-
-    Raises:
-        ValueError: the array is not of that type or shape, or there is no point.
     """
     from PIL import Image, ImageDraw
 
@@ -126,9 +115,13 @@ def scatter_image(
     inside = (np.abs(drawn) <= WINDOW).all(axis=1)
     large = Image.new("RGB", (SIDE * _SMOOTHING, SIDE * _SMOOTHING), "white")
     pen = ImageDraw.Draw(large)
-    _rule(pen, large.width)
+    side = large.width
+    for place, _ in _pixels(np.array([[value, 0.0] for value in (-1, 0, 1)]), side):
+        pen.line((place, 0, place, side), fill=_LINE, width=_SMOOTHING)
+        pen.line((0, place, side, place), fill=_LINE, width=_SMOOTHING)
+    pen.rectangle((0, 0, side - 1, side - 1), outline=_TEXT, width=_SMOOTHING)
     colours = np.zeros(len(drawn), np.int64) if labels is None else labels[: len(drawn)]
-    for place, colour in zip(_pixels(drawn[inside], large.width), colours[inside], strict=True):
+    for place, colour in zip(_pixels(drawn[inside], side), colours[inside], strict=True):
         pen.circle(tuple(place), _DOT * _SMOOTHING, fill=PALETTE[int(colour) % len(PALETTE)])
     picture = large.resize((SIDE, SIDE), Image.Resampling.BOX)
     _write_marks(ImageDraw.Draw(picture), int((~inside).sum()), len(drawn))
@@ -138,13 +131,6 @@ def scatter_image(
 def _pixels(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     """Map coordinates to pixels, the second one upwards."""
     return (points * [1, -1] + WINDOW) / (2 * WINDOW) * side
-
-
-def _rule(pen: ImageDraw, side: int) -> None:
-    for place, _ in _pixels(np.array([[value, 0.0] for value in (-1, 0, 1)]), side):
-        pen.line((place, 0, place, side), fill=_LINE, width=_SMOOTHING)
-        pen.line((0, place, side, place), fill=_LINE, width=_SMOOTHING)
-    pen.rectangle((0, 0, side - 1, side - 1), outline=_TEXT, width=_SMOOTHING)
 
 
 def _write_marks(pen: ImageDraw, outside: int, drawn: int) -> None:

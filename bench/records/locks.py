@@ -88,11 +88,7 @@ class CellLock:
 
 @contextmanager
 def hold(cells: Sequence[Path]) -> Iterator[None]:
-    """Keep all other processes off these cells.
-
-    Raises:
-        UserError: another process works on one of them.
-    """
+    """Keep all other processes off these cells; UserError if one works on any of them."""
     with ExitStack() as held:
         for cell in cells:
             lock = CellLock(cell)

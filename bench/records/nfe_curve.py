@@ -79,8 +79,7 @@ class Curve(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
 def read(folder: Path, record: Record) -> Curve:
     """Read a cell's curve; an empty one where there is none or it is of another training.
 
-    Raises:
-        ValueError: the file cannot be read.
+    ValueError if the file cannot be read.
     """
     path = folder / FILE
     stored = parse(Curve, path.read_bytes()) if path.exists() else None

@@ -21,10 +21,9 @@ class LeavingError(Exception):
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Make an error of what would end this process, unless a signal has asked for that.
+    """Make a LeavingError of what would end this process, unless a signal has asked for that.
 
-    Raises:
-        LeavingError: ``sys.exit``, ``os._exit`` or a KeyboardInterrupt that nobody has typed.
+    That is ``sys.exit``, ``os._exit`` or a KeyboardInterrupt that nobody has typed.
     """
     thread, leave, heard = threading.get_ident(), os._exit, list[int]()
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in STOPS}
@@ -58,11 +57,9 @@ def contained() -> Iterator[None]:
 
 
 def method_class(label: str) -> "type[Method]":
-    """Import the class of a method or of a variant's method.
+    """Import the class of a method or of a variant's method; KeyError if there is no such method.
 
-    Raises:
-        KeyError: there is no such method.
-        BrokenMethodError: it cannot be loaded, or would end this process.
+    BrokenMethodError if it cannot be loaded, or would end this process.
     """
     try:
         with contained():

@@ -226,8 +226,7 @@ def save(record: Record, folder: Path) -> None:
 def write_anyhow(path: Path, text: str) -> None:
     """Write a cell's file even where the disk is full, in the room that the study keeps for it.
 
-    Raises:
-        OSError: that room is used up too.
+    OSError if that room is used up too.
     """
     for _ in range(SAVES):
         try:

@@ -8,7 +8,7 @@ They keep the record's units: seconds, milliseconds, bytes, FLOPs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,6 @@ from bench.records import Anchors, Record, Status, Value, interleaved, record
 if TYPE_CHECKING:
     import pandas as pd
 
-LONGEST = 24
-"""Letters of a provenance value in an error; a longer one, say a hash, is cut to half of it."""
 RUN_AGAIN = "remove it and run the study again"
 Cells = list[tuple[Path, Record]]
 """Records with the folders that they lie in."""
@@ -116,8 +114,8 @@ def read_foreign(study: Path) -> Cells:
 
 
 def _read_cells(folder: Path) -> Cells:
-    files = sorted(folder.glob(f"*/{record.RECORD}"))
-    return [(path.parent, records.read_json(path, Record, RUN_AGAIN)) for path in files]
+    found = sorted(folder.glob(f"*/{record.RECORD}"))
+    return [(path.parent, records.read_json(path, Record, RUN_AGAIN)) for path in found]
 
 
 def read_config(cell: Path) -> dict[str, Any]:
@@ -133,9 +131,8 @@ def read_config(cell: Path) -> dict[str, Any]:
 
 
 def _cell_row(folder: Path, row: Record, timing: interleaved.Timing | None) -> dict[str, Any]:
-    together, unfit = None, row.cost.unfit
-    if timing is not None and (together := timing.of(row)) is not None:
-        unfit = interleaved.reasons(timing, together)
+    together = timing and timing.of(row)
+    unfit = interleaved.reasons(timing, together) if timing and together else row.cost.unfit
     named = row.model_dump(include=set(TEXT)) | {
         "kind": row.origin,
         "status": str(row.status),
@@ -146,13 +143,13 @@ def _cell_row(folder: Path, row: Record, timing: interleaved.Timing | None) -> d
         "shared": "; ".join(f"stage {x} from {by.cell}" for x, by in row.shared_stages.items()),
         "timed": "" if row.cost.ms_per_image is None else TOGETHER if together else "alone",
         "unfit": "; ".join(unfit),
-        "source": source(row),
+        "source": digest(files)[:12] if (files := row.identity.get("source")) else "",
         "imbalance": "" if row.is_balanced else f"{row.imbalance:.1%}",
     }
     # What was made elsewhere has a cost, but not one that is known here.
     made_here = row.origin == "cell"
     costs = row.cost.model_dump(exclude=NO_NUMBERS, exclude_none=True) if made_here else {}
-    if together is not None:
+    if together:
         costs |= together.model_dump(include={"ms_per_image", "latency_ms"})
     numbers = _metrics(row.metrics) | flatten("cost", costs) | flatten("ledger", row.ledger)
     return named | numbers
@@ -167,12 +164,6 @@ def device(environment: Mapping[str, Any]) -> str | None:
     return f"{name}, {threads} thread(s) a cell, {at_once} cell(s) at once"
 
 
-def source(row: Record) -> str:
-    """A short hash of the source that a cell's method was of; empty where it is not known."""
-    files = row.identity.get("source")
-    return "" if not files else digest(files)[:12]
-
-
 def of_one_source(cells: pd.DataFrame) -> pd.Series[bool]:
     """Whether a cell's method has all its cells of one source: a stale one may have been kept."""
     return cells.groupby("method")["source"].transform("nunique") <= 1
@@ -180,12 +171,12 @@ def of_one_source(cells: pd.DataFrame) -> pd.Series[bool]:
 
 def _metrics(values: Mapping[str, Value]) -> dict[str, float]:
     row = {f"metrics.{name}": found.value for name, found in values.items()}
-    beside = {
-        f"metrics.{name}.{part}": getattr(found, part)
+    return row | {
+        f"metrics.{name}.{part}": number
         for name, found in values.items()
         for part in BESIDE
+        if (number := getattr(found, part)) is not None
     }
-    return row | {name: value for name, value in beside.items() if value is not None}
 
 
 def flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,36 +189,24 @@ def flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shared_provenance(cells: Cells, anchors: Anchors) -> dict[str, dict[str, Any]]:
-    """Return each metric's provenance once it is sure that all its values share it.
-
-    Raises:
-        UserError: the values of one metric were not measured alike.
-    """
+    """Return each metric's provenance; UserError unless all its values were measured alike."""
     first: dict[str, tuple[str, dict[str, Any]]] = {}
     told: dict[str, dict[str, str]] = {}
-    for owner, name, value in _values(cells, anchors):
-        decisive = comparable(value.provenance)
-        if name not in first:
-            first[name], told[name] = (owner, value.provenance), decisive
-        elif decisive != told[name]:
-            refuse_difference(name, first[name], (owner, value.provenance))
+    finished = [(row.cell, row.metrics) for _, row in cells if row.status == Status.FINISHED]
+    for owner, values in [*finished, *anchors.rows.items()]:
+        for name, value in values.items():
+            decisive, place = comparable(value.provenance), (owner, value.provenance)
+            if told.setdefault(name, decisive) != decisive:
+                refuse_difference(name, first[name], place)
+            first.setdefault(name, place)
     return {name: provenance for name, (_, provenance) in first.items()}
-
-
-def _values(cells: Cells, anchors: Anchors) -> Iterator[tuple[str, str, Value]]:
-    for _, row in cells:
-        if row.status == Status.FINISHED:
-            yield from ((row.cell, name, value) for name, value in row.metrics.items())
-    for anchor, values in anchors.rows.items():
-        yield from ((anchor, name, value) for name, value in values.items())
 
 
 def refuse_difference(
     name: str, one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]
 ) -> None:
     """Raise UserError unless two values of a metric, with their owners, may be compared."""
-    told = difference(one[1], other[1])
-    if told:
+    if told := difference(one[1], other[1]):
         raise UserError(
             f"'{name}' of {one[0]} and {other[0]} were not measured alike: {told}"
             "; run the older again, or put them into two studies"
@@ -240,8 +219,8 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     differing = sorted(key for key in left | right if left.get(key) != right.get(key))
     if not differing:
         return ""
-    key = differing[0]
-    more = f" (and {', '.join(differing[1:])} differ)" if differing[1:] else ""
+    key, *others = differing
+    more = f" (and {', '.join(others)} differ)" if others else ""
     return f"{key} is {_short(left.get(key))} and {_short(right.get(key))}{more}"
 
 
@@ -264,4 +243,4 @@ def comparable(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 def _short(value: str | None) -> str:
     text = "not said" if value is None else value.strip('"')
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…"
+    return text if len(text) <= 24 else f"{text[:12]}…"  # say a hash

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from bench.report.table.numbers import NOTHING, number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 TABLES = ("nfe-curve.md", "nfe-curve.csv")
 AS_RUN = "as run"
@@ -76,8 +76,7 @@ def sampler_order(name: str) -> tuple[int, str]:
 def load_points(report: StudyReport) -> NfePoints | None:
     """Read the points of a study's finished cells; ``None`` if none was sampled again.
 
-    Raises:
-        UserError: a file cannot be read, or values were not measured alike.
+    UserError if a file cannot be read, or values were not measured alike.
     """
     import pandas as pd
 
@@ -131,9 +130,8 @@ def markdown(content: NfePoints) -> str:
     """Write a table for each metric and one of milliseconds, failures, and what they mean."""
     parts = []
     for name in content.metrics:
-        column = f"metrics.{name}"
-        parts.append(f"{name} {direction(name)}".rstrip() + "\n")
-        parts.append(_table(content, lambda points, c=column: _quality(points, c)))  # type: ignore[misc]
+        fill = partial(_quality, column=f"metrics.{name}")
+        parts += [f"{name} {direction(name)}".rstrip() + "\n", _table(content, fill)]
     parts += ["ms/image\n", _table(content, _milliseconds)]
     failed = content.points[content.points["reason"] != ""]
     if len(failed):
@@ -142,36 +140,30 @@ def markdown(content: NfePoints) -> str:
     return "\n".join([*parts, "\n".join(f"- {note}" for note in notes(content)) + "\n"])
 
 
-Fill = Callable[["pd.DataFrame"], str]
+def _table(content: NfePoints, fill: Callable[[pd.DataFrame], str]) -> str:
+    """Write what ``fill`` makes of the seeds' points, and how many of them lack it."""
 
+    def at(points: pd.DataFrame, budget: int) -> str:
+        here = points[points["asked"].map(lambda asked: budget in asked).astype(bool)]
+        failed, text = int((here["reason"] != "").sum()), fill(here[here["reason"] == ""])
+        if failed:
+            return f"{text} ({failed} {FAILED})" if text else FAILED
+        return text
 
-def _table(content: NfePoints, fill: Fill) -> str:
-    head = ["method", "sampler", AS_RUN, *map(str, content.budgets)]
     rows = []
     for method, sampler in content.lines:
         points = content.line(method, sampler)
         own = points[points["own"]]
         as_run = fill(own) if len(own) else ""
-        few = content.too_few.get((method, sampler), ())
-        again = [TOO_FEW if n in few else _at(points, n, fill) for n in content.budgets]
         told = f"{as_run} (NFE {own['nfe'].mean():g})" if as_run else ""
+        few = content.too_few.get((method, sampler), ())
+        again = [TOO_FEW if n in few else at(points, n) for n in content.budgets]
         rows.append([method, sampler, told, *again])
-    return markdown_table(head, rows)
-
-
-def _at(points: pd.DataFrame, budget: int, fill: Fill) -> str:
-    """What stands for one budget: the seeds' value, and how many lack it for what reason."""
-    here = points[points["asked"].map(lambda asked: budget in asked).astype(bool)]
-    failed = int((here["reason"] != "").sum())
-    text = fill(here[here["reason"] == ""])
-    if failed:
-        return f"{text} ({failed} {FAILED})" if text else FAILED
-    return text
+    return markdown_table(["method", "sampler", AS_RUN, *map(str, content.budgets)], rows)
 
 
 def _quality(points: pd.DataFrame, column: str) -> str:
-    values = points[column].dropna().tolist()
-    mean, half, count = mean_interval(values)
+    mean, half, count = mean_interval(points[column].dropna().tolist())
     return plus_minus(mean, half) if count else ""
 
 

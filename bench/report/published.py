@@ -74,25 +74,20 @@ class Beside:
     def verdict(self) -> str:
         """Where our mean stands: ``inside``, ``below band`` or ``above band``."""
         low, high = self.published.band
-        inside = low <= self.mean <= high
-        return "inside" if inside else "below band" if self.mean < low else "above band"
+        return "below band" if self.mean < low else "inside" if self.mean <= high else "above band"
 
 
 @dataclass(frozen=True)
 class PublishedBeside:
     """All that is published of a study's rows."""
 
-    beside: tuple[Beside, ...]
-    reasons: dict[str, tuple[str, ...]]
+    beside: list[Beside]
+    reasons: dict[str, list[str]]
     """Why nothing published applies, and to which rows."""
 
 
 def read_published(dataset: str) -> tuple[Published, ...]:
-    """Read the published values of a data set; none where there is no file.
-
-    Raises:
-        UserError: the file is not what it should be.
-    """
+    """Read a data set's published values, if there is a file; UserError if it is not readable."""
     path = config_folder() / FOLDER / f"{dataset}.yaml"
     if not path.exists():
         return ()
@@ -109,41 +104,35 @@ def put_beside(
     datasets = dict.fromkeys(record.dataset for _, record in cells)
     known = [value for dataset in datasets for value in read_published(dataset)]
     done = [(folder, record) for folder, record in cells if record.status == Status.FINISHED]
-    beside: list[Beside] = []
-    reasons: dict[str, tuple[str, ...]] = {}
+    found = PublishedBeside([], {})
     for row in methods:
         own = [folder for folder, record in done if record.method == row["method"]]
-        found, reason = _of_row(row, known, provenance, own)
-        beside += found
-        if reason:
-            reasons[reason] = (*reasons.get(reason, ()), row["method"])
+        beside, reason = _of_row(row, known, provenance, own)
+        found.beside.extend(beside)
+        if not beside:
+            found.reasons.setdefault(reason, []).append(row["method"])
     for row in anchors:
-        beside += _of_row(row, known, provenance, ())[0]
-    return PublishedBeside(tuple(beside), reasons)
+        found.beside.extend(_of_row(row, known, provenance, ())[0])
+    return found
 
 
 def _of_row(
     row: TableRow, known: Sequence[Published], provenance: Provenance, cells: Sequence[Path]
 ) -> tuple[list[Beside], str]:
-    """Return what applies to a row, and if nothing does, why: the last reason found."""
+    """Return what applies to a row, and why something does not: the last reason found."""
     found, reason = [], "none is known of these data"
     for published in known:
         if row["method"] not in published.rows:
             continue
-        told = _mismatch(row, published, provenance, cells)
-        if told:
+        if told := _mismatch(row, published, provenance, cells):
             reason = f"{told} ({published.metric} {published.value:g}, {published.source})"
-        else:
-            found.append(_beside(row, published))
-    return found, "" if found else reason
-
-
-def _beside(row: TableRow, published: Published) -> Beside:
-    name = f"metrics.{published.metric}"
-    several = row.get(f"{name}:n", 1) > 1
-    half, error = (float(row.get(key, math.nan)) for key in (f"{name}:half", f"{name}.error"))
-    error = math.nan if several else error
-    return Beside(str(row["method"]), float(row[name]), half, error, published)
+            continue
+        name = f"metrics.{published.metric}"
+        half = float(row.get(f"{name}:half", math.nan))
+        alone = row.get(f"{name}:n", 1) <= 1
+        error = float(row.get(f"{name}.error", math.nan)) if alone else math.nan
+        found.append(Beside(str(row["method"]), float(row[name]), half, error, published))
+    return found, reason
 
 
 def _mismatch(

@@ -127,11 +127,9 @@ class Ranking:
 
 def compare_all(values: Array) -> list[tuple[int, int, Difference, float]]:
     """Compare every two rows of values (methods, seeds): their places, test and corrected p."""
-    places = list(combinations(range(len(values)), 2))
-    tests = [paired(values[i], values[j]) for i, j in places]
-    enough = [test.p if test.count >= MIN_SEEDS else np.nan for test in tests]
-    told = zip(places, tests, holm(enough), strict=True)
-    return [(i, j, test, adjusted) for (i, j), test, adjusted in told]
+    tests = [(i, j, paired(values[i], values[j])) for i, j in combinations(range(len(values)), 2)]
+    corrected = holm([test.p if test.count >= MIN_SEEDS else np.nan for *_, test in tests])
+    return [(*test, adjusted) for test, adjusted in zip(tests, corrected, strict=True)]
 
 
 def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -150,8 +148,17 @@ def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def rank_by(frame: pd.DataFrame, metric: str) -> Ranking:
-    """Rank a study's methods by a metric whose better direction is known."""
-    names, values = values_by_seed(frame, metric)
+    """Rank a study's methods by a metric whose better direction is known.
+
+    Only finished cells and finite values count.
+    """
+    column = f"metrics.{metric}"
+    cells = frame[["kind", "status", "method", "seed", "source", column]]
+    cells = cells[(cells["kind"] == "cell") & (cells["status"] == str(Status.FINISHED))]
+    cells = cells[of_one_source(cells)]
+    cells = cells[np.isfinite(cells[column].to_numpy(dtype=float))]
+    table = cells.pivot(index="method", columns="seed", values=column)
+    names, values = list(table.index), table.to_numpy(dtype=float)
     sign = 1 if direction(metric) == "↓" else -1
     results = compare_all(values)
     pairs = tuple(Pair(names[i], names[j], test, p) for i, j, test, p in results)
@@ -168,20 +175,6 @@ def rank_by(frame: pd.DataFrame, metric: str) -> Ranking:
     seeds = dict(zip(names, (~np.isnan(values)).sum(axis=1).tolist(), strict=True))
     unranked = {name: count for name, count in seeds.items() if name not in partnered}
     return Ranking(metric, {names[place]: ranges[place] for place in order}, unranked, pairs)
-
-
-def values_by_seed(frame: pd.DataFrame, metric: str) -> tuple[list[str], Array]:
-    """Return the methods that have a metric, and its values (methods, seeds), NaN where one lacks.
-
-    Only finished cells and finite values count.
-    """
-    column = f"metrics.{metric}"
-    cells = frame[["kind", "status", "method", "seed", "source", column]]
-    cells = cells[(cells["kind"] == "cell") & (cells["status"] == str(Status.FINISHED))]
-    cells = cells[of_one_source(cells)]
-    cells = cells[np.isfinite(cells[column].to_numpy(dtype=float))]
-    table = cells.pivot(index="method", columns="seed", values=column)
-    return list(table.index), table.to_numpy(dtype=float)
 
 
 def rankings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[Ranking]:

@@ -39,9 +39,8 @@ class StudyReport:
     def read(cls, folder: Path) -> StudyReport:
         """Read a study's folder.
 
-        Raises:
-            UserError: there are no cells, a file cannot be read, or the values of one metric
-                were not measured alike.
+        UserError if there are no cells, a file cannot be read, or the values of one metric were
+        not measured alike.
         """
         cells, anchors = frames.read_records(folder)
         foreign, timing = frames.read_foreign(folder), interleaved.read(folder)
@@ -122,7 +121,6 @@ class StudyReport:
         column = f"metrics.{metric}"
         if column not in self.frame.columns:
             return {}
-        chosen = self.frame["kind"].isin(["anchor", "foreign"]) & self.frame[column].notna()
-        rows = self.frame.loc[chosen, ["method", column]]
+        rows = self.frame[self.frame["kind"].isin(["anchor", "foreign"])].dropna(subset=column)
         means = rows.groupby("method", sort=False)[column].mean()
         return {str(name): float(level) for name, level in means.items()}

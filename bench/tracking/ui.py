@@ -38,10 +38,8 @@ def charts_link(base: str, experiment: str) -> str:
 def ui(results: Path, port: int = 5000) -> None:
     """Serve MLflow's UI on the results' store until Ctrl-C, and print the links to its charts.
 
-    With a server in the environment, only its links are printed.
-
-    Raises:
-        UserError: no store there, MLflow not installed, the port taken, or no answer.
+    With a server in the environment, only its links are printed. UserError if there is no store,
+    no MLflow or no answer, or the port is taken.
     """
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("MLflow is not installed; install it to see its UI")

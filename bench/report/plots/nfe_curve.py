@@ -70,11 +70,10 @@ def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str)
     x, y, bars = _means(points[~points["own"]], column)
     if not x:
         return
-    colour = PALETTE[place % len(PALETTE)]
-    turns = place // len(PALETTE)
+    turns, colour = divmod(place, len(PALETTE))
     shift = 1 + DODGE * (place - 3)
     axes.errorbar(
-        [value * shift for value in x], y, yerr=bars, label=label, color=colour,
+        [value * shift for value in x], y, yerr=bars, label=label, color=PALETTE[colour],
         marker=drawing.MARKERS[place % len(drawing.MARKERS)], markersize=6, linewidth=1.2,
         linestyle=("-", *drawing.ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
         markeredgecolor="white", markeredgewidth=0.3,
@@ -83,21 +82,16 @@ def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str)
 
 def _means(points: pd.DataFrame, column: str) -> tuple[list[float], list[float], Any]:
     """Return evaluations, means and intervals over seeds, by the evaluations counted."""
-    x, y, halves = [], [], []
-    finite = points[points[column].map(math.isfinite).astype(bool)]
-    for nfe, group in finite.groupby("nfe"):
-        mean, half, _ = mean_interval(group[column].tolist())
-        x.append(float(str(nfe)))
-        y.append(mean)
-        halves.append(0.0 if math.isnan(half) else half)
-    below = [min(half, 0.9 * abs(mean)) for half, mean in zip(halves, y, strict=True)]
-    return x, y, [below, halves] if any(halves) else None
+    finite = points[points[column].map(math.isfinite).astype(bool)].groupby("nfe")[column]
+    x = [float(str(nfe)) for nfe, _ in finite]
+    means = [mean_interval(group.tolist()) for _, group in finite]
+    halves = [0.0 if math.isnan(half) else half for _, half, _ in means]
+    below = [min(half, 0.9 * abs(y)) for half, (y, *_) in zip(halves, means, strict=True)]
+    return x, [y for y, *_ in means], [below, halves] if any(halves) else None
 
 
 def _singles(axes: Axes, content: NfePoints, drawn: Sequence[str], column: str) -> None:
     """Draw the methods that have no sampler to exchange, each as the one point of its record."""
-    if column not in content.points.columns:
-        return
     others = content.points[~content.points["method"].isin(drawn)]
     for place, (method, points) in enumerate(others.groupby("method")):
         x, y, bars = _means(points, column)

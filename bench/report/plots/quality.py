@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.records import direction
 from bench.report.plots import drawing
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Point = tuple[str, float, float, Any, Any]
+"""Method, cost, quality, and the bars of both."""
 NEAR = 1.04
 """Points whose costs differ by less than this factor are drawn a little apart."""
 FAN = 1.25
 """The factor between the first and the last of such points, at most."""
 
 
-@dataclass(frozen=True)
-class CostAxis:
-    """A cost that quality is drawn against: file name, column, axis label."""
+class CostAxis(NamedTuple):
+    """A cost that quality is drawn against: name, column, axis label."""
 
     name: str
     column: str
@@ -33,12 +34,9 @@ class CostAxis:
 
 TIME = CostAxis("ms_per_image", "ms_per_image", "sampling time per image (ms)")
 FLOPS = CostAxis("train_flops", "cost.train_flops", "training compute (FLOP)")
-COSTS = {
-    "ms_per_image": TIME,
-    "train_flops": FLOPS,
-    "train_seconds": CostAxis("train_seconds", "ledger.train", "training time (s)"),
-    "nfe": CostAxis("nfe", "cost.nfe", "network evaluations an image, counted"),
-}
+SECONDS = CostAxis("train_seconds", "ledger.train", "training time (s)")
+NFE = CostAxis("nfe", "cost.nfe", "network evaluations an image, counted")
+COSTS = {axis.name: axis for axis in (TIME, FLOPS, SECONDS, NFE)}
 """What quality can be drawn against, by name."""
 
 
@@ -55,7 +53,8 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
     points = _points(content, metric, cost)
     if not points:
         raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
-    for method, x, y, x_error, y_error in sorted(spread(points), key=lambda point: point[0]):
+    drawn = spread(points)
+    for method, x, y, x_error, y_error in sorted(drawn, key=lambda point: point[0]):
         colour = content.colours[method]
         axes.errorbar(
             [x], [y], xerr=x_error, yerr=y_error, fmt="none", ecolor=colour, elinewidth=1.2,
@@ -65,7 +64,19 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
             [x], [y], content.markers[method], label=method, color=colour, markersize=7.5,
             markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
-    _quality_axes(axes, content, metric, cost, points)
+    axes.set_xlabel(cost.label + fitness(content, cost))
+    axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
+    if content.report.finished.groupby("method")["seed"].nunique().max() > 1:
+        told = "mean and 95 % t interval over seeds"
+        moved = drawn != sorted(points, key=lambda point: point[1])
+        told += "; points of equal cost stand a little apart" if moved else ""
+        axes.set_title(told, fontsize=8, color="#444444")
+    anchors = content.report.levels(metric)
+    heights = [y for _, _, y, *_ in points] + list(anchors.values())
+    drawing.log_scale(axes, "x", [x for _, x, *_ in points], padding=1.6)
+    drawing.log_scale(axes, "y", heights, padding=1.35)
+    for (name, level), style in zip(anchors.items(), cycle(drawing.ANCHOR_STYLES), strict=False):
+        drawing.draw_level(axes, name, level, style)
 
 
 def spread(points: Sequence[Point]) -> list[Point]:
@@ -85,9 +96,6 @@ def fanned(cluster: Sequence[Point]) -> list[Point]:
     step = min(NEAR, FAN ** (1 / max(1, len(cluster) - 1)))
     named = sorted(cluster, key=lambda point: point[0])
     return [(m, x * step ** (i - middle), y, dx, dy) for i, (m, x, y, dx, dy) in enumerate(named)]
-
-
-Point = tuple[str, float, float, Any, Any]
 
 
 def _points(content: PlottedStudy, metric: str, cost: CostAxis) -> list[Point]:
@@ -113,25 +121,6 @@ def _bar(value: float, half: float | None) -> Any:
     if half is None or not math.isfinite(half) or half == 0:
         return None
     return [[min(half, 0.9 * abs(value))], [half]]
-
-
-def _quality_axes(
-    axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis, points: Sequence[Point]
-) -> None:
-    axes.set_xlabel(cost.label + fitness(content, cost))
-    axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
-    if content.report.finished.groupby("method")["seed"].nunique().max() > 1:
-        told = "mean and 95 % t interval over seeds"
-        moved = spread(points) != sorted(points, key=lambda point: point[1])
-        told += "; points of equal cost stand a little apart" if moved else ""
-        axes.set_title(told, fontsize=8, color="#444444")
-    anchors = content.report.levels(metric)
-    levels = [y for _, _, y, _, _ in points] + list(anchors.values())
-    drawing.log_scale(axes, "x", [x for _, x, _, _, _ in points], padding=1.6)
-    drawing.log_scale(axes, "y", levels, padding=1.35)
-    for place, (name, level) in enumerate(anchors.items()):
-        style = drawing.ANCHOR_STYLES[place % len(drawing.ANCHOR_STYLES)]
-        drawing.draw_level(axes, name, level, style)
 
 
 def fitness(content: PlottedStudy, cost: CostAxis) -> str:

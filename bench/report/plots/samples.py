@@ -65,8 +65,8 @@ def sample_panels(report: StudyReport) -> list[SamplePanel]:
 
 def _title(row: pd.Series[Any], metric: str | None) -> str:
     value = row[f"metrics.{metric}"] if metric else math.nan
-    told = f"\n{metric} {number(value)}" if math.isfinite(value) else "\n"
-    return f"{row['method']}, seed {row['seed']}{told}"
+    told = f"{metric} {number(value)}" if math.isfinite(value) else ""
+    return f"{row['method']}, seed {row['seed']}\n{told}"
 
 
 def _tiles(path: Path) -> NDArray[np.uint8]:

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 WINDOW = 0.05
 """Share of a curve's points in the centred moving average; the raw ones stay visible behind."""
-PARTS = ("compile", "train", "sample", "evaluate", "log", "checkpoint", "other")
-PART_COLOURS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#DDDDDD")
+PART_COLOURS = {
+    "compile": "#999999", "train": "#0072B2", "sample": "#E69F00", "evaluate": "#009E73",
+    "log": "#CC79A7", "checkpoint": "#56B4E9", "other": "#DDDDDD",
+}  # fmt: skip
 
 
 def losses(content: PlottedStudy) -> Figure:
@@ -96,15 +98,14 @@ def metric_curve(content: PlottedStudy, metric: str) -> Figure:
 def ledger(content: PlottedStudy) -> Figure:
     """Draw the seconds of a cell by part, one bar per method, the mean over its seeds."""
     summary = content.report.summary
-    parts = [part for part in PARTS if f"ledger.{part}" in summary.columns]
+    parts = [part for part in PART_COLOURS if f"ledger.{part}" in summary.columns]
     known = summary[summary["seeds"] > 0]
     if not parts or known.empty:
         raise Skipped("no finished cell has a ledger")
     figure, (axes,) = new_figure(6.4, 1.5 + 0.42 * len(known))
     left = known["seeds"] * 0.0
     for part in parts:
-        width = known[f"ledger.{part}"].fillna(0.0)
-        colour = PART_COLOURS[PARTS.index(part)]
+        width, colour = known[f"ledger.{part}"].fillna(0.0), PART_COLOURS[part]
         axes.barh(known["method"], width, left=left, label=part, color=colour, height=0.62)
         left = left + width
     for method, total in zip(known["method"], left, strict=True):

@@ -32,19 +32,18 @@ def columns(report: StudyReport) -> list[Column]:
         _time_column(report, "ms_per_image", "ms/image"),
         _time_column(report, "latency_ms", "latency ms"),
         Column("train FLOPs", lambda row: _scaled(row, "cost.train_flops", "FLOP")),
-        Column("images seen", lambda row: _scaled(row, "cost.images_seen", "")),
+        Column("images seen", lambda row: _scaled(row, "cost.images_seen")),
         Column("train s", lambda row: _seconds(row, "ledger.train")),
         Column("total s", lambda row: _seconds(row, "ledger.wall"), in_paper=False),
-        Column("parameters", lambda row: _scaled(row, "cost.parameters", "")),
+        Column("parameters", lambda row: _scaled(row, "cost.parameters")),
         Column("peak memory", _memory, in_paper=False),
     ]
 
 
 def quality_columns(report: StudyReport) -> list[Column]:
     """Build the columns of the second table: what else was measured of the samples."""
-    names = report.metrics
-    rest = [name for name in names if name not in headline(names)]
-    more = [_metric_column(name) for name in rest]
+    shown = headline(report.metrics)
+    more = [_metric_column(name) for name in report.metrics if name not in shown]
     more += [_metric_column(name, ".corrected") for name in corrected(report)]
     return [Column("method", lambda row: str(row["method"])), *more] if more else []
 
@@ -74,7 +73,7 @@ def _pair(row: TableRow, name: str) -> tuple[float, float]:
     return float(row.get(name, math.nan)), float(row.get(f"{name}:half", math.nan))
 
 
-def _scaled(row: TableRow, name: str, unit: str) -> str:
+def _scaled(row: TableRow, name: str, unit: str = "") -> str:
     mean, half = _pair(row, name)
     return numbers.scaled(mean, unit, half)
 

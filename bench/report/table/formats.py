@@ -195,11 +195,7 @@ FORMATS: dict[str, tuple[str, Callable[[StudyReport], str]]] = {
 
 
 def render_table(report: StudyReport, format: str = "md") -> str:
-    """Write a study's table as ``md``, ``csv``, ``latex`` or ``json``.
-
-    Raises:
-        UserError: an unknown format.
-    """
+    """Write a study's table as ``md``, ``csv``, ``latex`` or ``json``; UserError if another."""
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     return FORMATS[format][1](report)

@@ -15,7 +15,6 @@ from bench.report.table.numbers import MARK, UNBALANCED, number
 if TYPE_CHECKING:
     import pandas as pd
 
-REASONS_SHOWN = 3
 TOLD = [
     "cell", "method", "dataset", "data_variant", "preset", "device",
     "timed", "unfit", "imbalance", "source", "shared",
@@ -30,11 +29,11 @@ def notes(report: StudyReport) -> list[str]:
         f"Study: {report.folder.name}.",
         *_data_notes(cells),
         *_provenance_notes(report),
-        *_timing_notes(cells),
-        *_fitness_notes(finished),
+        *_timing_notes(cells, finished),
         *_row_notes(report, cells, finished),
         *_published_notes(report),
         *_certainty_notes(report),
+        *_rank_notes(report),
     ]
 
 
@@ -68,7 +67,8 @@ def measured(provenance: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "provenance not stored"
 
 
-def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
+def _timing_notes(cells: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
+    """Say what the times are, which were taken in turn, and which on an unfit machine."""
     devices = sorted({str(device) for device in cells["device"].dropna()})
     if devices:
         yield f"Device: {'; '.join(devices)}."
@@ -79,10 +79,6 @@ def _timing_notes(cells: pd.DataFrame) -> Iterator[str]:
         "of the medians and the widest interval. NFE: network calls per image, counted. "
         "FLOPs: 2 per multiply-add, all networks of all objectives."
     )
-
-
-def _fitness_notes(done: pd.DataFrame) -> Iterator[str]:
-    """Say which times were taken in turn, and which while the machine was not fit."""
     together = done.loc[done["timed"] == TOGETHER, "cell"].tolist()
     if together:
         named = "all cells" if len(together) == len(done) else ", ".join(together)
@@ -91,27 +87,23 @@ def _fitness_notes(done: pd.DataFrame) -> Iterator[str]:
     for method, rows in done[done["unfit"] != ""].groupby("method"):
         # Each reason once, and no more than a few; all are in the table as CSV.
         found = list(dict.fromkeys("; ".join(rows["unfit"]).split("; ")))
-        more = len(found) - REASONS_SHOWN
-        rest = f"; {more} more in table.csv" if more > 0 else ""
-        told = "; ".join(found[:REASONS_SHOWN]) + rest
-        reasons.setdefault(told, []).append(str(method))
+        more = [f"{len(found) - 3} more in table.csv"] if len(found) > 3 else []
+        reasons.setdefault("; ".join(found[:3] + more), []).append(str(method))
     for told, methods in reasons.items():
         yield f"{MARK} {', '.join(methods)}: timed while the machine was not fit ({told})."
 
 
 def _row_notes(report: StudyReport, cells: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
     """Say whose ledger, source, first stage or origin is not as that of the others."""
-    for cell, missed in zip(cells["cell"], cells["imbalance"], strict=True):
-        if missed:
-            yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
+    for cell, missed in cells.loc[cells["imbalance"] != "", ["cell", "imbalance"]].to_numpy():
+        yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
     for _, row in report.cells:
         yield from (f"{row.cell}: {note}." for note in row.notes)
     for method, rows in done[~of_one_source(done)].groupby("method"):
         made = "; ".join(map(": ".join, zip(rows["cell"], rows["source"], strict=True)))
         yield f"{method}: its seeds are of different source ({made}); it has no rank, run it again."
-    for cell, told in zip(cells["cell"], cells["shared"], strict=True):
-        if told:
-            yield f"{cell}: {told}; trained once, charged in full to both."
+    for cell, told in cells.loc[cells["shared"] != "", ["cell", "shared"]].to_numpy():
+        yield f"{cell}: {told}; trained once, charged in full to both."
     for name, rows in report.of_kind("foreign").groupby("method"):
         sources = "; ".join(rows["reason"])
         yield f"{name}: {sources}, made elsewhere at a cost unknown here; not ranked."
@@ -132,16 +124,11 @@ def _published_notes(report: StudyReport) -> Iterator[str]:
 
 
 def _certainty_notes(report: StudyReport) -> Iterator[str]:
+    """Say over how many seeds means are, what errors within one are, and what is corrected."""
     seeds = sorted({row["seeds"] for row in report.method_rows})
     told = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     meaning = "; ± is the half-width of the 95 % t interval over seeds" if seeds[-1] > 1 else ""
     yield f"Seeds: {told} finished per method{meaning}."
-    yield from _jackknife_notes(report)
-    yield from _rank_notes(report, fewest=seeds[0])
-
-
-def _jackknife_notes(report: StudyReport) -> Iterator[str]:
-    """Say what the errors within a seed are, where the table shows any, and what is corrected."""
     names = corrected(report)
     rows = [*report.method_rows, *report.foreign_rows, *report.anchor_rows]
     if any(not math.isnan(error_within(row, name)) for row in rows for name in names):
@@ -156,7 +143,7 @@ def _jackknife_notes(report: StudyReport) -> Iterator[str]:
         )
 
 
-def _rank_notes(report: StudyReport, fewest: int) -> Iterator[str]:
+def _rank_notes(report: StudyReport) -> Iterator[str]:
     found = report.rankings
     ranked = [one for one in found if one.ranks]
     if ranked:
@@ -177,7 +164,7 @@ def _rank_notes(report: StudyReport, fewest: int) -> Iterator[str]:
             )
         yield from map(sentence, ranked)
     bare = [one.metric for one in found if not one.ranks]
-    if bare or (not found and fewest < MIN_SEEDS):
+    if bare or (not found and min(row["seeds"] for row in report.method_rows) < MIN_SEEDS):
         by = f" by {', '.join(bare)}" if ranked else ""
         few = f"fewer than {MIN_SEEDS} seeds that two methods share"
         yield f"With {few} no rank{by} is claimed."
