@@ -9,6 +9,8 @@ from pathlib import Path
 from bench.tracking.store import PAUSE
 from bench.tracking.tracker import PATIENCE, NullTracker, Tracker, Warn, in_one_line, to_stderr
 
+Opener = Callable[[Warn], Tracker | NullTracker]
+
 
 class Background:
     """Does what a ``Tracker`` does in a thread of its own, so that no caller ever waits.
@@ -17,22 +19,16 @@ class Background:
     too, is tried again every ``PAUSE`` seconds: a store that comes back is caught up with.
     """
 
-    def __init__(
-        self,
-        opener: Callable[[Warn], Tracker | NullTracker],
-        warn: Warn = to_stderr,
-        again: str = "bench sync",
-    ) -> None:
+    def __init__(self, opener: Opener, warn: Warn = to_stderr, again: str = "bench sync") -> None:
         """Start the thread, which opens the store first: ``partial(Tracker.open, results)``.
 
         ``again`` is the command that completes what is left undone.
         """
-        self._again = again
         self.trouble: str | None = None
         """What went wrong last, in one line; ``None`` when the last step did all it should."""
         self.seconds = 0.0
         """Time spent beside the caller."""
-        self._opener, self._warn = opener, warn
+        self._opener, self._warn, self._again = opener, warn, again
         self._warned = self._closing = self._ended = False
         self._tracker: Tracker | NullTracker | None = None
         self._reopen = 0.0
@@ -65,14 +61,16 @@ class Background:
             self._closing = True
             self._waiting = dict.fromkeys(self._waiting, 0.0)
             self._state.notify_all()
-            while not self._ended and time.monotonic() < self._deadline(begun, patience):
+            while not self._ended:
+                moved = max(begun, 0.0 if self._tracker is None else self._tracker.moved)
+                if time.monotonic() >= min(moved + patience, begun + 3 * patience):
+                    break
                 self._state.wait(0.05)
             done = self._ended and not self._failed
         if not done:
             why = f" ({self.trouble})" if self.trouble and not self._warned else ""
-            self._warn(
-                f"MLflow lacks some of what the folders say{why}; complete it: {self._again}"
-            )
+            lacks = f"MLflow lacks some of what the folders say{why}"
+            self._warn(f"{lacks}; complete it: {self._again}")
         elif self._warned:
             self._warn("MLflow has caught up and lacks nothing")
         self.drop()
@@ -86,10 +84,6 @@ class Background:
             self._waiting.clear()
             self._state.notify_all()
 
-    def _deadline(self, begun: float, patience: float) -> float:
-        moved = 0.0 if self._tracker is None else self._tracker.moved
-        return min(max(begun, moved) + patience, begun + 3 * patience)
-
     def _ask(self, job: tuple[str, Path]) -> None:
         with self._state:
             self._waiting.setdefault(job, time.monotonic())
@@ -99,8 +93,7 @@ class Background:
         try:
             self._charge(self._open)
             while (job := self._next()) is not None:
-                done = self._charge(partial(self._do, *job))
-                self._note(job, done)
+                self._note(job, done=self._charge(partial(self._do, *job)))
         finally:
             with self._state:
                 self._ended = True
@@ -119,15 +112,14 @@ class Background:
     def _next(self) -> tuple[str, Path] | None:
         """Wait for the next thing to do; ``None`` when all is done and no more will come."""
         with self._state:
-            while True:
+            while self._waiting or not self._closing:
                 job = min(self._waiting, key=self._waiting.__getitem__, default=None)
-                if job is None and self._closing:
-                    return None
                 left = None if job is None else self._waiting[job] - time.monotonic()
                 if job is not None and left is not None and left <= 0:
                     del self._waiting[job]
                     return job
                 self._state.wait(left)
+        return None
 
     def _do(self, what: str, folder: Path) -> bool:
         if self._tracker is None or self._tracker.is_lost:
@@ -149,7 +141,7 @@ class Background:
         self.trouble = self._tracker.trouble
         return self.trouble is None
 
-    def _note(self, job: tuple[str, Path], done: bool) -> None:
+    def _note(self, job: tuple[str, Path], *, done: bool) -> None:
         """Keep what failed for another try; at the end there is none."""
         with self._state:
             if done:

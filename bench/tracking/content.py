@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
-from bench.records import LOG, STUDY, Record, Status, record
+from bench.records import CONFIG, GRID, LOG, STUDY, Record, Status, record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -113,26 +113,26 @@ def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
     }
 
 
+def cell_files(folder: Path, row: Record) -> list[Path]:
+    """Return what an ended cell's run carries; of one that failed its log too, if it is small."""
+    log = folder / LOG
+    is_small = log.exists() and log.stat().st_size <= LARGEST_LOG
+    names = [CONFIG, record.RECORD, GRID, *([LOG] if row.status.is_failure and is_small else [])]
+    return [folder / name for name in names]
+
+
 def study_files(study: Path) -> tuple[list[Path], list[Path]]:
     """Return the tables and the plots that a study has."""
     found = [study / name for name in TABLES if (study / name).exists()]
     return found, sorted((study / "plots").glob("*.png"))
 
 
-def failure_log(folder: Path, row: Record) -> list[Path]:
-    """Return the log of a cell that failed, if it is small."""
-    log = folder / LOG
-    is_small = log.exists() and log.stat().st_size <= LARGEST_LOG
-    return [log] if row.status.is_failure and is_small else []
-
-
 def run_status(row: Record) -> str:
     """Return MLflow's word for how a cell stands."""
     pid, is_here = row.environment.get("pid"), row.environment.get("host") == socket.gethostname()
     is_dead = is_here and isinstance(pid, int) and not psutil.pid_exists(pid)
-    return (
-        "KILLED" if row.status == Status.RUNNING and is_dead else STATUS.get(row.status, "FAILED")
-    )
+    is_lost = is_dead and row.status == Status.RUNNING
+    return "KILLED" if is_lost else STATUS.get(row.status, "FAILED")
 
 
 def study_status(rows: Sequence[Record]) -> str:
@@ -159,12 +159,6 @@ def fingerprint(files: Sequence[Path]) -> str:
         if file.exists():
             found.update(file.name.encode() + b"\0" + file.read_bytes())
     return found.hexdigest()[:32]
-
-
-def is_run_of(run: Run, row: Record) -> bool:
-    """Whether a run is of this very making of a cell, not of one that was replaced by it."""
-    started = started_ms(row)
-    return run.data.tags.get("key") == row.key and started in {None, run.info.start_time}
 
 
 def started_ms(row: Record) -> int | None:

@@ -122,8 +122,11 @@ def open_store(results: Path) -> MlflowClient:
         with lock:
             origin_of(results)
         with _no_chatter():
-            if uri.startswith("sqlite") and (file := _file_of(uri)).exists():
-                _refuse_foreign(file)
+            if uri.startswith("sqlite"):
+                from sqlalchemy import make_url
+
+                if (file := Path(make_url(uri).database or ":memory:")).exists():
+                    _refuse_foreign(file)
             return _connect(uri)
     with lock, _no_chatter():
         origin_of(results)
@@ -151,12 +154,6 @@ def _create(database: Path) -> None:
 def _copy(database: Path, place: Path) -> None:
     with closing(sqlite3.connect(database)) as old, closing(sqlite3.connect(place)) as new:
         old.backup(new)
-
-
-def _file_of(uri: str) -> Path:
-    from sqlalchemy import make_url
-
-    return Path(make_url(uri).database or ":memory:")
 
 
 def _refuse_foreign(database: Path) -> None:

@@ -11,20 +11,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.config import UserError, bench_command, one_line, without_secrets
-from bench.records import CONFIG, GRID, Record, Status, record
+from bench.records import CONFIG, Record, Status, record
 from bench.tracking import content, store
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
 from bench.tracking.store import PAUSE, alone, locked, origin_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
-METRICS_PER_BATCH = 1000
-PARAMS_PER_BATCH = 100
+PER_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+"""What a store takes at a time."""
 SHOW_ALL = json.dumps({"runsHiddenMode": "SHOW_ALL"})
 """State of the charts page that shows every run, as MLflow's UI shares it."""
 VIEW = "scorebench"
@@ -118,11 +118,7 @@ class Tracker:
         return self._try(folder.name, self._sync_cell, folder)
 
     def sync_study(self, study: Path) -> bool:
-        """Bring all of a study's runs up to date, end orphans, and keep table and plots.
-
-        Returns:
-            Whether the store says all that the folders do.
-        """
+        """Bring a study's runs up to date, end orphans, keep table and plots; whether all is."""
         self._quiet_until = 0.0
         done = [
             *(self.sync_cell(path.parent) for path in sorted(study.glob(f"*/{record.RECORD}"))),
@@ -192,16 +188,18 @@ class Tracker:
         place = (study, row.cell, row.key, str(row.started))
         if place not in self._runs:
             same = self._search(row.dataset, study=study, cell=row.cell)
-            mine = [run for run in same if content.is_run_of(run, row)]
-            chosen = mine[0] if mine else self._create(row, study)
-            self._supersede([run for run in same if run.info.run_id != chosen.info.run_id])
-            self._runs[place] = chosen.info.run_id
+            start = content.started_ms(row)
+            mine = [run for run in same if run.data.tags.get("key") == row.key]
+            # Of this very making of the cell, not of one that was replaced by it.
+            mine = [run for run in mine if start in {None, run.info.start_time}]
+            if not mine:
+                tags = content.cell_tags(row, study) | {"origin": self._origin}
+                where, start = self._experiment(row.dataset), start or _now_ms()
+                mine = [self.client.create_run(where, start, tags, row.cell)]
+            chosen = mine[0].info.run_id
+            self._supersede([run for run in same if run.info.run_id != chosen])
+            self._runs[place] = chosen
         return self.client.get_run(self._runs[place])
-
-    def _create(self, row: Record, study: str) -> Run:
-        tags = content.cell_tags(row, study) | {"origin": self._origin}
-        started = content.started_ms(row) or _now_ms()
-        return self.client.create_run(self._experiment(row.dataset), started, tags, row.cell)
 
     def _supersede(self, runs: Sequence[Run]) -> None:
         """Mark runs of what the cell was before, and end those that a dead process left open."""
@@ -215,20 +213,16 @@ class Tracker:
         """Log the configuration's values that the run has not; MLflow never changes one."""
         from mlflow.entities import Param
 
-        found = content.run_params(folder / CONFIG)
-        new = [Param(name, text) for name, text in found.items() if name not in run.data.params]
-        for at in range(0, len(new), PARAMS_PER_BATCH):
-            self.client.log_batch(run.info.run_id, params=new[at : at + PARAMS_PER_BATCH])
+        found, has = content.run_params(folder / CONFIG), run.data.params
+        new = [Param(name, text) for name, text in found.items() if name not in has]
+        self._log(run, params=new)
 
     def _log_tags(self, run: Run, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         has = run.data.tags
-        wanted = {"superseded": "false"} if "superseded" in has else {}
-        wanted |= tags
-        changed = [RunTag(name, text) for name, text in wanted.items() if has.get(name) != text]
-        if changed:
-            self.client.log_batch(run.info.run_id, tags=changed)
+        wanted = ({"superseded": "false"} if "superseded" in has else {}) | dict(tags)
+        self._log(run, tags=[RunTag(*tag) for tag in wanted.items() if has.get(tag[0]) != tag[1]])
 
     def _log_curves(self, run: Run, folder: Path) -> None:
         """Log the curves' points that lie beyond the last step the run has of that name."""
@@ -240,11 +234,13 @@ class Tracker:
             for (name, step), (value, seconds) in content.curve_points(folder).items()
             if name not in last or step > last[name].step
         ]
-        self._log_metrics(run, new)
+        self._log(run, metrics=new)
 
-    def _log_metrics(self, run: Run, new: Sequence[Metric]) -> None:
-        for at in range(0, len(new), METRICS_PER_BATCH):
-            self.client.log_batch(run.info.run_id, metrics=new[at : at + METRICS_PER_BATCH])
+    def _log(self, run: Run, **new: Sequence[Any]) -> None:
+        for kind, items in new.items():
+            size = PER_BATCH[kind]
+            for at in range(0, len(items), size):
+                self.client.log_batch(run.info.run_id, **{kind: items[at : at + size]})
 
     def _finish_cell(self, run: Run, row: Record, folder: Path, mark: str) -> None:
         """Log what a cell's end brings, status and ``synced`` mark last."""
@@ -252,8 +248,7 @@ class Tracker:
         if row.status == Status.FINISHED:
             self._log_final(run, row, folder)
         if status in ENDED:
-            names = [CONFIG, record.RECORD, GRID]
-            self._upload(run, [folder / name for name in names] + content.failure_log(folder, row))
+            self._upload(run, content.cell_files(folder, row))
         self._set_status(run, status, milliseconds(row.ended))
         if status in ENDED:
             self.client.set_tag(run.info.run_id, "synced", mark)
@@ -279,7 +274,7 @@ class Tracker:
             for name, value in content.final_metrics(row).items()
             if not content.is_same(last.get(name), value)
         ]  # fmt: skip
-        self._log_metrics(run, new)
+        self._log(run, metrics=new)
 
     def _upload(self, run: Run, files: Sequence[Path], folder: str | None = None) -> None:
         for file in files:
@@ -287,18 +282,16 @@ class Tracker:
                 self.client.log_artifact(run.info.run_id, str(file), folder)
 
     def _set_status(self, run: Run, status: str, ended: int | None) -> None:
-        if status in ENDED:
-            late = ended is not None and run.info.end_time != ended
-            if run.info.status != status or late:
-                self.client.set_terminated(run.info.run_id, status, ended)
-        elif run.info.status != status:
+        is_new = run.info.status != status
+        if status in ENDED and (is_new or ended not in {None, run.info.end_time}):
+            self.client.set_terminated(run.info.run_id, status, ended)
+        elif is_new:
             self.client.update_run(run.info.run_id, status=status)
 
     # A study's run ------------------------------------------------------------------------------
 
     def _sync_study_run(self, study: Path) -> None:
-        rows = [row for _, row in record.cells(study)]
-        if rows:
+        if rows := [row for _, row in record.cells(study)]:
             with alone(study, "study"):
                 self._log_study(study, rows)
 
@@ -336,11 +329,10 @@ class Tracker:
 
     def _search(self, dataset: str, **tags: str) -> list[Run]:
         """Find this results folder's runs with such tags, newest first."""
-        wanted = tags | {"origin": self._origin}
-        clauses = [f"tags.{name} = {_quoted(value)}" for name, value in wanted.items()]
-        search = partial(
-            self.client.search_runs, [self._experiment(dataset)], " and ".join(clauses)
-        )
+        quoted = {k: f'"{v}"' if "'" in v else f"'{v}'" for k, v in tags.items()}
+        clauses = [f"tags.{k} = {v}" for k, v in {**quoted, "origin": f"'{self._origin}'"}.items()]
+        places = [self._experiment(dataset)]
+        search = partial(self.client.search_runs, places, " and ".join(clauses))
         found: list[Run] = list(page := search())
         while page.token:
             found += (page := search(page_token=page.token))
@@ -375,7 +367,3 @@ class Tracker:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if "'" in value else f"'{value}'"

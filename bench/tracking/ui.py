@@ -46,7 +46,10 @@ def ui(results: Path, port: int = 5000) -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if is_server(uri := store_uri(results)):
-        _print_links(_opened(results), _without_user(uri).rstrip("/"))
+        # Without the user and the password in it: it is opened by hand.
+        parts = urllib.parse.urlsplit(uri)
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        _print_links(_opened(results), address.rstrip("/"))
         return
     if not os.environ.get(URI) and not (results / DATABASE).exists():
         raise UserError(
@@ -156,12 +159,6 @@ def _opened(results: Path) -> MlflowClient:
             f"the MLflow store '{without_secrets(store_uri(results))}' cannot be opened "
             f"({in_one_line(error)}); start its server, or unset {URI} for the store in '{results}'"
         ) from error
-
-
-def _without_user(address: str) -> str:
-    """Return a server's address without the user and the password in it, to be opened by hand."""
-    parts = urllib.parse.urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _print_links(client: MlflowClient, base: str) -> None:
