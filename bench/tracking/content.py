@@ -161,11 +161,6 @@ def fingerprint(files: Sequence[Path]) -> str:
     return found.hexdigest()[:32]
 
 
-def started_ms(row: Record) -> int | None:
-    """When a cell was started, in milliseconds; one that could not start has its end alone."""
-    return milliseconds(row.started or row.ended)
-
-
 def last_points(run: Run) -> dict[str, Any]:
     """Return each metric's last point, with ``step``, ``timestamp`` and ``value``."""
     return {point.key: point for point in run.data.to_proto().metrics}

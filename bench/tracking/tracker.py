@@ -188,7 +188,8 @@ class Tracker:
         place = (study, row.cell, row.key, str(row.started))
         if place not in self._runs:
             same = self._search(row.dataset, study=study, cell=row.cell)
-            start = content.started_ms(row)
+            # One that could not start has its end alone.
+            start = milliseconds(row.started or row.ended)
             mine = [run for run in same if run.data.tags.get("key") == row.key]
             # Of this very making of the cell, not of one that was replaced by it.
             mine = [run for run in mine if start in {None, run.info.start_time}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +50,8 @@ def between(before: Reading, after: Reading) -> Between:
     seconds = after.at - before.at
     busy, own = _grown(before.busy, after.busy), _grown(before.own, after.own)
     stolen, cores = _grown(before.stolen, after.stolen), after.machine_cores
+    was, now = ((reading.gpu and reading.gpu.slowed) or {} for reading in (before, after))
+    slowed = {reason: _grown(was.get(reason), s) for reason, s in now.items()}
     long = seconds >= SHORTEST
     known = busy is not None and own is not None and long
     return Between(
@@ -59,7 +61,7 @@ def between(before: Reading, after: Reading) -> Between:
         throttled=_grown(before.throttled, after.throttled),
         held_back=_grown(before.held_back, after.held_back),
         swapped_in=_grown(before.swapped_in, after.swapped_in),
-        gpu_slowed=_slowed(before.gpu, after.gpu),
+        gpu_slowed={reason: grown for reason, grown in slowed.items() if grown is not None},
     )
 
 
@@ -70,24 +72,17 @@ def _grown(before: N | None, after: N | None) -> N | None:
     return after - before
 
 
-def _slowed(before: Gpu | None, after: Gpu | None) -> dict[str, float]:
-    if before is None or after is None or before.slowed is None or after.slowed is None:
-        return {}
-    grown = {reason: _grown(before.slowed.get(reason), s) for reason, s in after.slowed.items()}
-    return {reason: seconds for reason, seconds in grown.items() if seconds is not None}
-
-
 def unfit(before: Reading, after: Reading) -> list[str]:
     """Say why a machine was not fit to time on between two readings; empty if nothing told so.
 
     Clocks, governors and a power cap are recorded and not judged: what is normal differs.
     """
     change = between(before, after)
-    return [*_load_reasons(change, after), *_heat_reasons(change, before, after),
-            *_gpu_reasons(change, before.gpu, after.gpu)]  # fmt: skip
+    gpus = [reading.gpu for reading in (after, before) if reading.gpu is not None]
+    return [*_host_reasons(change, before, after), *_gpu_reasons(change, gpus)]
 
 
-def _load_reasons(change: Between, after: Reading) -> Iterator[str]:
+def _host_reasons(change: Between, before: Reading, after: Reading) -> Iterator[str]:
     if after.threads and after.cores and after.threads > after.cores:
         yield f"{after.threads} threads on {after.cores:g} core(s)"
     others, cores = change.other_cores, after.machine_cores
@@ -99,9 +94,6 @@ def _load_reasons(change: Between, after: Reading) -> Iterator[str]:
         yield f"a CPU quota held it back for {change.held_back:.2g} of {change.seconds:.2g} s"
     if change.swapped_in is not None and change.swapped_in > SWAPPED:
         yield f"{change.swapped_in >> 20} MiB were read back from swap"
-
-
-def _heat_reasons(change: Between, before: Reading, after: Reading) -> Iterator[str]:
     if change.throttled:
         yield f"the CPU was throttled {change.throttled} time(s)"
     for reading in (after, before):
@@ -112,8 +104,7 @@ def _heat_reasons(change: Between, before: Reading, after: Reading) -> Iterator[
         yield "on battery power"
 
 
-def _gpu_reasons(change: Between, before: Gpu | None, after: Gpu | None) -> Iterator[str]:
-    told = [gpu for gpu in (after, before) if gpu is not None]
+def _gpu_reasons(change: Between, told: Sequence[Gpu]) -> Iterator[str]:
     others = max((gpu.others or 0 for gpu in told), default=0)
     if others:
         yield "another process held the GPU" if others == 1 else f"{others} others held the GPU"

@@ -61,18 +61,11 @@ FACTS: dict[str, Callable[[Any, Any], Any]] = {
     "mig": lambda nvml, gpu: "Enabled" if nvml.nvmlDeviceGetMigMode(gpu)[0] else "Disabled",
 }
 """How each of a GPU's facts is asked for; milliwatts become watts."""
-REASONS = {
-    0x1: "idle",
-    0x2: "application clocks",
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x10: "sync boost",
-    0x20: "thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "power brake",
-    0x100: "display clocks",
-}
-"""Bits of NVML's clock event reasons (nvml.h, nvmlClocksEventReasons)."""
+REASONS = (
+    "idle", "application clocks", "power cap", "hardware slowdown", "sync boost",
+    "thermal slowdown", "hardware thermal slowdown", "power brake", "display clocks",
+)  # fmt: skip
+"""NVML's clock event reasons from bit 0 up (nvml.h, nvmlClocksEventReasons)."""
 SLOWDOWNS = ("hardware slowdown", "thermal slowdown", "hardware thermal slowdown", "power brake")
 """Reasons that are a fault of the machine. A power cap is none: many run so under full load."""
 COUNTERS = {
@@ -132,7 +125,7 @@ def reasons_of(nvml: Any, gpu: Any) -> list[str]:
         mask = nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)
     except nvml.NVMLError:
         mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
-    return [reason for bit, reason in REASONS.items() if mask & bit]
+    return [reason for bit, reason in enumerate(REASONS) if mask >> bit & 1]
 
 
 def slowed_by(nvml: Any, gpu: Any) -> dict[str, float] | None:

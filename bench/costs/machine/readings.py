@@ -1,8 +1,4 @@
-"""What the machine is like while something is timed: clocks, heat, throttling, other load.
-
-A :class:`Reading` is taken before and one after. Whatever the machine does not tell is ``None``,
-and nothing is concluded from it.
-"""
+"""Reads what the machine is like: clocks, heat, throttling, load; what it does not tell is None."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,21 +63,15 @@ def take(device: torch.device, work: Work | None = None) -> Reading:
     import torch
 
     readings: dict[str, Any] = {}
+    missing = (psutil.Error, OSError, ValueError, AttributeError, NotImplementedError)
     for reader in READERS:
-        with _optional():
+        # What this machine does not tell, or tells only with a warning, is left out.
+        with contextlib.suppress(RuntimeWarning, *missing), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
             readings |= reader()
     family_pids = {process.pid for process in family()}
     gpu = read_gpu(device, family_pids, work) if device.type == "cuda" else None
     return Reading(at=time.monotonic(), threads=torch.get_num_threads(), gpu=gpu, **readings)
-
-
-@contextlib.contextmanager
-def _optional() -> Iterator[None]:
-    """Leave out what this machine does not tell, or tells only with a warning."""
-    missing = (OSError, ValueError, AttributeError, NotImplementedError, RuntimeWarning)
-    with contextlib.suppress(psutil.Error, *missing), warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        yield
 
 
 def read_cores() -> dict[str, Any]:
@@ -136,8 +125,8 @@ def quota() -> float | None:
 
 def read_held_back() -> dict[str, Any]:
     """Read for how long the control group's quota has kept its processes waiting."""
-    lines = (control_group() / "cpu.stat").read_text().splitlines()
-    told = dict(line.split() for line in lines)
+    text = (control_group() / "cpu.stat").read_text()
+    told = dict(line.split() for line in text.splitlines())
     return {"held_back": int(told["throttled_usec"]) / 1e6} if "throttled_usec" in told else {}
 
 
