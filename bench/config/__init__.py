@@ -3,14 +3,15 @@
 # A face, as dense as its ``__all__``.
 # fmt: off
 # isort: off
-from bench.config.errors import MissingDataError, UserError, build, unknown
-from bench.config.names import check_name
+from bench.config.errors import MissingDataError, UserError
+from bench.config.names import check_name, unknown
 from bench.config.overrides import SECTIONS, apply_overrides, parse_set, resolve_method
 from bench.config.presets import choose_preset, config_folder, datasets
 from bench.config.schema import (
     WHEREABOUTS, Budget, CellConfig, Preset, Sampling, Settings, Training, read_cell,
 )
 from bench.config.text import bench_command, digest, one_line, to_yaml, without_secrets
+from bench.config.validation import build
 
 __all__ = [
     "SECTIONS", "WHEREABOUTS", "Budget", "CellConfig", "MissingDataError", "Preset", "Sampling",

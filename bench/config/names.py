@@ -1,7 +1,8 @@
-"""The one rule for names that become folders, files, columns or words of a command line."""
+"""Names: which may become folders, files or columns, and what an unknown one may have meant."""
 
+import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from bench.config.errors import UserError
 
@@ -25,3 +26,17 @@ def check_name(
             f"{what} '{name[:LONGEST]}': use letters, digits and {allowed}, a letter or digit "
             f"first, {LONGEST} at most{others}"
         )
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest allowed name, or an empty string."""
+    match = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
+    """Build the error for a name that is not among the allowed ones."""
+    allowed = sorted(allowed)
+    return UserError(
+        f"unknown {kind} '{given}'{nearest(given, allowed)}; choose from: {', '.join(allowed)}"
+    )

@@ -6,10 +6,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from bench.config.errors import UserError, build, unknown
+from bench.config.errors import UserError
+from bench.config.names import unknown
 from bench.config.presets import merge
 from bench.config.schema import Evaluation, Preset, Sampling, Training
 from bench.config.text import TypedLoader
+from bench.config.validation import build
 
 
 def parse_set(texts: Iterable[str]) -> dict[str, Any]:

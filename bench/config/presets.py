@@ -7,9 +7,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from bench.config.errors import UserError, explain, unknown
+from bench.config.errors import UserError
+from bench.config.names import unknown
 from bench.config.schema import Preset
 from bench.config.text import StrictLoader, one_line
+from bench.config.validation import explain
 
 BENCH = Path(__file__).parents[1]
 PLACES = (BENCH / "configs", BENCH.parent / "configs")

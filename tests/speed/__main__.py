@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench.config.errors import UserError, unknown
+from bench.config.errors import UserError
+from bench.config.names import unknown
 from tests.speed import faults, interleave, revisions, tables
 from tests.speed.jobs import Settings, compare_trees
 from tests.speed.verdicts import FLOOR, Job, Row, judge
