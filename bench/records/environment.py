@@ -71,17 +71,6 @@ def _cuda(device: torch.device) -> dict[str, Any] | None:
     }
 
 
-def _determinism() -> dict[str, Any]:
-    """What torch was told of arithmetic that may differ from run to run."""
-    return {
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
-        "matmul_precision": torch.get_float32_matmul_precision(),
-    }
-
-
 def _method(label: str) -> dict[str, Any]:
     """Where a method comes from: its class, and the distribution of a plug-in with its version."""
     kind = method_class(label)
@@ -115,7 +104,14 @@ def describe(
         "platform": platform.platform(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": _cuda(device),
-        "determinism": _determinism(),
+        # What torch was told of arithmetic that may differ from run to run.
+        "determinism": {
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_deterministic": torch.backends.cudnn.deterministic,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+            "matmul_precision": torch.get_float32_matmul_precision(),
+        },
         "packages": {name: _version(name) for name in PACKAGES},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "command": given_command() if command is None else without_secrets(command),
@@ -135,13 +131,11 @@ def note(
     """
     here = describe(device, record.method, command=command, jobs=jobs)
     before = record.environment
-    differed = {
-        name: before[name] for name in SOURCE if name in before and before[name] != here.get(name)
-    }
-    if differed:
+    known = [name for name in SOURCE if name in before]
+    if differed := {name: before[name] for name in known if before[name] != here.get(name)}:
         here["earlier"] = [*before.get("earlier", []), differed]
     record.environment = before | here
-    _, _, diff = checkout.here()
+    *_, diff = checkout.here()
     if diff and (digest := checkout.digest(diff)) and not diff_path(study, digest).exists():
         write_text(diff_path(study, digest), diff)
 

@@ -3,20 +3,16 @@
 Made with numpy and PIL only, so that a cell's worker can afford it.
 """
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from bench.config import UserError, one_line
 from bench.records.files import write_atomically
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
 
 TILE = 32
 """Smallest side of an image in a written grid, in pixels; smaller ones are repeated up to it."""
@@ -107,8 +103,6 @@ def scatter_image(
     Returns:
         uint8, (``SIDE``, ``SIDE``, 3).
     """
-    from PIL import Image, ImageDraw
-
     if not is_points(points) or len(points) == 0:
         raise ValueError(f"a plot takes points, floats (N, 2, 1, 1), not {points.shape}")
     drawn = points[:MOST_POINTS].reshape(-1, 2).astype(np.float64)
@@ -133,7 +127,7 @@ def _pixels(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     return (points * [1, -1] + WINDOW) / (2 * WINDOW) * side
 
 
-def _write_marks(pen: ImageDraw, outside: int, drawn: int) -> None:
+def _write_marks(pen: ImageDraw.ImageDraw, outside: int, drawn: int) -> None:
     for value in (-1, 0, 1):
         ((x, y),) = _pixels(np.array([[value, value]], np.float64), SIDE)
         pen.text((x + 3, SIDE - 14), f"{value}", fill=_TEXT)
@@ -152,8 +146,6 @@ def write_grid(
 
     Points (floats, (N, 2, 1, 1)) become a scatter plot, coloured by ``labels`` if given.
     """
-    from PIL import Image
-
     if is_points(images):
         pixels = scatter_image(images, labels)
     else:

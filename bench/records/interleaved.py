@@ -112,14 +112,10 @@ def ratio(one: Sequence[float], other: Sequence[float]) -> Bounds:
 def ratios(cells: Sequence[TimedCell]) -> list[Ratio]:
     """Compare every two cells."""
     return [
-        Ratio(
-            one=one.cell,
-            other=other.cell,
-            ms_per_image=ratio(one.batch_ms, other.batch_ms),
-            latency_ms=ratio(one.single_ms, other.single_ms),
-        )
+        Ratio(one=one.cell, other=other.cell, ms_per_image=ratio(one.batch_ms, other.batch_ms),
+              latency_ms=ratio(one.single_ms, other.single_ms))
         for one, other in combinations(cells, 2)
-    ]
+    ]  # fmt: skip
 
 
 def read(study: Path) -> Timing | None:

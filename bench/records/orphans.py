@@ -46,15 +46,15 @@ def read_sign(path: Path) -> Sign | None:
 
 def settle_study(folder: Path) -> None:
     """Mark as interrupted the running cells whose lock is free; the next run goes on with them."""
-    for path in folder.glob(f"*-seed*/{RECORD}"):
-        lock = CellLock(path.parent)
-        if is_running(path.parent) and lock.acquire():
+    for cell in (path.parent for path in folder.glob(f"*-seed*/{RECORD}")):
+        lock = CellLock(cell)
+        if is_running(cell) and lock.acquire():
             with contextlib.closing(lock):
-                record = readable(path.parent)
+                record = readable(cell)
                 if record is not None and record.status == Status.RUNNING:
-                    note_death(record, path.parent)
+                    note_death(record, cell)
                     record.status, record.reason = Status.INTERRUPTED, "its command was ended"
-                    save(record, path.parent)
+                    save(record, cell)
 
 
 def is_running(folder: Path) -> bool:

@@ -28,8 +28,7 @@ def source_files(module: str) -> dict[str, Path]:
     left = [module]
     while left:
         name, *left = left
-        path = None if name in files else _file(name)
-        if path is not None:
+        if name not in files and (path := _file(name)):
             files[name] = path
             new = _imported(name, path) if path.suffix == ".py" else ()
             left = [each for each in new if _is_own(each, _top(module), own)] + left

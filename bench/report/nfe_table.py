@@ -1,13 +1,13 @@
 """Quality against network evaluations, from sampling finished cells again: a table and a plot."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from bench.config import UserError
 from bench.records import Record, Status, direction, headline, nfe_curve, write_text
@@ -16,9 +16,6 @@ from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
 from bench.report.table import markdown_table
 from bench.report.table.numbers import NOTHING, number, plus_minus
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLES = ("nfe-curve.md", "nfe-curve.csv")
 AS_RUN = "as run"
@@ -78,8 +75,6 @@ def load_points(report: StudyReport) -> NfePoints | None:
 
     UserError if a file cannot be read, or values were not measured alike.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     too_few: dict[tuple[str, str], set[int]] = {}
     sampled = False

@@ -6,21 +6,16 @@ Holm's correction holds the chance of any false separation by a metric at 5 %, a
 a range of ranks: methods that do not separate always share some.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bench.records import Status, direction
 from bench.report.frame import of_one_source
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MIN_SEEDS = 3
 """Seeds that two methods must share to be compared."""

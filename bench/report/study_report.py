@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from bench.records import Anchors, Status, interleaved
 from bench.report import frame as frames
 from bench.report import published, ranking
 from bench.report.frame import Cells
 from bench.report.summary import TableRow, aggregate, times
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,19 +1,15 @@
 """The rows of tables and plots: means and intervals over a method's seeds, and its timings."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bench.records import Status
 from bench.report.frame import TEXT
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 TableRow = dict[str, Any]
 """One method, set of foreign samples or anchor: numbers by the frame's names, and beside them."""
@@ -27,8 +23,6 @@ def aggregate(rows: pd.DataFrame) -> pd.DataFrame:
     ``seeds`` and ``seeds_total`` count finished and planned cells, ``unfinished`` names the
     others with status and reason. A method without a finished cell keeps its row.
     """
-    import pandas as pd
-
     numbers = [column for column in rows.columns if column not in TEXT]
     values = rows[numbers].to_numpy(dtype=float)
     done = (rows["status"] == str(Status.FINISHED)).to_numpy()

@@ -9,17 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.records import write_atomically
 from bench.records.grid import PALETTE
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number, scaled
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "8", "d")
 LINES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (6, 1)), (0, (1, 2.5)))
@@ -55,8 +55,6 @@ def new_figure(
     width: float, height: float, columns: int = 1, rows: int = 1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """Make a figure of so many inches with its axes row by row."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(grid.flat)
@@ -100,8 +98,6 @@ def draw_level(axes: Axes, name: str, level: float, style: str = ANCHOR_STYLES[0
 
 def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:
     """Make an axis logarithmic with labels in plain numbers, and leave room at both ends."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     low, high = min(values), max(values)
     if low <= 0:
         return

@@ -1,18 +1,15 @@
 """Fidelity against diversity: precision over recall, of methods, foreign samples and anchors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.records import metric_family
 from bench.report.plots.drawing import PlottedStudy, legend_above, new_figure
 from bench.report.summary import TableRow
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 GREY = "#555555"
 GIVEN = ("x", "+", "1", "2", "3", "4")

@@ -1,11 +1,14 @@
 """Quality against network evaluations, as drawn again by ``bench sample``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.records import direction
 from bench.records.grid import PALETTE
@@ -15,19 +18,12 @@ from bench.report.plots.drawing import draw_level, handles_of, log_scale, new_fi
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 DODGE = 0.012
 """Shift between neighbouring lines, as a fraction of a value: bars at one place stay legible."""
 
 
 def write_nfe_plots(report: StudyReport) -> list[Path]:
     """Draw each distance against the evaluations counted; nothing where there are no points."""
-    from matplotlib import rc_context
-
     content = load_points(report)
     if content is None:
         return []

@@ -1,20 +1,17 @@
 """Quality against cost: a point per method, bars over seeds, anchors as lines."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.records import direction
 from bench.report.plots import drawing
 from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
 from bench.report.table.numbers import MARK
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Point = tuple[str, float, float, Any, Any]
 """Method, cost, quality, and the bars of both."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.records import record, write_atomically
@@ -15,10 +17,6 @@ from bench.records.grid import grid_image, is_points, read_samples, scale_for, s
 from bench.report.plots.drawing import DPI, Skipped
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 SAMPLES = 64
 SAMPLE_TILE = 64
@@ -78,8 +76,6 @@ def _tiles(path: Path) -> NDArray[np.uint8]:
 
 def side_by_side(panels: Sequence[SamplePanel], columns: int = 4) -> Figure:
     """Put panels into rows on a canvas counted in pixels, so that none is resampled."""
-    from matplotlib.figure import Figure
-
     height, width = (max(panel.image.shape[axis] for panel in panels) for axis in (0, 1))
     margin, head = 36, 96
     columns = min(columns, len(panels))

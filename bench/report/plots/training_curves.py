@@ -1,20 +1,17 @@
 """What a training went through: losses, metrics on the way, and where the seconds went."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.records import direction
 from bench.report.plots import drawing
 from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
 from bench.report.table.numbers import number
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WINDOW = 0.05
 """Share of a curve's points in the centred moving average; the raw ones stay visible behind."""
@@ -66,8 +63,6 @@ def _lines(curves: pd.DataFrame, name: str) -> Iterator[tuple[str, bool, pd.Data
 
 
 def _image_axis(axes: Axes, title: str) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     axes.set_title(title)
     axes.set_xlabel("images seen")
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -3,12 +3,13 @@
 Every chart is written as PNG and as PDF for a paper; the sample grid as PNG alone.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from bench.config import UserError
 from bench.records import direction
@@ -19,9 +20,6 @@ from bench.report.plots.samples import samples
 from bench.report.plots.training_curves import ledger, losses, metric_curve
 from bench.report.study_report import StudyReport
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Say = Callable[[str], object]
 
 
@@ -30,8 +28,6 @@ def write_plots(report: StudyReport, say: Say | None = None) -> list[Path]:
 
     ``say`` is called with a line for each picture left out; it goes to stderr by default.
     """
-    from matplotlib import rc_context
-
     say = say or (lambda line: print(line, file=sys.stderr))
     paths: list[Path] = []
     with rc_context(STYLE):

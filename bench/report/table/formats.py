@@ -1,12 +1,12 @@
 """A study's table: Markdown for reading, LaTeX for a paper, CSV and JSON for further work."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from bench.config import one_line, unknown
 from bench.records import Status, write_text
@@ -16,9 +16,6 @@ from bench.report.study_report import StudyReport
 from bench.report.table.columns import Column, columns, quality_columns
 from bench.report.table.notes import notes
 from bench.report.table.numbers import NOTHING, plus_minus, with_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Texts = list[list[str]]
 PUBLISHED = ["row", "metric", "ours", "published", "band", "ours is", "source"]

@@ -1,19 +1,16 @@
 """The sentences under the table: what the numbers are, and what may be claimed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from bench.report.frame import TOGETHER, is_comparable, of_one_source
 from bench.report.ranking import MIN_SEEDS, sentence
 from bench.report.study_report import StudyReport
 from bench.report.table.columns import corrected, error_within, leading
 from bench.report.table.numbers import MARK, UNBALANCED, number
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TOLD = [
     "cell", "method", "dataset", "data_variant", "preset", "device",
