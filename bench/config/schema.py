@@ -1,5 +1,7 @@
 """``configs/NAME.yaml`` and the command line make one frozen, validated configuration."""
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,6 @@ from bench.config.text import StrictLoader, one_line
 
 MOST = 10**7
 """Images, batches and the like beyond which a number must be a slip of the pen."""
-UNITS = {"kimg": 1e3, "s": 1.0, "flop": 1.0}
 WHEREABOUTS = {"data", "weights", "reference"}
 """Settings that tell where files lie, on which nothing but their content depends."""
 
@@ -36,15 +37,10 @@ def parse_budget(text: object) -> object:
     """Parse ``50kimg``, ``600s`` or ``1e15flop``; ValueError says what is allowed."""
     if not isinstance(text, str):
         return text
-    for unit in UNITS:
-        number = text.removesuffix(unit)
-        if number != text:
-            try:
-                amount = float(number)
-            except ValueError:
-                break
-            if 0 < amount < float("inf"):
-                return {"amount": amount, "unit": unit}
+    with suppress(ValueError):
+        found = re.fullmatch("(.+)(kimg|s|flop)", text, re.DOTALL)
+        if found and 0 < (amount := float(found[1])) < float("inf"):
+            return {"amount": amount, "unit": found[2]}
     raise ValueError("a budget is a positive number and a unit: 50kimg, 600s or 1e15flop")
 
 
@@ -78,10 +74,8 @@ class Training(Section):
         """Read the words among a recipe's values as the settings that they are for."""
         read = {method: cls.model_validate(own) for method, own in given.items()}
         return {
-            method: {
-                k: getattr(read[method], k) if isinstance(v, str) else v for k, v in own.items()
-            }
-            for method, own in given.items()
+            name: {k: getattr(read[name], k) if isinstance(v, str) else v for k, v in own.items()}
+            for name, own in given.items()
         }
 
     def of(self, label: str) -> "Training":

@@ -47,14 +47,9 @@ def time_left(fraction: float, start: float, elapsed: float) -> str:
 def _bars(title: str, console: Console) -> Progress:
     """Bars with a title, the time and what is told, gone at the end."""
     return Progress(
-        TextColumn(title),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[told]}"),
-        console=console,
-        transient=True,
-    )
+        TextColumn(title), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(), TextColumn("{task.fields[told]}"), console=console, transient=True,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -72,13 +67,14 @@ def passing(title: str, console: Console | None = None) -> Iterator[Callable[[fl
     def show(fraction: float) -> None:
         nonlocal printed
         moment = time.monotonic()
-        pace = _pace(fraction, moment - began)
+        pace, elapsed = time_left(fraction, 0.0, moment - began), moment - began
+        if pace and elapsed:
+            pace = f"{6000 * fraction / elapsed:.3g} %/min  {pace}"
         if console.is_terminal:
             bar.start()
             bar.update(task, completed=fraction, told=pace)
         elif moment - printed >= PLAIN_SECONDS:
-            printed = moment
-            line = f"{title}: {fraction:4.0%}  {pace}".rstrip()
+            printed, line = moment, f"{title}: {fraction:4.0%}  {pace}".rstrip()
             console.print(line, soft_wrap=True, markup=False)
 
     try:
@@ -86,12 +82,6 @@ def passing(title: str, console: Console | None = None) -> Iterator[Callable[[fl
     finally:
         if console.is_terminal:
             bar.stop()
-
-
-def _pace(fraction: float, elapsed: float) -> str:
-    """Say the percentage done a minute and the time left; empty if too early."""
-    left = time_left(fraction, 0.0, elapsed)
-    return f"{6000 * fraction / elapsed:.3g} %/min  {left}" if left and elapsed else left
 
 
 class Display:

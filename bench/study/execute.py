@@ -1,6 +1,6 @@
 """A study from its request to its cells' ends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bench.progress.display import Display
@@ -27,7 +27,11 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     settle_study(request.folder)
     keep_reserve(request.folder)
     planned = plan(request, prepared)
-    say_plan(planned, prepared, display)
+    display.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")
+    for note in prepared["notes"]:
+        display.say(f"note: {note}")
+    for cell in planned:
+        display.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
     with display:
         Runner(CellWork(request, prepared, tracker, display), request.jobs, display).run(planned)
     if not any(is_running(path.parent) for path in request.folder.glob(f"*-seed*/{RECORD}")):
@@ -37,22 +41,11 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     return planned
 
 
-def say_plan(planned: Sequence[Planned], prepared: Mapping[str, Any], display: Display) -> None:
-    """Say what the study is made of and what will be done with each cell."""
-    display.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")
-    for note in prepared["notes"]:
-        display.say(f"note: {note}")
-    for cell in planned:
-        display.say(f"plan: {cell.folder.name}: {cell.action} ({cell.why})")
-
-
 def say_tracking(tracker: Any, planned: Sequence[Planned], display: Display) -> None:
     """Say what MLflow cost beside the training of the cells that ran."""
     ran = [readable(cell.folder) for cell in planned if not cell.is_idle]
     training = sum(record.ledger.get("train", 0.0) for record in ran if record is not None)
     seconds = tracker.seconds
     if training and seconds > 0.01 and tracker.trouble is None:
-        display.say(
-            f"MLflow: {seconds:.1f} s of logging beside {training:.0f} s of "
-            f"training ({seconds / training:.2%})"
-        )
+        told = f"{seconds:.1f} s of logging beside {training:.0f} s of training"
+        display.say(f"MLflow: {told} ({seconds / training:.2%})")

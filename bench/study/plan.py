@@ -1,6 +1,7 @@
 """The plan of a study: which cells there are, and what is to be done with each, and why."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -134,13 +135,8 @@ def changes(cell: Planned, record: Record) -> list[str]:
     source = before.get("source", {})
     modules = differing(source, now["source"]) if source else []
     files = [f"{name.replace('.', '/')}.py" for name in modules]
-    return [*changed_settings(cell), *named, *files] or ["its settings, data, protocol or source"]
-
-
-def changed_settings(cell: Planned) -> list[str]:
-    """Name the settings that differ from those that a cell's folder was made with."""
-    try:
-        before = portable(read_cell(cell.folder / CONFIG))
-    except (OSError, UserError):
-        return []
-    return differing(flatten("", before), flatten("", portable(cell.config)))
+    settings = []
+    with suppress(OSError, UserError):
+        had = portable(read_cell(cell.folder / CONFIG))
+        settings = differing(flatten("", had), flatten("", portable(cell.config)))
+    return [*settings, *named, *files] or ["its settings, data, protocol or source"]

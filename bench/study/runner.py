@@ -97,8 +97,10 @@ class Runner(Generic[Item]):
         """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
         waiting = [cell for cell in planned if not cell.is_idle]
         try:
-            for cell in planned:
-                self.announce(cell)
+            for cell in filter(self.work.is_new, planned):
+                with self.claim(cell) as lock:
+                    if lock is not None:
+                        self.work.announce(cell)
             while waiting or self.running:
                 if stopping.is_set():
                     raise KeyboardInterrupt
@@ -108,13 +110,6 @@ class Runner(Generic[Item]):
         except BaseException:
             self.stop_all()
             raise
-
-    def announce(self, cell: Item) -> None:
-        """Have said what is to become of a new cell, unless another command has it."""
-        if self.work.is_new(cell):
-            with self.claim(cell) as lock:
-                if lock is not None:
-                    self.work.announce(cell)
 
     @contextlib.contextmanager
     def claim(self, cell: Item) -> Iterator[CellLock | None]:
@@ -166,8 +161,7 @@ class Runner(Generic[Item]):
     def poll(self) -> None:
         """Look at every running cell once."""
         for cell in self.running:
-            told = cell.handle.progress()
-            if told is not None:
+            if (told := cell.handle.progress()) is not None:
                 cell.phase = told["phase"]
                 self.display.update(cell.planned.folder.name, told)
         self.close_ended()
