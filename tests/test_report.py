@@ -28,7 +28,7 @@ from bench.report import ranking, study_report, summary
 from bench.report.frame import refuse_difference
 from bench.report.plots import write_plots
 from bench.report.plots.drawing import DPI, PlottedStudy, plain, save
-from bench.report.plots.fidelity import fidelity, pairs
+from bench.report.plots.quality import fidelity, pairs
 from bench.report.plots.samples import SamplePanel, samples, side_by_side
 from bench.report.plots.training_curves import ledger
 from bench.report.study_report import StudyReport

@@ -1,7 +1,4 @@
-"""Images side by side, pixel by pixel; points of the plane as a scatter plot.
-
-Made with numpy and PIL only, so that a cell's worker can afford it.
-"""
+"""Images side by side, pixel by pixel, and points as a scatter plot; without matplotlib."""
 
 import zipfile
 from pathlib import Path

@@ -85,10 +85,7 @@ class Timing(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     """Why the machine was not fit to time on."""
 
     def of(self, record: Record) -> TimedCell | None:
-        """The times that may stand in place of a record's own, if there are any.
-
-        They are of the same result, on the same device and at the same batch.
-        """
+        """The times in place of a record's own: of the same result, device and batch, if any."""
         own, here = record.environment, self.environment
         alike = all(own.get(name) == here.get(name) for name in SAME)
         if not alike or not record.cost.ms_per_image:

@@ -77,10 +77,7 @@ class Curve(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
 
 
 def read(folder: Path, record: Record) -> Curve:
-    """Read a cell's curve; an empty one where there is none or it is of another training.
-
-    ValueError if the file cannot be read.
-    """
+    """Read a cell's curve, ValueError if it cannot be; an empty one if none is of this training."""
     path = folder / FILE
     stored = parse(Curve, path.read_bytes()) if path.exists() else None
     return stored if stored and stored.key == record.key else Curve(key=record.key)

@@ -224,10 +224,7 @@ def save(record: Record, folder: Path) -> None:
 
 
 def write_anyhow(path: Path, text: str) -> None:
-    """Write a cell's file even where the disk is full, in the room that the study keeps for it.
-
-    OSError if that room is used up too.
-    """
+    """Write a cell's file even on a full disk, in the study's reserve; OSError past that."""
     for _ in range(SAVES):
         try:
             write_text(path, text)

@@ -71,10 +71,7 @@ def sampler_order(name: str) -> tuple[int, str]:
 
 
 def load_points(report: StudyReport) -> NfePoints | None:
-    """Read the points of a study's finished cells; ``None`` if none was sampled again.
-
-    UserError if a file cannot be read, or values were not measured alike.
-    """
+    """Read the points of a study's finished cells; ``None`` if none was sampled again."""
     rows: list[dict[str, Any]] = []
     too_few: dict[tuple[str, str], set[int]] = {}
     sampled = False

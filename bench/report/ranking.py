@@ -143,10 +143,7 @@ def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def rank_by(frame: pd.DataFrame, metric: str) -> Ranking:
-    """Rank a study's methods by a metric whose better direction is known.
-
-    Only finished cells and finite values count.
-    """
+    """Rank methods by finished cells' finite values of a metric with a better direction."""
     column = f"metrics.{metric}"
     cells = frame[["kind", "status", "method", "seed", "source", column]]
     cells = cells[(cells["kind"] == "cell") & (cells["status"] == str(Status.FINISHED))]

@@ -1,7 +1,4 @@
-"""A study as it is told of: read once, and each thing that follows computed once.
-
-Tables, notes and plots of one command are given the same ``StudyReport``.
-"""
+"""A study read once, and each thing that follows computed once, for tables, notes and plots."""
 
 from __future__ import annotations
 
@@ -36,11 +33,7 @@ class StudyReport:
 
     @classmethod
     def read(cls, folder: Path) -> StudyReport:
-        """Read a study's folder.
-
-        UserError if there are no cells, a file cannot be read, or the values of one metric were
-        not measured alike.
-        """
+        """Read a folder; UserError: no cells, not readable, or a metric not measured alike."""
         cells, anchors = frames.read_records(folder)
         foreign, timing = frames.read_foreign(folder), interleaved.read(folder)
         provenance = frames.shared_provenance([*cells, *foreign], anchors)

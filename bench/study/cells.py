@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import records
 from bench.config import to_yaml
 from bench.executors import End, Job
 from bench.progress.display import Display
 from bench.records import CONFIG, LOG, RECORD, CellLock, Record, Status, now, save, write_text
-from bench.records import record as records
-from bench.records.orphans import note_end
 from bench.study.plan import Planned, decide, record_bytes
 from bench.study.request import Request
 from bench.study.runner import Work
@@ -118,7 +117,7 @@ def settle(cell: Planned, end: End, blank: Record, *, is_ours: bool) -> Record:
         record.ended = now()
     if is_open or (end.was_asked and record.status not in {Status.FINISHED, end.status}):
         record.status, record.reason = end.status, f"{end.reason}{lost}"
-    note_end(record, end.pid, end.seconds)
+    records.note_end(record, end.pid, end.seconds)
     if record != before:
         save(record, cell.folder)
     return record

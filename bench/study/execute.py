@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bench import records
 from bench.progress.display import Display
-from bench.records import RECORD, RESERVE, is_running, keep_reserve, only_command, readable
-from bench.records.orphans import settle_study
+from bench.records import RECORD, RESERVE, is_running, readable
 from bench.study.cells import CellWork
 from bench.study.plan import Planned, plan
 from bench.study.preparation import make_ready
@@ -22,10 +22,10 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     def wait() -> None:
         display.say(f"another command is preparing study '{request.name}'; waiting for it")
 
-    with only_command(request.folder, wait):
+    with records.only_command(request.folder, wait):
         prepared, tracker = make_ready(request, tracker_factory, display)
-    settle_study(request.folder)
-    keep_reserve(request.folder)
+    records.settle_study(request.folder)
+    records.keep_reserve(request.folder)
     planned = plan(request, prepared)
     display.say(f"data: {prepared['data_source']} ({prepared['data_variant']})")
     for note in prepared["notes"]:

@@ -20,10 +20,7 @@ class Background:
     """
 
     def __init__(self, opener: Opener, warn: Warn = to_stderr, again: str = "bench sync") -> None:
-        """Start the thread, which opens the store first: ``partial(Tracker.open, results)``.
-
-        ``again`` is the command that completes what is left undone.
-        """
+        """Start the thread, which opens the store; ``again`` completes what is left undone."""
         self.trouble: str | None = None
         """What went wrong last, in one line; ``None`` when the last step did all it should."""
         self.seconds = 0.0

@@ -56,10 +56,7 @@ class Reading:
 
 
 def take(device: torch.device, work: Work | None = None) -> Reading:
-    """Read what the machine tells now.
-
-    ``work`` is called again and again while the GPU is asked; see :func:`read_gpu`.
-    """
+    """Read what the machine tells now; ``work`` keeps a GPU busy meanwhile, see ``read_gpu``."""
     import torch
 
     readings: dict[str, Any] = {}

@@ -1,20 +1,24 @@
-"""Quality against cost: a point per method, bars over seeds, anchors as lines."""
+"""A point per method: quality against cost, and fidelity, precision, against diversity, recall."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.records import direction
+from bench.records import direction, metric_family
 from bench.report.plots import drawing
 from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
+from bench.report.summary import TableRow
 from bench.report.table.numbers import MARK
 
 Point = tuple[str, float, float, Any, Any]
 """Method, cost, quality, and the bars of both."""
+GREY = "#555555"
+GIVEN = ("x", "+", "1", "2", "3", "4")
+"""Markers of what was not trained here."""
 NEAR = 1.04
 """Points whose costs differ by less than this factor are drawn a little apart."""
 FAN = 1.25
@@ -124,3 +128,42 @@ def fitness(content: PlottedStudy, cost: CostAxis) -> str:
     """Say of a timing's axis for which methods the machine was not fit, beside its label."""
     named = [str(row["method"]) for row in content.report.method_rows if row["time.unfit"]]
     return f"\n{MARK} machine not fit: {', '.join(named)}" if named and cost is TIME else ""
+
+
+def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each precision among the metrics with the recall that was measured in the same way."""
+    for name in names:
+        recall = name.replace("precision", "recall", 1)
+        if metric_family(name) == "precision" and recall in names:
+            yield name, recall
+
+
+def fidelity(content: PlottedStudy, precision: str, recall: str) -> Figure:
+    """Draw a point for each row of the table; bars are 95 % t intervals over seeds."""
+    figure, (axes,) = new_figure(4.6, 4.2)
+    names = (f"metrics.{recall}", f"metrics.{precision}")
+    for row in _with_all(content.report.method_rows, names):
+        colour, marker = (looks[row["method"]] for looks in (content.colours, content.markers))
+        style = {"color": colour, "marker": marker, "markersize": 7.5, "markeredgecolor": "white"}
+        _point(axes, row, names, **style)
+    given = _with_all([*content.report.foreign_rows, *content.report.anchor_rows], names)
+    for row, marker in zip(given, cycle(GIVEN), strict=False):
+        _point(axes, row, names, color=GREY, marker=marker, markersize=8)
+    axes.set_xlabel(f"{recall} ↑ (diversity)")
+    axes.set_ylabel(f"{precision} ↑ (fidelity)")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    drawing.legend_above(figure, *axes.get_legend_handles_labels(), most=4)
+    return figure
+
+
+def _with_all(rows: Sequence[TableRow], names: Sequence[str]) -> list[TableRow]:
+    return [row for row in rows if all(math.isfinite(row.get(name, math.nan)) for name in names)]
+
+
+def _point(axes: Axes, row: TableRow, names: Sequence[str], **style: Any) -> None:
+    halves = [row.get(f"{name}:half", math.nan) for name in names]
+    x_bar, y_bar = (None if math.isnan(half) else half for half in halves)
+    axes.errorbar(
+        *([row[name]] for name in names), xerr=x_bar, yerr=y_bar, label=str(row["method"]),
+        linestyle="none", elinewidth=1.2, capsize=3, clip_on=False, zorder=3, **style,
+    )  # fmt: skip

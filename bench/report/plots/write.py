@@ -1,7 +1,4 @@
-"""Which pictures a study has the numbers for, and their files.
-
-Every chart is written as PNG and as PDF for a paper; the sample grid as PNG alone.
-"""
+"""Which pictures a study has the numbers for: as PNG and PDF, the samples as PNG alone."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +11,7 @@ from matplotlib.figure import Figure
 from bench.config import UserError
 from bench.records import direction
 from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped, save
-from bench.report.plots.fidelity import fidelity, pairs
-from bench.report.plots.quality import FLOPS, TIME, quality
+from bench.report.plots.quality import FLOPS, TIME, fidelity, pairs, quality
 from bench.report.plots.samples import samples
 from bench.report.plots.training_curves import ledger, losses, metric_curve
 from bench.report.study_report import StudyReport
