@@ -72,7 +72,10 @@ def _walk(
         parts.append(part)
         field = holder.model_fields.get(part) if holder else None
         if field is not None and index < len(location) - 1:
-            choices = {_tag(model): model for model in _models(field.annotation)}
+            choices = {}
+            for model in _models(field.annotation):
+                tag = model.model_fields.get("kind")
+                choices[str(tag.default) if tag else model.__name__] = model
             holder = next(iter(choices.values()), None)
             choices = choices if len(choices) > 1 else {}
     return ".".join(parts), holder
@@ -83,8 +86,3 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
-
-
-def _tag(model: type[BaseModel]) -> str:
-    field = model.model_fields.get("kind")
-    return str(field.default) if field else model.__name__

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PER_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
-"""What a store takes at a time."""
 SHOW_ALL = json.dumps({"runsHiddenMode": "SHOW_ALL"})
 """State of the charts page that shows every run, as MLflow's UI shares it."""
 VIEW = "scorebench"
@@ -173,10 +171,12 @@ class Tracker:
         run = self._cell_run(row, study)
         if run is None:
             return
-        tags = run.data.tags
+        tags, params = run.data.tags, run.data.params
         is_up = tags.get("synced") == mark and tags.get("superseded") != "true"
         if not is_up or run.info.status != run_status(row):
-            self._log_params(run, folder)
+            # MLflow never changes a parameter that a run has.
+            given = content.run_params(folder / CONFIG).items()
+            self._log(run, "params", [param for param in given if param[0] not in params])
             self._log_tags(run, content.cell_tags(row, study) | {"origin": self._origin})
             self._log_curves(run, folder)
             self._finish_cell(run, row, folder, mark)
@@ -210,38 +210,31 @@ class Tracker:
             if run.info.status not in ENDED:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _log_params(self, run: Run, folder: Path) -> None:
-        """Log the configuration's values that the run has not; MLflow never changes one."""
-        from mlflow.entities import Param
-
-        found, has = content.run_params(folder / CONFIG), run.data.params
-        new = [Param(name, text) for name, text in found.items() if name not in has]
-        self._log(run, params=new)
-
     def _log_tags(self, run: Run, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
         has = run.data.tags
         wanted = ({"superseded": "false"} if "superseded" in has else {}) | dict(tags)
-        self._log(run, tags=[RunTag(*tag) for tag in wanted.items() if has.get(tag[0]) != tag[1]])
+        self._log(run, "tags", [tag for tag in wanted.items() if has.get(tag[0]) != tag[1]])
 
     def _log_curves(self, run: Run, folder: Path) -> None:
         """Log the curves' points that lie beyond the last step the run has of that name."""
-        from mlflow.entities import Metric
-
         last = last_points(run)
         new = [
-            Metric(name, value, run.info.start_time + round(1000 * seconds), step)
+            (name, value, run.info.start_time + round(1000 * seconds), step)
             for (name, step), (value, seconds) in content.curve_points(folder).items()
             if name not in last or step > last[name].step
         ]
-        self._log(run, metrics=new)
+        self._log(run, "metrics", new)
 
-    def _log(self, run: Run, **new: Sequence[Any]) -> None:
-        for kind, items in new.items():
-            size = PER_BATCH[kind]
-            for at in range(0, len(items), size):
-                self.client.log_batch(run.info.run_id, **{kind: items[at : at + size]})
+    def _log(self, run: Run, kind: str, items: Sequence[tuple[Any, ...]]) -> None:
+        """Log ``params``, ``tags`` or ``metrics``, as many at a time as a store takes."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        entity, size = {"params": (Param, 100), "tags": (RunTag, 100), "metrics": (Metric, 1000)}[
+            kind
+        ]
+        for at in range(0, len(items), size):
+            batch = [entity(*item) for item in items[at : at + size]]
+            self.client.log_batch(run.info.run_id, **{kind: batch})
 
     def _finish_cell(self, run: Run, row: Record, folder: Path, mark: str) -> None:
         """Log what a cell's end brings, status and ``synced`` mark last."""
@@ -260,8 +253,6 @@ class Tracker:
         A value with a curve goes to the last step; all others to step 0, where MLflow's charts
         draw bars to compare runs by instead of a line of one point.
         """
-        from mlflow.entities import Metric
-
         points = content.curve_points(folder)
         curves = {name for name, _ in points}
         seconds = max((at for _, at in points.values()), default=0.0)
@@ -270,12 +261,12 @@ class Tracker:
         last = last_points(self.client.get_run(run.info.run_id))
         new = [
             # Of two values at one step MLflow shows the later one: of what was measured again too.
-            Metric(name, value, max(stamp, last[name].timestamp + 1) if name in last else stamp,
-                   row.cost.images_seen if name in curves else 0)
+            (name, value, max(stamp, last[name].timestamp + 1) if name in last else stamp,
+             row.cost.images_seen if name in curves else 0)
             for name, value in content.final_metrics(row).items()
             if not content.is_same(last.get(name), value)
         ]  # fmt: skip
-        self._log(run, metrics=new)
+        self._log(run, "metrics", new)
 
     def _upload(self, run: Run, files: Sequence[Path], folder: str | None = None) -> None:
         for file in files:

@@ -16,10 +16,8 @@ from bench.report.plots.samples import samples
 from bench.report.plots.training_curves import ledger, losses, metric_curve
 from bench.report.study_report import StudyReport
 
-Say = Callable[[str], object]
 
-
-def write_plots(report: StudyReport, say: Say | None = None) -> list[Path]:
+def write_plots(report: StudyReport, say: Callable[[str], object] | None = None) -> list[Path]:
     """Draw every picture the study has the numbers for into ``plots/``; return the files.
 
     ``say`` is called with a line for each picture left out; it goes to stderr by default.

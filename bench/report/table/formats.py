@@ -77,11 +77,6 @@ def markdown(report: StudyReport) -> str:
     return "\n".join(parts)
 
 
-def csv(report: StudyReport) -> str:
-    """Write every cell and anchor with its raw numbers at full precision."""
-    return report.frame.to_csv(index=False)
-
-
 def escape_latex(text: str) -> str:
     """Escape what LaTeX would read as a command, and write our signs as its own."""
     return "".join(LATEX.get(letter, letter) for letter in one_line(text))
@@ -185,7 +180,8 @@ def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 FORMATS: dict[str, tuple[str, Callable[[StudyReport], str]]] = {
     "md": ("table.md", markdown),
-    "csv": ("table.csv", csv),
+    # Every cell and anchor with its raw numbers at full precision.
+    "csv": ("table.csv", lambda report: report.frame.to_csv(index=False)),
     "latex": ("table.tex", latex),
     "json": ("table.json", to_json),
 }
@@ -200,8 +196,6 @@ def render_table(report: StudyReport, format: str = "md") -> str:
 
 def write_tables(report: StudyReport) -> list[Path]:
     """Write ``table.md``, ``.csv``, ``.tex`` and ``.json`` into the study, each atomically."""
-    paths = []
     for name, write in FORMATS.values():
         write_text(report.folder / name, write(report))
-        paths.append(report.folder / name)
-    return paths
+    return [report.folder / name for name, _ in FORMATS.values()]
