@@ -18,11 +18,8 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
 
     Other commands may run the same study at the same time; each cell is run by one of them.
     """
-
-    def wait() -> None:
-        display.say(f"another command is preparing study '{request.name}'; waiting for it")
-
-    with records.only_command(request.folder, wait):
+    told = f"another command is preparing study '{request.name}'; waiting for it"
+    with records.only_command(request.folder, lambda: display.say(told)):
         prepared, tracker = make_ready(request, tracker_factory, display)
     records.settle_study(request.folder)
     records.keep_reserve(request.folder)

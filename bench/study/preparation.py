@@ -3,12 +3,11 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.config import MissingDataError, UserError, one_line
-from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, Told, follow
+from bench.executors import BAD_INPUT, NO_DATA, End, Job, LocalExecutor, follow
 from bench.progress.display import Display
 from bench.records import Prepared, StudyFile, is_study, now, read_study, write_study
 from bench.study.request import Request, check_study
@@ -41,21 +40,14 @@ def make_ready(
 
 def preparation(request: Request, folder: Path, task: str = "bench.worker.preparation") -> Job:
     """The job of loading and checking data, extractor and methods, in a folder of its own."""
-    return request.job(
-        task,
-        folder,
-        request={
-            "settings": request.settings.model_dump(mode="json"),
-            "methods": dict(request.methods),
-            "seeds": list(request.seeds),
-            "study": str(request.folder),
-        },
-    )
+    settings = request.settings.model_dump(mode="json")
+    asked = {"settings": settings, "methods": dict(request.methods), "seeds": list(request.seeds)}
+    return request.job(task, folder, request=asked | {"study": str(request.folder)})
 
 
-def wait_for_answer(job: Job, tell: Callable[[Told], object] = lambda told: None) -> dict[str, Any]:
+def wait_for_answer(job: Job) -> dict[str, Any]:
     """Run a job and return its answer; UserError with the one line that says what is wrong."""
-    return answer_of(job, follow(LocalExecutor().start(job), tell))
+    return answer_of(job, follow(LocalExecutor().start(job), lambda told: None))
 
 
 def answer_of(job: Job, end: End) -> dict[str, Any]:

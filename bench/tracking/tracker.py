@@ -229,9 +229,8 @@ class Tracker:
         """Log ``params``, ``tags`` or ``metrics``, as many at a time as a store takes."""
         from mlflow.entities import Metric, Param, RunTag
 
-        entity, size = {"params": (Param, 100), "tags": (RunTag, 100), "metrics": (Metric, 1000)}[
-            kind
-        ]
+        entity = {"params": Param, "tags": RunTag, "metrics": Metric}[kind]
+        size = 1000 if kind == "metrics" else 100
         for at in range(0, len(items), size):
             batch = [entity(*item) for item in items[at : at + size]]
             self.client.log_batch(run.info.run_id, **{kind: batch})

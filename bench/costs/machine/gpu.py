@@ -99,10 +99,11 @@ def _ask(uuid: str, own: Collection[int]) -> dict[str, Any]:
     except ImportError:
         return {"unread": NOT_INSTALLED}
     try:
-        with contextlib.ExitStack() as opened:
-            nvml.nvmlInit()
-            opened.callback(nvml.nvmlShutdown)
+        nvml.nvmlInit()
+        try:
             return _facts(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), own)
+        finally:
+            nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         return {"unread": f"NVML: {error}"}
 
