@@ -233,7 +233,7 @@ class Tracker:
         size = 1000 if kind == "metrics" else 100
         for at in range(0, len(items), size):
             batch = [entity(*item) for item in items[at : at + size]]
-            self.client.log_batch(run.info.run_id, **{kind: batch})
+            self.client.log_batch(run.info.run_id, **{kind: batch})  # type: ignore[arg-type]
 
     def _finish_cell(self, run: Run, row: Record, folder: Path, mark: str) -> None:
         """Log what a cell's end brings, status and ``synced`` mark last."""

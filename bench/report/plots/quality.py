@@ -161,9 +161,10 @@ def _with_all(rows: Sequence[TableRow], names: Sequence[str]) -> list[TableRow]:
 
 
 def _point(axes: Axes, row: TableRow, names: Sequence[str], **style: Any) -> None:
+    x, y = ([row[name]] for name in names)
     halves = [row.get(f"{name}:half", math.nan) for name in names]
     x_bar, y_bar = (None if math.isnan(half) else half for half in halves)
     axes.errorbar(
-        *([row[name]] for name in names), xerr=x_bar, yerr=y_bar, label=str(row["method"]),
-        linestyle="none", elinewidth=1.2, capsize=3, clip_on=False, zorder=3, **style,
+        x, y, xerr=x_bar, yerr=y_bar, label=str(row["method"]), linestyle="none",
+        elinewidth=1.2, capsize=3, clip_on=False, zorder=3, **style,
     )  # fmt: skip
