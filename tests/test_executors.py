@@ -112,7 +112,7 @@ def test_a_job_s_process_finds_all_in_the_job_s_file(start: Start, tmp_path: Pat
     )
     assert (cache, command, jobs, threads) == (str(tmp_path / "c"), "bench run --it", 3, 2)
     assert own == "2"
-    assert str(pid) == handle.token
+    assert pid == handle.process.pid
     assert before <= started <= before + SECONDS
     assert 0 < ago < SECONDS
     assert ago <= end.seconds
@@ -155,7 +155,7 @@ def test_how_a_process_ended_is_told(start: Start, code: str, expected: int) -> 
     end = end_of(handle)
     status, reason = explain_end(expected, "log.txt")
     assert (end.code, end.status, end.reason) == (expected, status, reason)
-    assert end.pid == int(handle.token)
+    assert end.pid == handle.process.pid
     assert handle.poll() is end
     if "planted" in code:
         assert "ValueError: planted" in handle.job.log_path.read_text()
@@ -321,7 +321,7 @@ from bench.executors import Job, LocalExecutor
 
 folder = Path(sys.argv[1])
 job = Job(task="fake_task", folder=folder, cache=folder, request={"code": sys.argv[2]})
-print(LocalExecutor().start(job).token, flush=True)
+print(LocalExecutor().start(job).process.pid, flush=True)
 time.sleep(60)
 """
 
