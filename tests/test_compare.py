@@ -23,10 +23,13 @@ from bench.commands.compare.comparison import (
     UNKNOWN,
     Compared,
     Comparison,
+    by_errors,
+    choose,
     compare,
+    over_seeds,
+    welch,
 )
 from bench.commands.compare.formats import render_comparison
-from bench.commands.compare.significance import by_errors, choose, over_seeds, welch
 from bench.metrics import frechet_distance
 from bench.records import files, record
 from bench.records.record import Anchors, Record, Value

@@ -234,7 +234,7 @@ def test_numbers_are_taken_as_typed_or_refused(
 def test_commands_that_only_read_import_no_torch() -> None:
     code = (
         "import sys\n"
-        "import bench.commands.show.command, bench.commands.show.listings\n"
+        "import bench.commands.show.command\n"
         "import bench.commands.compare.command\n"
         "assert 'torch' not in sys.modules"
     )

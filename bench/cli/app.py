@@ -11,8 +11,7 @@ from bench.commands.reproduce.command import reproduce
 from bench.commands.run import RunOptions
 from bench.commands.sample.command import sample
 from bench.commands.sensitivity.command import sensitivity
-from bench.commands.show.command import plot, sync, table, ui
-from bench.commands.show.listings import datasets, methods
+from bench.commands.show.command import datasets, methods, plot, sync, table, ui
 from bench.commands.time.command import time
 from bench.version import __version__
 

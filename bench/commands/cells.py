@@ -23,8 +23,7 @@ def choose_cells(
 ) -> tuple[Cells, dict[str, str]]:
     """Return the cells that are named, or all finished ones that fit, and why others cannot be.
 
-    Raises:
-        UserError: a cell that was named is unknown or cannot be taken up again.
+    UserError where a cell that was named is unknown or cannot be taken up again.
     """
     cells = {path.name: (path, record) for path, record in read_records(study)[0]}
     for name in names or ():

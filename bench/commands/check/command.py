@@ -3,7 +3,6 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -30,21 +29,18 @@ class CheckOptions:
 
 def check(options: CheckOptions) -> int:
     """Hold methods against the interface, on the CPU; 1 if one breaks a rule."""
+    from bench.commands.method_labels import check_labels
+
     choose_preset(options.dataset, options.preset, "cpu")
-    failed = [label for label in labels_of(options.methods) if not check_one(label, options)]
+    labels = options.methods
+    if labels == ("all",):
+        labels = tuple(registry.names())
+    elif len(labels) != 1 or not labels[0].endswith(".py"):
+        labels = tuple(check_labels(labels))
+    failed = [label for label in labels if not check_one(label, options)]
     if failed:
         print(f"bench: {', '.join(failed)} failed", file=sys.stderr)
     return 1 if failed else 0
-
-
-def labels_of(given: Sequence[str]) -> list[str]:
-    """Return the methods, variants or the file that are meant; UserError if there is no such."""
-    from bench.commands.method_labels import check_labels
-
-    if given == ("all",):
-        return list(registry.names())
-    is_file = len(given) == 1 and given[0].endswith(".py")
-    return [*given] if is_file else check_labels(given)
 
 
 def check_one(label: str, options: CheckOptions) -> bool:

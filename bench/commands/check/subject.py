@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -58,20 +59,16 @@ class Run(Trainer):
         self.seen: list[Seen] = []
         """Every evaluation of an objective, in order."""
         self.error: Exception | None = None
-        asked = count(1)
+        asked, kimg = count(1), BATCH / 1000
         hooks = Hooks(
             log=self.points.append,
             checkpoint=lambda state: self.checkpoints.append(saved(state)),
             stopping=lambda: next(asked) == stop_at,
         )
+        settings = Training(batch=BATCH, log_kimg=kimg, precision=precision)
+        budget, ledger = Budget(amount=STEPS * kimg, unit="kimg"), Ledger(CPU)
         super().__init__(
-            method,
-            feed,
-            settings=Training(batch=BATCH, log_kimg=BATCH / 1000, precision=precision),
-            budget=Budget(amount=STEPS * BATCH / 1000, unit="kimg"),
-            seed=0,
-            ledger=Ledger(CPU),
-            hooks=hooks,
+            method, feed, settings=settings, budget=budget, seed=0, ledger=ledger, hooks=hooks
         )
 
     def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
@@ -94,29 +91,20 @@ def look_at_loss(
 ) -> Tensor:
     """Evaluate a loss and note what it is made of."""
     before = batch.x.clone()
-    with watch_calls(networks) as seen.strays, watch_gradients(seen):
+    grad: Any = torch.autograd.grad
+
+    def noting(*inputs: Any, **settings: Any) -> Any:
+        # Gradients that can be differentiated again.
+        seen.second_order |= bool(settings.get("create_graph"))
+        return grad(*inputs, **settings)
+
+    with watch_calls(networks) as seen.strays, patch.object(torch.autograd, "grad", noting):
         seen.loss = loss = objective.loss(batch)
     seen.logs, seen.batch_changed = dict(batch.logs), not torch.equal(before, batch.x)
     if isinstance(loss, Tensor):
         seen.leaves, found = walk(loss)
         seen.second_order |= found
     return loss
-
-
-@contextmanager
-def watch_gradients(seen: Seen) -> Iterator[None]:
-    """Note whether gradients are taken that can be differentiated again."""
-    grad: Any = torch.autograd.grad
-
-    def noting(*inputs: Any, **settings: Any) -> Any:
-        seen.second_order |= bool(settings.get("create_graph"))
-        return grad(*inputs, **settings)
-
-    torch.autograd.grad = noting
-    try:
-        yield
-    finally:
-        torch.autograd.grad = grad
 
 
 def walk(loss: Tensor) -> tuple[list[nn.Parameter], bool]:
@@ -133,8 +121,7 @@ def walk(loss: Tensor) -> tuple[list[nn.Parameter], bool]:
             continue
         visited.add(node)
         second_order |= "BackwardBackward" in type(node).__name__
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, nn.Parameter):
+        if isinstance(variable := getattr(node, "variable", None), nn.Parameter):
             leaves.append(variable)
         stack += [parent for parent, _ in node.next_functions]
     return leaves, second_order

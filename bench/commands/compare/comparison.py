@@ -8,16 +8,19 @@ is compared exactly, and what is equal to the bit is no test's matter.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bench.commands.compare.differences import differences
-from bench.commands.compare.significance import by_errors, choose, over_seeds
 from bench.config import UserError
 from bench.records import direction
 from bench.report.frame import difference
-from bench.report.ranking import LEVEL, Difference, holm
+from bench.report.ranking import LEVEL, MIN_SEEDS, SAME, Difference, holm, paired
 from bench.report.study_report import StudyReport
 
 COUNTED = {
@@ -36,6 +39,8 @@ MEASURED = {
     "cost.peak_memory_bytes": "peak memory, bytes",
 }
 """Costs that depend on the machine, and are compared on the same device alone."""
+Z = 1.959963984540054
+"""Standard errors on either side of a normal 95 % interval."""
 MOVED, STAYED, UNKNOWN = "moved", "not moved", "no interval"
 CHANGED, EQUAL = "changed", "equal"
 
@@ -85,6 +90,77 @@ class Comparison:
         return sum(row.kind == kind and not math.isnan(row.p) for row in self.rows)
 
 
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The values of two studies that are compared, by seed; paired where these are the same."""
+
+    one: BySeed
+    other: BySeed
+    is_paired: bool
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether they are the same to the bit, seed by seed."""
+        return self.is_paired and self.one == self.other
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Both means."""
+        one, other = (float(np.mean([*side.values()])) for side in (self.one, self.other))
+        return one, other
+
+
+def choose(one: BySeed, other: BySeed) -> Chosen:
+    """Choose what is compared: the same seeds where there are enough, else all that there are."""
+    shared = sorted(one.keys() & other.keys())
+    alone = min(len(one), len(other)) < 2
+    if one.keys() == other.keys() or len(shared) >= MIN_SEEDS or (shared and alone):
+        left, right = ({seed: side[seed] for seed in shared} for side in (one, other))
+        return Chosen(left, right, is_paired=True)
+    return Chosen(one, other, is_paired=False)
+
+
+def over_seeds(chosen: Chosen) -> tuple[Difference, str]:
+    """Test ``other - one`` over seeds, paired where they are the same, and say how."""
+    one, other = (np.array([*side.values()]) for side in (chosen.one, chosen.other))
+    if chosen.is_paired:
+        return paired(other, one), f"paired, {len(one)} seeds"
+    return welch(one, other), f"Welch, {len(one)} and {len(other)} seeds"
+
+
+def welch(one: Any, other: Any) -> Difference:
+    """Test the difference of means, ``other - one``, of independent values (N,) and (M,).
+
+    Source: Welch 1947. No test where either has one value, or neither varies.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    mean, count = float(other.mean() - one.mean()), len(one) + len(other)
+    if min(len(one), len(other)) < 2:
+        return Difference(mean, math.nan, math.nan, count)
+    parts = [float(side.var(ddof=1)) / len(side) for side in (one, other)]
+    square = sum(parts)
+    if square <= (SAME * max(abs(one.mean()), abs(other.mean()))) ** 2:
+        return Difference(mean, math.nan, math.nan, count)
+    divisors = (len(one) - 1, len(other) - 1)
+    freedom = square**2 / sum(part**2 / d for part, d in zip(parts, divisors, strict=True))
+    p = 2 * float(stdtr(freedom, -abs(mean) / square**0.5))
+    return Difference(mean, float(stdtrit(freedom, 0.975)) * square**0.5, p, count)
+
+
+def by_errors(mean: float, errors: Sequence[float]) -> Difference:
+    """Test a difference of two values against their standard errors, as of normal ones."""
+    from scipy.special import ndtr
+
+    error = math.hypot(*errors)
+    if math.isnan(error) or error == 0:
+        return Difference(mean, math.nan, math.nan, 1)
+    return Difference(mean, Z * error, 2 * float(ndtr(-abs(mean) / error)), 1)
+
+
 def values(side: StudyReport, method: str, column: str) -> dict[int, float]:
     """Return a column's finite values of a method's finished cells by seed."""
     if column not in side.frame.columns or method not in side.by_method:
@@ -109,33 +185,21 @@ def compare_column(
     if not one or not other:
         return None
     chosen = choose(one, other)
+    test, how = over_seeds(chosen)
     if chosen.is_equal:
-        test, how = Difference(0.0, math.nan, math.nan, len(one)), ""
+        test = Difference(0.0, math.nan, math.nan, len(one))
     elif kind == "metric" and len(chosen.one) == len(chosen.other) == 1:
         pair = (*chosen.one, *chosen.other)
-        errors = [
-            values(side, method, f"{column}.error").get(seed, math.nan)
-            for side, seed in zip(sides, pair, strict=True)
-        ]
-        test = by_errors(over_seeds(chosen)[0].mean, errors)
+        beside = (values(side, method, f"{column}.error") for side in sides)
+        errors = [each.get(seed, math.nan) for each, seed in zip(beside, pair, strict=True)]
+        test = by_errors(test.mean, errors)
         how = "within seed {}" if pair[0] == pair[1] else "within seeds {} and {}"
-        how = how.format(*pair)
-    else:
-        test, how = over_seeds(chosen)
     return Compared(
-        method=method,
-        what=what,
-        kind=kind,
-        one=chosen.means[0],
-        other=chosen.means[1],
-        difference=test.mean,
-        half=test.half,
-        p=test.p,
-        p_holm=math.nan,
-        how="" if math.isnan(test.p) else how,
+        method, what, kind, *chosen.means, test.mean, test.half, test.p, p_holm=math.nan,
+        how="" if math.isnan(test.p) else how.format(*chosen.one, *chosen.other),
         verdict=EQUAL if chosen.is_equal else UNKNOWN,
         is_better=None if sign is None or test.mean == 0 else sign * test.mean > 0,
-    )
+    )  # fmt: skip
 
 
 def compare(one: Path, other: Path) -> Comparison:
@@ -144,37 +208,25 @@ def compare(one: Path, other: Path) -> Comparison:
         raise UserError(f"'{one}' is the same study twice; give two")
     sides = (StudyReport.read(one), StudyReport.read(other))
     methods = [name for name in sides[0].by_method if name in sides[1].by_method]
-    metrics, apart = _metrics(sides)
-    tests = [
-        *_corrected(_metric_rows(sides, methods, metrics)),
-        *_corrected([row for name in methods for row in _measured_rows(sides, name, apart)]),
-    ]
-    counts = [row for name in methods for row in _counted_rows(sides, name)]
-    told, only = tuple(differences(*sides)), tuple(_only(sides, methods, metrics))
-    return Comparison(one, other, told, (*tests, *counts), only, tuple(apart))
-
-
-def _metrics(sides: Sides) -> tuple[list[str], list[str]]:
-    """Return the metrics that may be compared, and why others that both have may not."""
-    left, right = (side.metrics for side in sides)
-    alike, apart = [], []
-    for name in [name for name in left if name in right]:
-        told = difference(*(side.provenance.get(name, {}) for side in sides))
-        if told:
+    metrics, apart = [], []
+    for name in (name for name in sides[0].metrics if name in sides[1].metrics):
+        if told := difference(*(side.provenance.get(name, {}) for side in sides)):
             apart.append(f"{name}: not measured alike, {told}")
         else:
-            alike.append(name)
-    return alike, apart
+            metrics.append(name)
+    rows = (
+        *_corrected(_metric_row(sides, *each) for each in product(methods, metrics)),
+        *_corrected(row for name in methods for row in _measured_rows(sides, name, apart)),
+        *(row for name in methods for row in _counted_rows(sides, name)),
+    )
+    only = tuple(_only(sides, methods, metrics))
+    return Comparison(one, other, tuple(differences(*sides)), rows, only, tuple(apart))
 
 
-def _metric_rows(
-    sides: Sides, methods: Sequence[str], metrics: Sequence[str]
-) -> Iterator[Compared | None]:
-    for method in methods:
-        for name in metrics:
-            sign = {"↓": -1, "↑": 1}.get(arrow := direction(name))
-            what = f"{name} {arrow}".rstrip()
-            yield compare_column(sides, method, f"metrics.{name}", what, "metric", sign=sign)
+def _metric_row(sides: Sides, method: str, name: str) -> Compared | None:
+    sign = {"↓": -1, "↑": 1}.get(arrow := direction(name))
+    what = f"{name} {arrow}".rstrip()
+    return compare_column(sides, method, f"metrics.{name}", what, "metric", sign=sign)
 
 
 def _measured_rows(sides: Sides, method: str, apart: list[str]) -> Iterator[Compared]:
@@ -202,10 +254,9 @@ def _measured_rows(sides: Sides, method: str, apart: list[str]) -> Iterator[Comp
 def _corrected(rows: Iterable[Compared | None]) -> list[Compared]:
     """Correct the p values of one family, and say what moved."""
     family = [row for row in rows if row is not None]
-    adjusted = holm([row.p for row in family])
     return [
         row if math.isnan(p) else replace(row, p_holm=p, verdict=MOVED if p <= LEVEL else STAYED)
-        for row, p in zip(family, adjusted, strict=True)
+        for row, p in zip(family, holm([row.p for row in family]), strict=True)
     ]
 
 
@@ -227,10 +278,8 @@ def _only(sides: Sides, methods: Sequence[str], metrics: Sequence[str]) -> Itera
             if name not in methods:
                 told = ", without a finished cell in the other" if name in begun else ""
                 yield f"{letter}: method {name}{told}"
-        there = set(rest.metrics)
-        yield from (f"{letter}: {name}" for name in side.metrics if name not in there)
-        for method in methods:
-            for name in metrics:
-                column = f"metrics.{name}"
-                if values(side, method, column) and not values(rest, method, column):
-                    yield f"{letter}: {name} of {method}"
+        yield from (f"{letter}: {name}" for name in side.metrics if name not in rest.metrics)
+        for method, name in product(methods, metrics):
+            here, there = (values(each, method, f"metrics.{name}") for each in (side, rest))
+            if here and not there:
+                yield f"{letter}: {name} of {method}"

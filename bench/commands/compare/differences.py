@@ -30,9 +30,7 @@ def _facts(one: StudyReport, other: StudyReport) -> Iterator[str]:
 def _told(cells: Cells) -> dict[str, set[str]]:
     """Return each fact of a study's cells that have run, with all the values that it has there."""
     facts: dict[str, set[str]] = {}
-    for _, row in cells:
-        if not row.environment:
-            continue
+    for row in (row for _, row in cells if row.environment):
         environment = row.environment
         dirty = " with changes" if environment.get("dirty") else ""
         told = {
@@ -53,11 +51,10 @@ def _settings(one: StudyReport, other: StudyReport) -> Iterator[str]:
     left, right = _configurations(one), _configurations(other)
     groups: dict[str, list[str]] = {}
     for method in sorted(left.keys() & right.keys()):
-        mine, theirs = left[method], right[method]
-        for key in sorted(mine.keys() | theirs.keys()):
-            values = [side.get(key, "not there") for side in (mine, theirs)]
-            if values[0] != values[1]:
-                told = f"{key}: {_short(str(values[0]))} and {_short(str(values[1]))}"
+        for key in sorted(left[method].keys() | right[method].keys()):
+            mine, theirs = (side[method].get(key, "not there") for side in (left, right))
+            if mine != theirs:
+                told = f"{key}: {_short(str(mine))} and {_short(str(theirs))}"
                 groups.setdefault(told, []).append(method)
     yield from (f"{told} ({', '.join(methods)})" for told, methods in groups.items())
 
@@ -74,11 +71,9 @@ def _configurations(side: StudyReport) -> dict[str, dict[str, Any]]:
 def _yardsticks(one: StudyReport, other: StudyReport) -> Iterator[str]:
     """Yield the anchors that have moved: they are the same images, so the measuring has changed."""
     left, right = (_anchors(side) for side in (one, other))
-    provenance = [side.provenance for side in (one, other)]
-    for key in sorted(left.keys() & right.keys()):
-        name, metric = key
-        mine, theirs = left[key], right[key]
-        alike = not difference(*(told.get(metric, {}) for told in provenance))
+    for name, metric in sorted(left.keys() & right.keys()):
+        mine, theirs = (side[name, metric] for side in (left, right))
+        alike = not difference(*(side.provenance.get(metric, {}) for side in (one, other)))
         if alike and abs(mine - theirs) > ROUNDING * max(abs(mine), abs(theirs)):
             yield f"{metric} of the same yardstick, {name}: {mine:.6g} and {theirs:.6g}"
 

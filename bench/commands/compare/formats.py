@@ -27,14 +27,14 @@ def markdown(found: Comparison) -> str:
     for verdict, title in _SECTIONS.items():
         if rows := found.of(verdict):
             parts.append(f"{title}:\n\n{_table(rows, verdict)}")
-    if equal := found.of(comparison.EQUAL):
-        told = {row.method: [r.what for r in equal if r.method == row.method] for row in equal}
-        lines = [f"{method}: {', '.join(names)}" for method, names in told.items()]
-        parts.append(_lines("Equal to the bit, seed by seed", lines))
+    equal: dict[str, list[str]] = {}
+    for row in found.of(comparison.EQUAL):
+        equal.setdefault(row.method, []).append(row.what)
+    lines = [f"{method}: {', '.join(names)}" for method, names in equal.items()]
+    parts.append(_lines("Equal to the bit, seed by seed", lines))
     parts.append(_lines("Only in one", found.only))
     parts.append(_lines("Not compared", found.left_out))
-    parts.append("\n".join(f"- {note}" for note in notes(found)) + "\n")
-    return "\n".join(part for part in parts if part)
+    return "\n".join([*filter(None, parts), *(f"- {note}" for note in notes(found)), ""])
 
 
 _ALIKE = "Nothing else differs: settings, data, commit, packages, device and yardsticks agree.\n"

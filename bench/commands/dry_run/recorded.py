@@ -1,7 +1,7 @@
 """What finished cells of the same settings cost, and how much remains of those that were begun."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,12 @@ def from_records(candidate: Candidate, study: Path) -> CellCost | None:
     train = ledger["train"] + ledger["compile"]
     other = ledger["log"] + ledger["checkpoint"] + ledger["other"] - ledger.get("lost", 0.0)
     return CellCost(
-        train_flops=record.cost.train_flops,
-        train_seconds=train,
+        train_flops=record.cost.train_flops, train_seconds=train,
         first_stage_seconds=first_stage_seconds(record, candidate.outlined().stages()[0], train),
-        sample_flops=sample_flops(candidate, record),
-        sample_seconds=ledger["sample"],
-        evaluate_seconds=ledger["evaluate"],
-        other_seconds=max(0.0, other),
+        sample_flops=sample_flops(candidate, record), sample_seconds=ledger["sample"],
+        evaluate_seconds=ledger["evaluate"], other_seconds=max(0.0, other),
         sources=[f"from the record of {record.cell}{changed}"],
-    )
+    )  # fmt: skip
 
 
 def finished(candidate: Candidate, study: Path) -> Iterator[Record]:
@@ -103,17 +100,13 @@ def remaining_of(folder: Path, candidate: Candidate, whole: CellCost) -> Remaini
         of = budget.amount * sum(stage.share for stage in candidate.outlined().stages())
     # Where the whole is not known, all of it remains.
     train = max(0.0, 1 - done / of) if of > 0 else 1.0
-    sample = 0.0 if is_sampled(record, folder) else undrawn(folder, state, candidate)
-    return Remaining(is_begun=True, train=train, sample=sample)
-
-
-def undrawn(folder: Path, state: Mapping[str, Any], candidate: Candidate) -> float:
-    """The fraction of its images that a cell has still to draw."""
     part = last_part(folder, state["key"])
     batches = part["first"] + len(part["batches"]) if part else 0
     moments = float(state["trainer"]["snapshots"]) / max(1, candidate.cell.training.snapshots)
-    done = batches * candidate.settings.sampling.batch + moments * candidate.snapshots
-    return max(0.0, 1.0 - done / (candidate.at_once() + candidate.alone()))
+    drawn = batches * candidate.settings.sampling.batch + moments * candidate.snapshots
+    sample = max(0.0, 1.0 - drawn / (candidate.at_once() + candidate.alone()))
+    sample = 0.0 if is_sampled(record, folder) else sample
+    return Remaining(is_begun=True, train=train, sample=sample)
 
 
 def is_kept(candidate: Candidate, first: Stage, study: Path, seed: int) -> bool:

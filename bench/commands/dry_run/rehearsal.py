@@ -37,8 +37,7 @@ def estimate(job: Job) -> None:
     check_content(study, settings, known)
 
     def note(found: Findings) -> None:
-        answer = known | {"findings": found.model_dump()}
-        write_text(job.answer, json.dumps(answer))
+        write_text(job.answer, json.dumps(known | {"findings": found.model_dump()}))
 
     candidates = []
     for label, config in methods.items():

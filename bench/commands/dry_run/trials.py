@@ -46,36 +46,12 @@ CAS_STEPS = (1, 3)
 
 
 @dataclass(frozen=True)
-class Updates:
-    """One update by each of some objectives of a stage, at the true batch."""
-
-    every: int
-    flops: Mapping[str, float]
-    """By the objectives' labels."""
-    seconds: float
-    told: str
-
-
-@dataclass(frozen=True)
 class StageCost:
     """FLOPs and seconds of a whole stage; ``nan`` is what is not known."""
 
     flops: float = math.nan
     seconds: float = math.nan
     told: Sequence[str] = ()
-
-
-def make_trainer(built: Built, budget: Budget, hooks: Hooks) -> Trainer:
-    """A trainer as a cell has it, which compiles nothing and leaves nothing."""
-    return Trainer(
-        built.method,
-        feed_of(built),
-        settings=built.config.training.model_copy(update={"compile": False, "snapshots": 0}),
-        budget=budget,
-        seed=0,
-        ledger=Ledger(built.device),
-        hooks=hooks,
-    )
 
 
 def cost_of_stage(built: Built, stage: Stage, attempt: Attempts) -> StageCost:
@@ -90,67 +66,73 @@ def cost_of_stage(built: Built, stage: Stage, attempt: Attempts) -> StageCost:
     return scaled_up(built, stage, known) if len(known) == len(parts) else StageCost()
 
 
+Updates = tuple[Mapping[str, float], float, str]
+"""FLOPs of an update by each of some objectives, their seconds a step, and what was tried."""
+
+
 def try_updates(built: Built, group: Sequence[Objective]) -> Updates:
     """Time updates and count their FLOPs, which are proportional to the images of a batch."""
     settings, flops = built.config.training, dict[str, float]()
     true = settings.batch
 
     def attempt(size: int) -> float:
-        rehearsed = Rehearsal(built, group, size)
-        flops.update({name: each * true / size for name, each in rehearsed.flops.items()})
-        return rehearsed.seconds
+        counted, seconds = few_steps(built, group, size)
+        flops.update({name: each * true / size for name, each in counted.items()})
+        return seconds
 
     trial = grown(attempt, true, built.device)
     told = trial.told("steps", true) + (" uncompiled" if settings.compile else "")
-    return Updates(group[0].every, flops, trial.of(true), told)
+    return flops, trial.of(true) / group[0].every, told
 
 
-class Rehearsal:
-    """A few steps of some objectives by a trainer with ``size`` images a batch."""
+def few_steps(
+    built: Built, group: Sequence[Objective], size: int
+) -> tuple[Mapping[str, float], float]:
+    """FLOPs and seconds of a step of some objectives with ``size`` images, by a trainer's ledger.
 
-    def __init__(self, built: Built, group: Sequence[Objective], size: int) -> None:
-        hooks = Hooks(progress=self._note, stopping=self._is_over)
-        self.trainer = trainer = make_trainer(built, ENDLESS, hooks)
-        self.is_whole = size == trainer.feed.batch
-        self.marks: list[float] = []
-        trainer.feed.batch = size
-        objectives = [replace(objective, every=1) for objective in group]
-        trainer.stages = [Stage(name="rehearsal", objectives=objectives)]
-        with suppress(InterruptedTrainingError):
-            trainer.run()
+    The first step, which counts FLOPs, tells the time where there is no other.
+    """
+    marks: list[float] = []
+
+    def note(place: object) -> None:
+        synchronize(built.device)
         assert trainer.run_ is not None
-        self.flops = trainer.run_.flops
+        marks.append(trainer.run_.seconds)
 
-    def _note(self, place: object) -> None:
-        synchronize(self.trainer.device)
-        assert self.trainer.run_ is not None
-        self.marks.append(self.trainer.run_.seconds)
+    def is_over() -> bool:
+        if len(marks) == 1:
+            return trainer.ledger.elapsed("compile") > SLOW_STEP
+        wanted = STEPS_SECONDS if is_whole else 0.0
+        return marks[-1] > (wanted if len(marks) > STEPS else 2 * STEPS_SECONDS)
 
-    def _is_over(self) -> bool:
-        if len(self.marks) == 1:
-            return self.first_seconds > SLOW_STEP
-        wanted = STEPS_SECONDS if self.is_whole else 0.0
-        return self.marks[-1] > (wanted if len(self.marks) > STEPS else 2 * STEPS_SECONDS)
+    trainer = make_trainer(built, ENDLESS, Hooks(progress=note, stopping=is_over))
+    is_whole = size == trainer.feed.batch
+    trainer.feed.batch = size
+    trainer.stages = [Stage(name="rehearsal", objectives=[replace(o, every=1) for o in group])]
+    with suppress(InterruptedTrainingError):
+        trainer.run()
+    assert trainer.run_ is not None
+    steps = [after - before for before, after in pairwise(marks)]
+    steps = steps or [trainer.ledger.elapsed("compile")]
+    # Of few images the least: a busy machine makes what is short look long.
+    return trainer.run_.flops, statistics.median(steps) if is_whole else min(steps)
 
-    @property
-    def first_seconds(self) -> float:
-        """Seconds of the first step, which counts FLOPs."""
-        return self.trainer.ledger.elapsed("compile")
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of a step by the trainer's ledger, the median of all but the first."""
-        # Of few images the least: a busy machine makes what is short look long.
-        steps = [after - before for before, after in pairwise(self.marks)] or [self.first_seconds]
-        return statistics.median(steps) if self.is_whole else min(steps)
+def make_trainer(built: Built, budget: Budget, hooks: Hooks) -> Trainer:
+    """A trainer as a cell has it, which compiles nothing and leaves nothing."""
+    settings = built.config.training.model_copy(update={"compile": False, "snapshots": 0})
+    return Trainer(
+        built.method, feed_of(built), settings=settings, budget=budget, seed=0,
+        ledger=Ledger(built.device), hooks=hooks,
+    )  # fmt: skip
 
 
 def scaled_up(built: Built, stage: Stage, parts: Sequence[Updates]) -> StageCost:
     """The cost of all steps that the trainer would make of the stage."""
     budget = built.config.settings.budget
-    flops = {name: each for part in parts for name, each in part.flops.items()}
-    step_seconds = sum(part.seconds / part.every for part in parts)
-    told = list(dict.fromkeys(part.told for part in parts))
+    flops = {name: each for counted, _, _ in parts for name, each in counted.items()}
+    step_seconds = sum(seconds for _, seconds, _ in parts)
+    told = list(dict.fromkeys(told for _, _, told in parts))
     steps = make_trainer(built, budget, Hooks()).total_steps(StageRun(stage, {}, {}, flops=flops))
     seconds = budget.amount * stage.share if steps is None else steps * step_seconds
     if steps is None:

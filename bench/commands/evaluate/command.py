@@ -1,7 +1,8 @@
 """``bench evaluate`` and ``bench reference``: measure cells again, or images from elsewhere."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, stored
@@ -11,14 +12,15 @@ from bench.commands.options import study_folder
 from bench.commands.shared import finish, heed_signals, show_in_store
 from bench.config import UserError, check_name, datasets
 from bench.metrics import HELD_OUT, NOISE
-from bench.records import RECORD, Status, cells, hold, is_study, only_command
+from bench.records import RECORD, Status, Value, cells, direction, hold, is_study, only_command
+from bench.report.table import markdown_table
+from bench.report.table.notes import measured as way_of
+from bench.report.table.numbers import number
 from methods import registry
 
 
 def evaluate(options: EvaluateOptions) -> int:
     """Measure finished cells again, or images from elsewhere; print what was found."""
-    from bench.commands.evaluate.report import render_values
-
     heed_signals()
     found = find_cells(options.path, options.results)
     if found is not None:
@@ -32,7 +34,14 @@ def evaluate(options: EvaluateOptions) -> int:
         return evaluate_as(options, options.name)
     if options.study is not None:
         raise UserError("--study is where --as NAME adds images; give a name too, or leave it out")
-    measured = evaluate_images(options)
+    if options.dataset is None:
+        raise UserError(
+            f"'{options.path}': give the --dataset that the images are compared with; choose from: "
+            f"{', '.join(datasets())}"
+        )
+    settings = resolve_measuring(options, options.dataset, options.reference)
+    request = request_of(settings, options, options.metrics)
+    measured = stored.evaluate_samples(Path(options.path), request, wanted=options.samples)
     print_notes(measured)
     print(render_values(measured.values, options.format), end="")
     return 0
@@ -83,22 +92,29 @@ def evaluate_as(options: EvaluateOptions, name: str) -> int:
     return 0
 
 
-def evaluate_images(options: EvaluateOptions) -> Measured:
-    """Measure images from elsewhere; UserError if no data set to compare them with is given."""
-    if options.dataset is None:
-        raise UserError(
-            f"'{options.path}': give the --dataset that the images are compared with; choose from: "
-            f"{', '.join(datasets())}"
-        )
-    settings = resolve_measuring(options, options.dataset, options.reference)
-    request = request_of(settings, options, options.metrics)
-    return stored.evaluate_samples(Path(options.path), request, wanted=options.samples)
-
-
 def print_notes(measured: Measured) -> None:
     """Say what a reader of the values must know of the images."""
     for note in measured.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def render_values(values: Mapping[str, Value], format: str) -> str:
+    """Write values as ``md``, with how they were measured below, or as ``json`` with all of it."""
+    if format == "json":
+        body = {name: value.model_dump() for name, value in values.items()}
+        return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
+    rows, groups = [], dict[str, list[str]]()
+    for name, value in values.items():
+        told = [
+            (value.spread, "over its splits"),
+            (value.error, "standard error, by a jackknife over blocks of images"),
+            (value.corrected, "is the value less the jackknife's term in 1/n"),
+        ]
+        beside = "; ".join(f"{number(part)} {what}" for part, what in told if part is not None)
+        rows.append([f"{name} {direction(name)}".rstrip(), number(value.value, 5), beside])
+        groups.setdefault(way_of(value.provenance), []).append(name)
+    ways = [f"- {', '.join(names)}: {told}" for told, names in groups.items()]
+    return "\n".join([markdown_table(["metric", "value", "beside it"], rows), *ways]) + "\n"
 
 
 def export_reference(options: ReferenceOptions) -> int:

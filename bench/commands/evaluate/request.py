@@ -68,21 +68,10 @@ def request_in(folder: Path, options: EvaluateOptions) -> EvaluationRequest:
 def request_of(
     settings: Settings, options: MeasureOptions, metrics: Sequence[str] | None = None
 ) -> EvaluationRequest:
-    """Put together what is to be measured by resolved settings."""
-    return EvaluationRequest(
-        settings=settings,
-        cache=options.results.resolve() / "cache",
-        families=families_of(metrics),
-        device=options.device or default_device(),
-        passing=passing,
-    )
-
-
-def families_of(names: Sequence[str] | None) -> list[str] | None:
-    """Return the families of metrics that are meant; UserError names what there is."""
-    if names is None:
-        return None
-    for name in names:
+    """Put together what is to be measured by resolved settings; UserError for unknown metrics."""
+    for name in metrics or ():
         if name not in (known := [*FAMILIES, *INCEPTIONS]):
             raise unknown("metric", name, known)
-    return [INCEPTIONS.get(name, name) for name in names]
+    families = None if metrics is None else [INCEPTIONS.get(name, name) for name in metrics]
+    cache, device = options.results.resolve() / "cache", options.device or default_device()
+    return EvaluationRequest(settings, cache, families, device, passing)

@@ -174,41 +174,31 @@ def _measure_given(
     wanted: int | None, folder: Path | None, sha256: str | None = None,
 ) -> Measured:  # fmt: skip
     """Measure images by an open evaluator; with ``sha256`` they must be those of that hash."""
-    dataset = evaluator.dataset
+    dataset, cache = evaluator.dataset, request.cache
     with request.passing(str(path.name)) as progress:
         given = load_samples(
-            path, shape=dataset.shape, classes=dataset.classes, cache=request.cache,
-            progress=progress,
-        )  # fmt: skip
+            path, shape=dataset.shape, classes=dataset.classes, cache=cache, progress=progress
+        )
     if sha256 not in {None, given.sha256}:
         raise UserError(f"'{path}' holds other images than were measured; add them again: --as")
-    # Within a study their number is the study's own.
-    advice = "give more images" + (", or fewer --samples" if folder is None else "")
-    chosen = _chosen(path, given.train, wanted, advice)
-    notes = [*given.notes]
-    if len(chosen) < len(given.train):
-        notes.append(f"{len(chosen)} of the {len(given.train)} images were taken, at random")
+    chosen, there, notes = given.train, len(given.train), [*given.notes]
+    if wanted is not None and wanted > there:
+        # Within a study their number is the study's own.
+        advice = "give more images" + (", or fewer --samples" if folder is None else "")
+        raise UserError(f"'{path}' holds {there} images and {wanted} are measured; {advice}")
+    if wanted is not None and wanted < there:
+        rows, labels = np.sort(permutation(there)[:wanted]), chosen.labels
+        chosen = Split(chosen.images[rows], None if labels is None else labels[rows])
+        notes.append(f"{wanted} of the {there} images were taken, at random")
     provenance = {
-        "samples": path.name,
-        "samples_sha256": given.sha256,
-        "samples_notes": notes,
-        "given": len(given.train),
-    }
+        "samples": path.name, "samples_sha256": given.sha256, "samples_notes": notes, "given": there
+    }  # fmt: skip
     values = request.measure(
         "measuring", evaluator, chosen.images, chosen.labels, folder=folder, provenance=provenance
     )
     if not values:
         raise UserError(f"'{path}': none of what was asked for can be measured, as said above")
     return Measured(values, chosen, tuple(notes), dataset)
-
-
-def _chosen(path: Path, given: Split, wanted: int | None, advice: str) -> Split:
-    if wanted is None or wanted == len(given):
-        return given
-    if len(given) < wanted:
-        raise UserError(f"'{path}' holds {len(given)} images and {wanted} are measured; {advice}")
-    rows = np.sort(permutation(len(given))[:wanted])
-    return Split(given.images[rows], None if given.labels is None else given.labels[rows])
 
 
 def add_foreign(
@@ -220,23 +210,13 @@ def add_foreign(
         path, request, wanted=request.settings.evaluation.samples, folder=folder
     )
     row = Record(
-        study=study.name,
-        cell=folder.name,
-        method=name,
-        seed=seed,
-        dataset=request.settings.dataset,
-        data_variant=measured.dataset.variant,
-        preset=request.settings.preset,
-        data=measured.dataset.facts(),
-        key="foreign",
-        origin="foreign",
-        status=Status.FINISHED,
-        reason="; ".join([f"samples from {path}", *measured.notes]),
-        started=now(),
-        ended=now(),
+        study=study.name, cell=folder.name, method=name, seed=seed, key="foreign", origin="foreign",
+        dataset=request.settings.dataset, data_variant=measured.dataset.variant,
+        preset=request.settings.preset, data=measured.dataset.facts(), status=Status.FINISHED,
+        reason="; ".join([f"samples from {path}", *measured.notes]), started=now(), ended=now(),
         metrics=measured.values,
         environment=describe(torch.device(request.device)) | {"samples": str(path)},
-    )
+    )  # fmt: skip
     record.save(row, folder)
     shown = measured.samples.labels
     write_grid(folder / record.GRID, np.array(measured.samples.images[:GRID_IMAGES]), labels=shown)

@@ -6,7 +6,7 @@ rest, in which the names are replaced.
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,15 +55,11 @@ def check_name(name: str) -> None:
 def render(name: str) -> Mapping[str, str]:
     """Return the files of the project with its own names, by their paths."""
     texts = {file: (TEMPLATE / file).read_text(encoding="utf-8") for file in FILES}
-    own = class_name(name, texts.values())
+    # ``MyFlow`` for ``my_flow``, told from words of the template.
+    own = "".join(part.capitalize() for part in name.split("_"))
+    taken = set(re.findall(r"\w+", " ".join(texts.values())))
+    own = f"{own}Method" if {own, f"{own}Config"} & taken else own
     return {
         file.replace(NAME, name): text.replace(CLASS, own).replace(NAME, name)
         for file, text in texts.items()
     }
-
-
-def class_name(name: str, texts: Iterable[str]) -> str:
-    """Return the class's name: ``MyFlow`` for ``my_flow``, told from words of the template."""
-    own = "".join(part.capitalize() for part in name.split("_"))
-    taken = set(re.findall(r"\w+", " ".join(texts)))
-    return f"{own}Method" if {own, f"{own}Config"} & taken else own

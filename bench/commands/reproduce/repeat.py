@@ -83,7 +83,13 @@ def configuration(folder: Path, data: Path | None) -> CellConfig:
     settings = config.settings
     if data is not None:
         settings = settings.model_copy(update={"data": data.resolve()})
-    check_places(settings.data, {**settings.weights, "reference": settings.reference})
+    if settings.data is not None and not settings.data.exists():
+        raise UserError(f"the data at '{settings.data}' are gone; give their place with --data")
+    for name, file in {**settings.weights, "reference": settings.reference}.items():
+        if file is not None and not file.exists():
+            raise UserError(
+                f"the file for {name}, '{file}', is gone; put it back to repeat the cell"
+            )
     return config.model_copy(update={"settings": settings})
 
 
@@ -102,33 +108,21 @@ def check_method(config: CellConfig, record: Record) -> None:
     build(kind.Config, config.method_config, f"settings of {config.method}")
 
 
-def check_places(data: Path | None, files: Mapping[str, Path | None]) -> None:
-    """UserError if data, weights or statistics that were given are not there any more."""
-    if data is not None and not data.exists():
-        raise UserError(f"the data at '{data}' are gone; give their place with --data")
-    for name, path in files.items():
-        if path is not None and not path.exists():
-            raise UserError(
-                f"the file for {name}, '{path}', is gone; put it back to repeat the cell"
-            )
-
-
 def execute(folder: Path, results: Path, data: Path | None, display: Display) -> Path:
     """Run a cell again, as a study of its own, or go on with that; return the new cell's folder.
 
     UserError if the cell cannot be repeated, for want of data for example.
     """
     config, record = configuration(folder, data), read(folder)
-    keep_threads(config, record)
-    name = claim(results, record, config)
+    threads = record.environment.get("threads")
+    if config.settings.threads is None and threads is not None:
+        # As many as the cell had, where its settings leave that open.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     request = study.Request(
-        name=name,
-        results=results.resolve(),
-        settings=config.settings,
-        methods={config.method: config.method_config},
-        seeds=[config.seed],
+        name=claim(results, record, config), results=results.resolve(), settings=config.settings,
+        methods={config.method: config.method_config}, seeds=[config.seed],
         reproduces=f"{record.study}/{record.cell}",
-    )
+    )  # fmt: skip
     try:
         (cell,) = study.execute(request, NullTracker, display)
     except UserError:
@@ -138,24 +132,16 @@ def execute(folder: Path, results: Path, data: Path | None, display: Display) ->
     return cell.folder
 
 
-def keep_threads(config: CellConfig, record: Record) -> None:
-    """Give the reproduction as many threads as the cell had, where its settings leave that open."""
-    threads = record.environment.get("threads")
-    if config.settings.threads is None and threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-
-
 def claim(results: Path, record: Record, config: CellConfig) -> str:
     """Return the name of the study to repeat a cell in: of one broken off, else a new one."""
     check_name("the record's study", record.study)
     number = 1
     while True:
         name = f"{record.study}-rerun{'' if number == 1 else number}"
-        folder = results / name
         try:
-            folder.mkdir(parents=True)
+            (results / name).mkdir(parents=True)
         except FileExistsError:
-            if not is_broken_off(folder / record.cell, config):
+            if not is_broken_off(results / name / record.cell, config):
                 number += 1
                 continue
         return name
@@ -191,7 +177,8 @@ def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterato
         if part in old and part in new:
             yield from _changes({told: old[part]}, {told: new[part]})
     if old.get("source") and new.get("source"):
-        yield from _changes(*map(files, rows))
+        sources = (row.identity["source"].items() for row in rows)
+        yield from _changes(*({f"{n.replace('.', '/')}.py": v for n, v in s} for s in sources))
     # What of where a cell was run may explain a difference.
     places = ({n: row.environment[n] for n in SOURCE if n in row.environment} for row in rows)
     here, there = (flatten("", place) for place in places)
@@ -199,11 +186,6 @@ def differences(before: Path, now: Path, rows: tuple[Record, Record]) -> Iterato
     yield from _changes(*({name: side[name] for name in shared} for side in (here, there)))
     for earlier in rows[0].environment.get("earlier", ()):
         yield Row("an earlier process", ", ".join(sorted(earlier)), "", "was unlike the last")
-
-
-def files(row: Record) -> dict[str, str]:
-    """Return the hashes of the method's files of source, by their paths."""
-    return {f"{module.replace('.', '/')}.py": sha for module, sha in row.identity["source"].items()}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Row]:
@@ -217,20 +199,18 @@ def _short(value: Any) -> str:
     return text[:SHORT] if is_hash else one_line(text)[:60]
 
 
-def render(before: Path, now: Path, reproduction: Reproduction, differing: list[Row]) -> str:
-    """Write the outcome as Markdown: what was made otherwise, what came out, and the verdict."""
+def report(before: Path, now: Path) -> tuple[str, bool]:
+    """Compare a cell with its reproduction; keep the page beside it, return it, and if it holds.
+
+    The page says what was made otherwise, what came out, and the verdict.
+    """
+    reproduction, differing = judge(before, now)
     rows = [*differing, *reproduction.rows]
     table = markdown_table(HEAD, [[row.what, row.before, row.now, row.verdict] for row in rows])
     told = f"{before.parent.name}/{before.name}: {reproduction.verdict}"
     if differing and not reproduction.is_equal:
         told += f"\nIt was not made alike: {', '.join(dict.fromkeys(r.what for r in differing))}"
     where = shlex.join([str(before), str(now)])
-    return f"{table}\n{told}\n\nbefore, now: {where}\n"
-
-
-def report(before: Path, now: Path) -> tuple[str, bool]:
-    """Compare a cell with its reproduction, keep the page beside it; return it, and if it holds."""
-    reproduction, differing = judge(before, now)
-    page = render(before, now, reproduction, differing)
+    page = f"{table}\n{told}\n\nbefore, now: {where}\n"
     write_text(now.parent / REPRODUCED, page)
     return page, reproduction.holds

@@ -25,6 +25,14 @@ ARITHMETIC = {
     "packages.torch": "torch",
 }
 """What of a cell's surroundings decides the last bits, and what it is called."""
+TIMES: dict[str, Callable[[Record], float | None]] = {
+    "ms_per_image": lambda row: getattr(row.cost.ms_per_image, "median", None),
+    "latency_ms": lambda row: getattr(row.cost.latency_ms, "median", None),
+    "seconds of training": lambda row: row.ledger.get("train"),
+    "seconds in all": lambda row: row.ledger.get("wall"),
+    "peak_memory_bytes": lambda row: row.cost.peak_memory_bytes,
+}
+"""What took how long; a reproduction is not judged by it."""
 CONFIDENCE = 0.95
 """Of all metrics' intervals together."""
 FEWEST_SEEDS = 3
@@ -97,15 +105,23 @@ def compare(
         *_readable("weights", _weights, before / CHECKPOINT, now / CHECKPOINT),
         *_readable("samples", _samples, before / SAMPLES, now / SAMPLES),
         *_curves(before, now),
-        *_costs(*rows),
     ]
+    for name in COUNTED:
+        old, new = (getattr(row.cost, name) for row in rows)
+        found.append(_row(name, _number(old), _number(new), _is_same_number(old, new)))
     if loose:
         # They are told, and judged by the metrics.
         found = [
             row if row.is_equal else replace(row, verdict="differs, not judged", fails=False)
             for row in found
         ]
-    return Reproduction([*found, *_metrics(before, rows, bool(loose)), *_timings(*rows)], loose)
+    found += _metrics(before, rows, bool(loose))
+    for what, time_of in TIMES.items():
+        # Another machine, or the same on another day, differs in it.
+        old, new = map(time_of, rows)
+        if old is not None or new is not None:
+            found.append(Row(what, _number(old), _number(new), "not judged"))
+    return Reproduction(found, loose)
 
 
 def reasons(before: Record, now: Record) -> Iterator[str]:
@@ -197,22 +213,23 @@ def _images(what: str, before: Any, now: Any) -> Row:
 
 def _curves(before: Path, now: Path) -> Iterator[Row]:
     """Compare the points of each curve by images seen and value; their seconds differ."""
-    old, new = _points(before), _points(now)
-    rows = [_curve(n, old.get(n, []), new.get(n, [])) for n in sorted({*old, *new})]
-    yield from (row for row in rows if not row.is_equal)
-    if equal := sum(row.is_equal for row in rows):
+    old, new, equal = _points(before), _points(now), 0
+    for name in sorted({*old, *new}):
+        one, other = (side.get(name, []) for side in (old, new))
+        pairs = zip(one, other, strict=False)
+        apart = (a[0] for a, b in pairs if a[0] != b[0] or not _is_same_number(a[1], b[1]))
+        where = next(apart, None)
+        if where is None and len(one) == len(other):
+            equal += 1
+            continue
+        told = "differs" if where is None else f"differs from {where} images on"
+        left, right = (
+            f"{len(curve)} points, last {curve[-1][1]:.6g}" if curve else "none"
+            for curve in (one, other)
+        )
+        yield _row(f"curve {name}", left, right, is_equal=False, told=told)
+    if equal:
         yield _row("curves", f"{equal} curves", f"{equal} curves", is_equal=True)
-
-
-def _curve(name: str, old: list[tuple[int, float]], new: list[tuple[int, float]]) -> Row:
-    pairs = zip(old, new, strict=False)
-    apart = (a[0] for a, b in pairs if a[0] != b[0] or not _is_same_number(a[1], b[1]))
-    where = next(apart, None)
-    told = "differs" if where is None else f"differs from {where} images on"
-    before, now = (
-        f"{len(curve)} points, last {curve[-1][1]:.6g}" if curve else "none" for curve in (old, new)
-    )
-    return _row(f"curve {name}", before, now, where is None and len(old) == len(new), told)
 
 
 def _points(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -229,12 +246,6 @@ def _is_same_number(one: float | None, other: float | None) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
 
 
-def _costs(before: Record, now: Record) -> Iterator[Row]:
-    for name in COUNTED:
-        old, new = getattr(before.cost, name), getattr(now.cost, name)
-        yield _row(name, _number(old), _number(new), _is_same_number(old, new))
-
-
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.6g}"
 
@@ -249,26 +260,19 @@ def _metrics(before: Path, rows: tuple[Record, Record], is_loose: bool) -> Itera
                 seeds.setdefault(name, []).append(value.value)
     common = len(old.keys() & new.keys())
     for name in {**old, **new}:
-        if name in old and name in new:
-            span = _span(old[name], new[name], seeds.get(name, ()), common)
-            yield _metric(name, old[name], new[name], span, is_loose)
-        else:
-            one, other = (_number(v[name].value) if name in v else "none" for v in (old, new))
+        one, other = (_number(side[name].value) if name in side else "none" for side in (old, new))
+        if name not in old or name not in new:
             yield _row(name, one, other, is_equal=False)
-
-
-def _metric(name: str, old: Value, new: Value, span: tuple[float, str] | None, loose: bool) -> Row:
-    """Judge a difference by how far two runs may lie apart; without a span nothing speaks."""
-    one, other = _number(old.value), _number(new.value)
-    if _is_same_number(old.value, new.value):
-        return _row(name, one, other, is_equal=True)
-    verdict, is_in = "no interval to judge by", True
-    if span is not None:
-        is_in = abs(new.value - old.value) <= span[0]
-        verdict = f"{'within' if is_in else 'outside'} ±{span[0]:.3g} ({span[1]})"
-    if loose:
-        return Row(name, one, other, verdict, fails=not is_in, is_equal=False)
-    return _row(name, one, other, is_equal=False, told=f"differs, {verdict}")
+            continue
+        if _is_same_number(old[name].value, new[name].value):
+            yield _row(name, one, other, is_equal=True)
+            continue
+        verdict, is_in = "no interval to judge by", True
+        if span := _span(old[name], new[name], seeds.get(name, ()), common):
+            is_in = abs(new[name].value - old[name].value) <= span[0]
+            verdict = f"{'within' if is_in else 'outside'} ±{span[0]:.3g} ({span[1]})"
+        told = verdict if is_loose else f"differs, {verdict}"
+        yield Row(name, one, other, told, fails=not (is_loose and is_in), is_equal=False)
 
 
 def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple[float, str] | None:
@@ -289,20 +293,3 @@ def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple
         span = float(stats.norm.ppf(tail)) * math.hypot(old.error, new.error)
         return span, "jackknife, of the samples alone"
     return None
-
-
-TIMES: dict[str, Callable[[Record], float | None]] = {
-    "ms_per_image": lambda row: getattr(row.cost.ms_per_image, "median", None),
-    "latency_ms": lambda row: getattr(row.cost.latency_ms, "median", None),
-    "seconds of training": lambda row: row.ledger.get("train"),
-    "seconds in all": lambda row: row.ledger.get("wall"),
-    "peak_memory_bytes": lambda row: row.cost.peak_memory_bytes,
-}
-
-
-def _timings(before: Record, now: Record) -> Iterator[Row]:
-    """Show what took how long: another machine, or the same on another day, differs in it."""
-    for what, time_of in TIMES.items():
-        old, new = time_of(before), time_of(now)
-        if old is not None or new is not None:
-            yield Row(what, _number(old), _number(new), "not judged")

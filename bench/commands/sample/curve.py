@@ -30,9 +30,6 @@ class CurveCell(Planned):
     missing: list[Point] = field(default_factory=list)
 
 
-# -- what is to be drawn ------------------------------------------------------------------------
-
-
 def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
     """Find the points that a cell lacks; UserError if it has no sampler."""
     config = read_cell(folder / CONFIG)
@@ -82,9 +79,6 @@ def note(
     return missing
 
 
-# -- drawing it ---------------------------------------------------------------------------------
-
-
 class SamplingWork(Work[CurveCell]):
     """Samples cells again. Names every point that failed."""
 
@@ -104,17 +98,13 @@ class SamplingWork(Work[CurveCell]):
         """The job of drawing what is missing; only its points and its log go into the cell."""
         folder = self.scratch / cell.folder.name
         folder.mkdir()
+        place = cell.folder.resolve()
+        points = [point.model_dump(mode="json") for point in cell.missing]
         return self.request.job(
-            "bench.commands.sample.worker",
-            folder,
-            log=cell.folder.resolve() / nfe_curve.LOG,
-            limits=self.request.limits,
-            request={
-                "cell": str(cell.folder.resolve()),
-                "data_sha256": self.data_sha256,
-                "points": [point.model_dump(mode="json") for point in cell.missing],
-            },
-        )
+            "bench.commands.sample.worker", folder,
+            log=place / nfe_curve.LOG, limits=self.request.limits,
+            request={"cell": str(place), "data_sha256": self.data_sha256, "points": points},
+        )  # fmt: skip
 
     def close(self, cell: CurveCell, end: End) -> None:
         """Give each point without a result its reason, unless the user stopped the command."""
@@ -161,9 +151,8 @@ def settle(cell: CurveCell, reason: str) -> list[str]:
 def draw_curves(request: Request, options: SampleOptions, display: Display) -> list[str]:
     """Draw what is missing of the cells' curves; return a line for each failure.
 
-    Raises:
-        UserError: a sampler or a cell that was named is unknown, the cell has no sampler or cannot
-            be sampled, or nothing can.
+    UserError where a sampler or a cell that was named is unknown, the cell has no sampler or cannot
+    be sampled, or nothing can.
     """
     for name in options.samplers or ():
         if name not in SAMPLERS:

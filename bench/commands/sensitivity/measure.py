@@ -14,8 +14,10 @@ without error; for shares the binomial deviation, two hits and two misses added 
 1998), is the least.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ from bench.metrics.features import Features, features_of, hash_of, share_of
 from bench.metrics.frechet_distance import permutation
 from bench.metrics.protocol import FAMILIES, Say, metric_names
 from bench.metrics.references import Reference
-from bench.records import Value
+from bench.records import Value, direction
 
 MEASURED = tuple(name for name in FAMILIES if name not in {"cas", "sw2", "modes"})
 """Families of metrics on the page: those of images that take no training."""
@@ -52,26 +54,49 @@ _SEED = 515_377_520
 
 
 @dataclass(frozen=True)
-class DamageRow:
-    """A set of images and what was measured of it, by family of metrics."""
+class Measurement:
+    """One metric of one set of images, beside that of the clean images; ``nan`` is not known."""
 
-    name: str
-    kind: str
-    strength: float | None
-    values: Mapping[str, Value]
+    damage: Damage
+    family: str
+    metric: str
+    """The metric's full name."""
+    value: Value
+    clean: float = math.nan
+    spread: float = math.nan
+    """Standard deviation of the difference between two sets of n clean images."""
+
+    @property
+    def worse(self) -> float:
+        """How much worse than clean, in standard deviations between clean sets; below 0: better."""
+        change = self.value.value - self.clean
+        if change == 0:
+            return 0.0
+        sign = 1.0 if direction(self.family) == "↓" else -1.0
+        return sign * change / self.spread if self.spread > 0 else sign * math.copysign(1e9, change)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """All sets by one extractor: the clean one, its yardstick by family, and the damaged ones."""
+    """All that one extractor has measured: of the clean images first, then of the damaged ones."""
 
     extractor: str
-    names: Mapping[str, str]
-    """Full names of the metrics, by family."""
-    clean: DamageRow
-    spread: Mapping[str, float]
-    """Standard deviation of the difference between two sets of n clean images."""
-    rows: tuple[DamageRow, ...]
+    measured: Sequence[Measurement]
+
+    @cached_property
+    def found(self) -> Mapping[tuple[str, str], Measurement]:
+        """The measurements by the name of the images and the family of the metric."""
+        return {(one.damage.name, one.family): one for one in self.measured}
+
+    @cached_property
+    def clean(self) -> Sequence[Measurement]:
+        """The yardsticks: a measurement of the clean images for each family."""
+        return [one for one in self.measured if one.damage.name == CLEAN]
+
+    @cached_property
+    def damages(self) -> Sequence[Damage]:
+        """What was done to the images, in the order of the page."""
+        return [*dict.fromkeys(one.damage for one in self.measured if one.damage.name != CLEAN)]
 
 
 @dataclass(frozen=True)
@@ -134,8 +159,7 @@ def page(
 
 def _panel(measure: "_Measure", real: Real, made: Page, progress: Progress) -> Panel:
     sets = [Damage(CLEAN, "clean", None, lambda real: real.clean), *damages(real.dataset)]
-    parts = len(sets) + SETS
-    rows = []
+    parts, found = len(sets) + SETS, dict[Damage, dict[str, Value]]()
     for place, damage in enumerate(sets):
 
         def say(line: str, name: str = damage.name) -> None:
@@ -147,15 +171,24 @@ def _panel(measure: "_Measure", real: Real, made: Page, progress: Progress) -> P
             say(f"left out, {reason}")
             continue
         made.examples[damage.name] = np.asarray(split.images[:EXAMPLES], np.uint8)
-        rows.append(measure.row(damage, split, say, share_of(progress, place, parts)))
+        features = measure.features(split, share_of(progress, place, parts))
+        found[damage] = measure.values(features, split.labels, {"images": damage.name}, say)
         progress((place + 1) / parts)
-    names = metric_names(measure.extractor.name, real.n)
 
     def later(fraction: float) -> None:
         progress((len(sets) + SETS * fraction) / parts)
 
-    spread = measure.spread(real.pool(POOL), real.n, rows[0], later)
-    return Panel(measure.extractor.name, names, rows[0], spread, tuple(rows[1:]))
+    names, clean = metric_names(measure.extractor.name, real.n), found[sets[0]]
+    spread = measure.spread(real.pool(POOL), real.n, clean, later)
+    yardsticks = {name: (clean[name].value, spread[name]) for name in spread}
+    return Panel(
+        measure.extractor.name,
+        [
+            Measurement(damage, family, names[family], value, *yardsticks.get(family, ()))
+            for damage, values in found.items()
+            for family, value in values.items()
+        ],
+    )
 
 
 @dataclass(frozen=True)
@@ -167,20 +200,14 @@ class _Measure:
     reference: Reference
     cache: Path | None
 
-    def row(self, damage: Damage, split: Split, say: Say, progress: Progress) -> DamageRow:
-        """Measure a set of images."""
-        found = self._features(split, progress)
-        values = self._values(found, split.labels, {"images": damage.name}, say)
-        return DamageRow(damage.name, damage.kind, damage.strength, values)
-
-    def _features(self, split: Split, progress: Progress = unheard) -> Features:
+    def features(self, split: Split, progress: Progress = unheard) -> Features:
         folder = self.cache and self.cache / "features" / hash_of(split.images)[:24]
         batch = self.evaluator.batch
         return features_of(
             self.extractor, split.images, batch=batch, folder=folder, progress=progress
         )
 
-    def _values(
+    def values(
         self, found: Features, labels: Labels, facts: dict[str, str], say: Say
     ) -> dict[str, Value]:
         values = evaluate(
@@ -190,22 +217,22 @@ class _Measure:
         names = metric_names(self.extractor.name, len(found))
         return {family: values[names[family]] for family in MEASURED if names[family] in values}
 
-    def spread(self, pool: Split, n: int, row: DamageRow, progress: Progress) -> dict[str, float]:
+    def spread(
+        self, pool: Split, n: int, clean: Mapping[str, Value], progress: Progress
+    ) -> dict[str, float]:
         """Return by family the standard deviation between clean sets; see the module."""
-        found = self._features(pool)
-        sets = []
+        found, sets = self.features(pool), []
         for rows in subsets(len(pool), n):
             part = Features(found.features[rows], found.probabilities[rows])
             labels = None if pool.labels is None else pool.labels[rows]
             # Nothing is said of one set among many: what is missing there has no yardstick.
-            values = self._values(part, labels, {}, lambda line: None)
-            sets.append({family: value.value for family, value in values.items()})
+            sets.append(self.values(part, labels, {}, lambda line: None))
             progress(len(sets) / SETS)
         spread = {}
-        for name in (name for name in row.values if all(name in one for one in sets)):
-            own = float(np.std([one[name] for one in sets], ddof=1)) / (1 - n / len(pool)) ** 0.5
-            least = of_share(row.values[name].value, n) if name in SHARES else 0.0
-            spread[name] = 2**0.5 * max(own, least)
+        for name in (name for name in clean if all(name in one for one in sets)):
+            own = float(np.std([one[name].value for one in sets], ddof=1))
+            least = of_share(clean[name].value, n) if name in SHARES else 0.0
+            spread[name] = 2**0.5 * max(own / (1 - n / len(pool)) ** 0.5, least)
         return spread
 
 

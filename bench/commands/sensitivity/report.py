@@ -10,15 +10,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.commands.sensitivity.damage import Damage
+from bench.commands.sensitivity.measure import CLEAN, Measurement, Page, Panel
 from bench.records import direction, write_atomically, write_text
 from bench.records.grid import grid_image, scale_for
 from bench.report.plots.drawing import DPI, STYLE, new_figure, save
@@ -28,8 +29,6 @@ from bench.report.table.numbers import NOTHING, number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bench.commands.sensitivity.measure import DamageRow, Page, Panel
 
 SPREADS = 3.0
 """Standard deviations beyond which a change is not luck: one clean set in 400 lies there."""
@@ -51,38 +50,11 @@ class Verdict(StrEnum):
     REVERSED = "reversed"
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A metric's value of damaged images beside that of clean ones."""
-
-    family: str
-    value: float
-    clean: float
-    spread: float
-
-    @property
-    def worse(self) -> float:
-        """How much worse than clean, in standard deviations between clean sets; below 0: better."""
-        change = self.value - self.clean
-        if change == 0:
-            return 0.0
-        sign = 1.0 if direction(self.family) == "↓" else -1.0
-        return sign * change / self.spread if self.spread > 0 else sign * math.copysign(1e9, change)
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the change is beyond luck, and points the right way."""
-        if abs(self.worse) <= SPREADS:
-            return Verdict.MISSED
-        return Verdict.SEEN if self.worse > 0 else Verdict.REVERSED
-
-
-def judge(panel: Panel, row: DamageRow, family: str) -> Judged | None:
-    """Hold a row's value against the clean one; ``None`` where one of them is missing."""
-    if family not in row.values or family not in panel.spread:
-        return None
-    clean = panel.clean.values[family].value
-    return Judged(family, row.values[family].value, clean, panel.spread[family])
+def verdict(one: Measurement) -> Verdict:
+    """Whether the change is beyond luck, and points the right way."""
+    if abs(one.worse) <= SPREADS:
+        return Verdict.MISSED
+    return Verdict.SEEN if one.worse > 0 else Verdict.REVERSED
 
 
 def write_page(page: Page, folder: Path, environment: Mapping[str, Any]) -> list[Path]:
@@ -112,106 +84,106 @@ COLUMNS = (
 def table(page: Page) -> str:
     """Return all numbers as CSV, one metric of one set of images a line, in full precision."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for panel in page.panels:
-        for row in (panel.clean, *panel.rows):
-            own = {"dataset": page.dataset.name, "images": row.name, "kind": row.kind}
-            own["strength"] = "" if row.strength is None else f"{row.strength:g}"
-            writer.writerows(own | line for line in _lines(panel, row))
+        for one in panel.measured:
+            damage, line = one.damage, one.value.provenance | {"dataset": page.dataset.name}
+            strength = "" if damage.strength is None else f"{damage.strength:g}"
+            line |= {"images": damage.name, "kind": damage.kind, "strength": strength}
+            line |= {"metric": one.metric, "family": one.family, "value": one.value.value}
+            if not math.isnan(one.spread):
+                line |= {"clean": one.clean, "spread": one.spread}
+                if damage.name != CLEAN:
+                    line |= {"worse": one.worse, "verdict": str(verdict(one))}
+            writer.writerow(line)
     return text.getvalue()
-
-
-def _lines(panel: Panel, row: DamageRow) -> Iterator[dict[str, object]]:
-    for family, value in row.values.items():
-        line = {key: value.provenance[key] for key in COLUMNS if key in value.provenance}
-        line |= {"metric": panel.names[family], "family": family, "value": value.value}
-        judged = judge(panel, row, family)
-        if judged is not None:
-            line |= {"clean": judged.clean, "spread": judged.spread}
-            if row is not panel.clean:
-                line |= {"worse": judged.worse, "verdict": str(judged.verdict)}
-        yield line
 
 
 def markdown(page: Page, environment: Mapping[str, Any]) -> str:
     """Write the page for people: a table and its meaning in words for each extractor."""
-    parts = [f"# What each metric sees: {page.dataset.name}\n", _introduction(page)]
-    for panel in page.panels:
-        parts += [f"## {panel.extractor}\n", _table_of(panel)]
-        sentences = [*(_sentence(panel, family) for family in panel.spread), _control(panel)]
-        parts.append("\n".join(f"- {line}" for line in sentences) + "\n")
-    parts += ["## How it was made\n", "\n".join(f"- {line}" for line in _made(page, environment))]
-    return "\n".join(parts) + "\n"
-
-
-def _introduction(page: Page) -> str:
-    return (
+    parts = [
+        f"# What each metric sees: {page.dataset.name}\n",
         f"{page.n} held-out images of {page.dataset.name} (variant {page.dataset.variant}), as "
         "they are and damaged, against the training split. `±` is the standard deviation of the "
         f"difference between two sets of {page.n} clean images. A value without a mark is seen: "
         f"worse than clean by more than {SPREADS:g} standard deviations. `≈` is missed: within "
         f"{SPREADS:g} of the clean value. `!` is the wrong way round: better than clean images by "
         "more than that.\n\n"
-        "![metrics by damages](sensitivity.png)\n\n![examples of each set](damages.png)\n"
-    )
+        "![metrics by damages](sensitivity.png)\n\n![examples of each set](damages.png)\n",
+    ]
+    for panel in page.panels:
+        judged = [one for one in panel.clean if not math.isnan(one.spread)]
+        sentences = [*(_sentence(panel, one) for one in judged), _control(panel)]
+        parts += [f"## {panel.extractor}\n", _table_of(panel), _listed(sentences)]
+    return "\n".join([*parts, "## How it was made\n", _listed(_made(page, environment))])
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
 
 
 def _table_of(panel: Panel) -> str:
-    families = list(panel.clean.values)
-    head = ["images", *(f"{family} {direction(family)}" for family in families)]
-    clean = [_shown(panel, panel.clean, name, 4) for name in families]
-    spread = [number(panel.spread.get(name, math.nan), 2) for name in families]
-    rows = [[row.name, *(_cell(panel, row, name) for name in families)] for row in panel.rows]
-    return markdown_table(head, [[panel.clean.name, *clean], ["±", *spread], *rows])
+    head = ["images", *(f"{one.family} {direction(one.family)}" for one in panel.clean)]
+    rows = [[CLEAN, *(_shown(one, 4) for one in panel.clean)]]
+    rows.append(["±", *(number(one.spread, 2) for one in panel.clean)])
+    for damage in panel.damages:
+        beside = (_judged(panel, damage, clean.family) for clean in panel.clean)
+        texts = (_shown(one, 4) + MARKS.get(verdict(one), "") if one else NOTHING for one in beside)
+        rows.append([damage.name, *texts])
+    return markdown_table(head, rows)
 
 
-def _cell(panel: Panel, row: DamageRow, family: str) -> str:
-    judged = judge(panel, row, family)
-    return _shown(panel, row, family, 4) + MARKS.get(judged.verdict, "") if judged else NOTHING
+def _judged(panel: Panel, damage: Damage, family: str) -> Measurement | None:
+    """Find what can be held against clean images; ``None`` where value or yardstick is missing."""
+    found = panel.found.get((damage.name, family))
+    return None if found is None or math.isnan(found.spread) else found
 
 
-def _shown(panel: Panel, row: DamageRow, family: str, digits: int) -> str:
+def _shown(one: Measurement, digits: int) -> str:
     """Write a value with so many digits, and none below the second of the yardstick's."""
-    value, spread = row.values[family].value, panel.spread.get(family, 0.0)
-    if value == 0 or spread == 0:
+    value = one.value.value
+    if value == 0 or not one.spread > 0:
         return number(value, digits)
     own = digits - 1 - math.floor(math.log10(abs(value)))
-    decimals = max(0, min(own, 1 - math.floor(math.log10(spread))))
+    decimals = max(0, min(own, 1 - math.floor(math.log10(one.spread))))
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def _sentence(panel: Panel, family: str) -> str:
+def _sentence(panel: Panel, clean: Measurement) -> str:
     """Say what a metric sees, misses and finds better than clean."""
-    said = {verdict: ", ".join(_named(panel, family, verdict)) or "nothing" for verdict in Verdict}
-    text = f"**{panel.names[family]}** sees {said[Verdict.SEEN]}. Misses {said[Verdict.MISSED]}."
+    said = {kind: ", ".join(_named(panel, clean.family, kind)) or "nothing" for kind in Verdict}
+    text = f"**{clean.metric}** sees {said[Verdict.SEEN]}. Misses {said[Verdict.MISSED]}."
     if said[Verdict.REVERSED] != "nothing":
         text += f" Better than clean: {said[Verdict.REVERSED]}."
     return text
 
 
-def _named(panel: Panel, family: str, verdict: Verdict) -> Iterator[str]:
+def _named(panel: Panel, family: str, wanted: Verdict) -> Iterator[str]:
     """Yield the damages of a verdict; the weakest or the strongest of a kind in a word."""
-    told = [row for row in panel.rows if row.kind != CONTROL]
-    for _, group in groupby(told, key=lambda row: row.kind):
-        rows = list(group)
-        judged = [(row, judge(panel, row, family)) for row in rows]
-        found = [row for row, one in judged if one is not None and one.verdict == verdict]
-        if len(found) > 1 and found == rows[-len(found) :]:
-            yield f"{found[0].name} and beyond"
-        elif len(found) > 1 and found == rows[: len(found)]:
-            yield f"{found[-1].name} and below"
+    told = [damage for damage in panel.damages if damage.kind != CONTROL]
+    for _, group in groupby(told, key=lambda damage: damage.kind):
+        names, found = [], []
+        for damage in group:
+            names.append(damage.name)
+            one = _judged(panel, damage, family)
+            found += [damage.name] * (one is not None and verdict(one) == wanted)
+        if len(found) > 1 and found == names[-len(found) :]:
+            yield f"{found[0]} and beyond"
+        elif len(found) > 1 and found == names[: len(found)]:
+            yield f"{found[-1]} and below"
         else:
-            yield from (row.name for row in found)
+            yield from found
 
 
 def _control(panel: Panel) -> str:
     # Half of the held-out images are left for it.
-    control = next(row for row in panel.rows if row.kind == CONTROL)
+    control = next(damage for damage in panel.damages if damage.kind == CONTROL)
+    beside = (_judged(panel, control, clean.family) for clean in panel.clean)
     beyond = [
-        f"{panel.names[one.family]} ({abs(one.worse):.1f})"
-        for one in (judge(panel, control, family) for family in panel.spread)
-        if one is not None and one.verdict != Verdict.MISSED
+        f"{one.metric} ({abs(one.worse):.1f})"
+        for one in beside
+        if one is not None and verdict(one) != Verdict.MISSED
     ]
     told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}"
     told = told if beyond else "within the yardstick in every metric"
@@ -231,27 +203,24 @@ def _made(page: Page, environment: Mapping[str, Any]) -> Iterator[str]:
             "The images went through JPEG before they came here: no published value compares, the "
             "JPEG rows are of a second compression, and clean is not free of it."
         )
-    yield from map(_extractor, page.panels)
+    for panel in page.panels:
+        facts = panel.clean[0].value.provenance
+        libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
+        yield (
+            f"{panel.extractor}: sha256 {facts['extractor_sha256']}, resize {facts['resize']}, "
+            f"reference of {facts['reference_n']} training images, protocol {facts['protocol']}; "
+            f"{libraries}."
+        )
     yield from (f"{line[0].upper()}{line[1:]}." for line in page.left_out)
     changes = " with changes" if environment["dirty"] else ""
     yield f"Command: `{environment['command']}`, commit {environment['commit']}{changes}."
     yield f"Device: {environment['device']}, {environment['threads']} thread(s)."
 
 
-def _extractor(panel: Panel) -> str:
-    facts = next(iter(panel.clean.values.values())).provenance
-    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
-    return (
-        f"{panel.extractor}: sha256 {facts['extractor_sha256']}, resize {facts['resize']}, "
-        f"reference of {facts['reference_n']} training images, protocol {facts['protocol']}; "
-        f"{libraries}."
-    )
-
-
 def heat_map(page: Page) -> Figure:
     """Draw a panel for each extractor: damages down, metrics across, coloured by what is seen."""
-    heights = [ROW * (len(panel.rows) + 2) for panel in page.panels]
-    widest = max(len(panel.clean.values) for panel in page.panels)
+    heights = [ROW * (len(panel.damages) + 2) for panel in page.panels]
+    widest = max(len(panel.clean) for panel in page.panels)
     figure, axes = new_figure(
         1.8 + COLUMN * widest,
         sum(heights) + 0.62 * len(heights) + 0.85,
@@ -259,43 +228,38 @@ def heat_map(page: Page) -> Figure:
         gridspec_kw={"height_ratios": [*heights, SCALE]},
     )
     for panel, place in zip(page.panels, axes, strict=False):
-        _fields(place, panel, widest)
+        _fields(place, panel)
+        _labels(place, panel, widest)
         place.set_title(f"{page.dataset.variant} by {panel.extractor}, n = {page.n}", loc="left")
     _scale(figure, axes[-1])
     return figure
 
 
-def _fields(axes: Axes, panel: Panel, widest: int) -> None:
+def _fields(axes: Axes, panel: Panel) -> None:
     from matplotlib.patches import Rectangle
 
-    families = list(panel.clean.values)
+    def write(row: int, text: str, **look: Any) -> None:
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, **look)
+
     colours, norm = _colours()
-    for column, family in enumerate(families):
-        spread = number(panel.spread.get(family, math.nan), 2)
-        _write(axes, column, 0, _shown(panel, panel.clean, family, 3), weight="bold")
-        _write(axes, column, 1, f"± {spread}", color="#444444")
-        for place, row in enumerate(panel.rows, start=2):
-            judged = judge(panel, row, family)
-            if judged is None:
-                _write(axes, column, place, NOTHING, color="#777777")
+    for column, clean in enumerate(panel.clean):
+        write(0, _shown(clean, 3), weight="bold")
+        write(1, f"± {number(clean.spread, 2)}", color="#444444")
+        for row, damage in enumerate(panel.damages, start=2):
+            one = _judged(panel, damage, clean.family)
+            if one is None:
+                write(row, NOTHING, color="#777777")
                 continue
-            colour = red, green, blue, _ = colours(norm(judged.worse))
+            colour = red, green, blue, _ = colours(norm(one.worse))
             ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-            field = Rectangle((column - 0.5, place - 0.5), 1, 1, facecolor=colour)
-            field.set(edgecolor="#d0d0d0", linewidth=0.5)
-            axes.add_patch(field)
-            _write(axes, column, place, _shown(panel, row, family, 3), color=ink)
-    _labels(axes, panel, families, widest)
+            look = {"facecolor": colour, "edgecolor": "#d0d0d0", "linewidth": 0.5}
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
+            write(row, _shown(one, 3), color=ink)
 
 
-def _write(axes: Axes, column: int, row: int, text: str, **look: Any) -> None:
-    axes.text(column, row, text, ha="center", va="center", fontsize=8, **look)
-
-
-def _labels(axes: Axes, panel: Panel, families: Sequence[str], widest: int) -> None:
-    rows = [panel.clean, *panel.rows]
-    names = [rows[0].name, "± between clean sets", *(row.name for row in rows[1:])]
-    right = len(families) - 0.5
+def _labels(axes: Axes, panel: Panel, widest: int) -> None:
+    families = [one.family for one in panel.clean]
+    names = [CLEAN, "± between clean sets", *(damage.name for damage in panel.damages)]
     axes.set_xlim(-0.5, widest - 0.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xticks(range(len(families)), [f"{name} {direction(name)}" for name in families])
@@ -304,7 +268,8 @@ def _labels(axes: Axes, panel: Panel, families: Sequence[str], widest: int) -> N
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    for place, (before, after) in enumerate(zip(panel.rows, panel.rows[1:], strict=False)):
+    right = len(families) - 0.5
+    for place, (before, after) in enumerate(pairwise(panel.damages)):
         if before.kind != after.kind:
             axes.hlines(place + 2.5, -0.5, right, color="#555555", linewidth=0.6)
     axes.hlines(1.5, -0.5, right, color="black", linewidth=1.0)
@@ -339,12 +304,8 @@ def _scale(figure: Figure, axes: Axes) -> None:
 
 def examples(page: Page) -> Figure:
     """Draw a strip of images of each set; those with the clean set's own pixels are left out."""
-    clean = next(iter(page.examples.values()))
-    shown = {
-        name: images
-        for name, images in page.examples.items()
-        if images is clean or not (images == clean).all()
-    }
+    clean, sets = page.examples[CLEAN], page.examples.items()
+    shown = {name: images for name, images in sets if name == CLEAN or (images != clean).any()}
     rows = -(-len(shown) // 2)
     figure, axes = new_figure(9.0, 0.57 * rows, 2, rows)
     for place, (name, images) in enumerate(shown.items()):

@@ -1,4 +1,4 @@
-"""``bench table``, ``plot``, ``sync`` and ``ui``: show what lies on disk."""
+"""What only shows: ``bench table``, ``plot``, ``sync``, ``ui``, ``methods`` and ``datasets``."""
 
 import sys
 from dataclasses import KW_ONLY, dataclass
@@ -8,6 +8,7 @@ from typing import Literal
 from cyclopts import Parameter
 
 from bench.commands.options import Results, StudyOptions, Whole, check_number
+from bench.config import one_line, presets
 from bench.records import find_study, studies
 
 
@@ -102,4 +103,43 @@ def sync(options: SyncOptions = SyncOptions()) -> int:
             print(f"bench: {folder.name}: {tracker.trouble}", file=sys.stderr)
             return 1
         print(f"synced {folder.name}")
+    return 0
+
+
+def methods() -> int:
+    """List the methods there are, built in and from plug-ins."""
+    from bench.commands.method_labels import plugin_faults
+    from bench.records.plugins import method_class
+    from methods import registry
+
+    faults = plugin_faults()
+    for name in registry.names():
+        if name in faults and name not in registry.BUILTIN:
+            continue
+        try:
+            kind = method_class(name)
+            summary = [*(kind.__doc__ or "").strip().splitlines(), kind.__name__][0]
+            variants = ", ".join(f"{name}:{variant}" for variant in sorted(kind.variants))
+        except Exception as error:  # Of whatever kind a plug-in's own are.
+            summary, variants = f"BROKEN: {one_line(error)}", ""
+        print(f"{name:<8} {summary}  [{registry.source(name)}]")
+        if variants:
+            print(f"{'':<8} variants: {variants}")
+    for name, reason in faults.items():
+        print(f"{name:<8} BROKEN: {one_line(reason)}")
+    return 0
+
+
+def datasets() -> int:
+    """List the data sets there are, with their presets and where they are looked for."""
+    from bench.data.catalogue import KNOWN
+
+    own = "any images, cropped and resized to the presets' size; from --data PATH"
+    for name in presets.datasets():
+        told = str(KNOWN.get(name, own))
+        print(f"{name:<14} {told}")
+        for preset_name, preset in presets.presets(name).items():
+            extractor = preset.evaluation.get("extractor")
+            print(f"    {preset_name:<8} budget {preset.budget}, extractor {extractor}")
+    print(f"presets in {presets.config_folder()}")
     return 0

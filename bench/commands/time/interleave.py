@@ -26,10 +26,8 @@ def time_cells(
 ) -> Timing:
     """Time cells together and keep what was found; those without times are in ``failed``.
 
-    Without ``names`` all finished ones; without ``batch`` the protocol's.
-
-    Raises:
-        UserError: nothing can be timed, a cell that was named cannot, or all of them failed.
+    Without ``names`` all finished ones; without ``batch`` the protocol's. UserError where a cell
+    that was named cannot be timed, or none can.
     """
     request = study.request_of(folder, jobs=1, timeout=None)
     data_sha256 = read_study(folder).prepared.data_sha256
@@ -38,13 +36,8 @@ def time_cells(
         batch = batch or request.settings.sampling.batch
         told = ", ".join(cell.name for cell in cells)
         display.say(f"plan: {rounds} rounds of {told}, there and back, batch {batch}")
-        body = {
-            "study": folder.name,
-            "data_sha256": data_sha256,
-            "device": request.settings.device,
-            "rounds": rounds,
-            "batch": batch,
-        }
+        body = {"study": folder.name, "data_sha256": data_sha256, "rounds": rounds, "batch": batch}
+        body["device"] = request.settings.device
         with hold(cells), display:
             timing = without_the_fallen(request, body, cells, display)
         timing.failed = refused | timing.failed
@@ -60,11 +53,7 @@ def time_cells(
 def choose(
     folder: Path, names: Sequence[str] | None, data_sha256: str
 ) -> tuple[list[Path], dict[str, str]]:
-    """Return the cells to time, and why others that are finished cannot be.
-
-    Raises:
-        UserError: a cell that was named is unknown or cannot be timed, or none can.
-    """
+    """Return the cells to time, and why others that are finished cannot be; UserError if none."""
     cells, refused = choose_cells(folder, names, data_sha256)
     if not cells:
         see = bench_command("table", folder.name, results=folder.parent)
