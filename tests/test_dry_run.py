@@ -20,9 +20,9 @@ from bench import metrics, study, worker
 from bench.commands.dry_run import candidate as trying
 from bench.commands.dry_run import recorded, rehearsal, trials
 from bench.commands.dry_run.candidate import Attempts, Candidate, grown, warm_ups
+from bench.commands.dry_run.command import lines
 from bench.commands.dry_run.costs import FREE, CellCost, Findings, Remaining, estimate_plan
 from bench.commands.dry_run.rehearsal import Shared, rehearse
-from bench.commands.dry_run.table import lines
 from bench.commands.dry_run.trials import (
     EvaluationCost,
     cost_of_stage,

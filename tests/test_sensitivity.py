@@ -18,11 +18,12 @@ from PIL import Image
 from bench import metrics
 from bench.cli import main
 from bench.commands.sensitivity import damage, measure
-from bench.commands.sensitivity.report import Judged, Verdict, markdown, table, write_page
+from bench.commands.sensitivity.report import Verdict, judge, markdown, table, write_page
 from bench.data import Dataset, Split, load
 from bench.metrics.evaluator import Evaluator
 from bench.metrics.extractors import Extractor
 from bench.metrics.frechet_distance import frechet_between
+from bench.records import Value
 
 COMMITTED = Path(__file__).parent.parent / "results" / "reference" / "sensitivity" / "digits"
 FILES = ("sensitivity.md", "sensitivity.csv", "sensitivity.png", "sensitivity.pdf", "damages.png")
@@ -289,7 +290,9 @@ def test_a_share_of_one_is_not_known_without_error() -> None:
     ],
 )
 def test_verdicts(family: str, found: float, spread: float, verdict: Verdict) -> None:
-    assert Judged(family, found, 1.0, spread).verdict == verdict
+    change = damage.Damage("noise", "noise", 1.0, damage.Real.others)
+    value = Value(value=found)
+    assert judge(measure.Measurement(change, family, family, value, 1.0, spread)) == verdict
 
 
 # Other data ---------------------------------------------------------------------------------------
@@ -324,7 +327,7 @@ def small(dataset: Dataset, cache: Path) -> Evaluator:
 def test_colour_images_without_labels_leave_class_rows_out(tmp_path: Path) -> None:
     page = measure.page(small(colourful(labels=False), tmp_path), cache=tmp_path)
     assert page.n == 45
-    names = [row.name for row in page.panels[0].rows]
+    names = [one.name for one in page.panels[0].damages]
     assert "noise 16/255" in names
     assert not any("class" in name or "label" in name for name in names)
     assert "a class missing: left out, the images have no labels" in page.left_out

@@ -70,8 +70,5 @@ def default_jobs(settings: Settings) -> int:
     """One cell at a time on an accelerator; on a CPU as many as its cores carry."""
     if settings.device != "cpu" or settings.threads is None:
         return 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // settings.threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // settings.threads)

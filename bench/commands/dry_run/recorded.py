@@ -17,7 +17,6 @@ from bench.records.environment import device_name
 from bench.records.plugins import method_class
 from bench.records.source_code import source_hashes
 from bench.worker.partial_samples import last_part
-from bench.worker.shared_stages import stage_key
 from methods.base import Stage
 
 APART: Any = {"seed": True, "settings": WHEREABOUTS}
@@ -107,12 +106,3 @@ def remaining_of(folder: Path, candidate: Candidate, whole: CellCost) -> Remaini
     sample = max(0.0, 1.0 - drawn / (candidate.at_once() + candidate.alone()))
     sample = 0.0 if is_sampled(record, folder) else sample
     return Remaining(is_begun=True, train=train, sample=sample)
-
-
-def is_kept(candidate: Candidate, first: Stage, study: Path, seed: int) -> bool:
-    """Whether a cell of the seed finds its first stage trained by another."""
-    if not candidate.cell.training.share_stages:
-        return False
-    method, sha256 = candidate.cell.method, candidate.dataset.sha256
-    key = stage_key(first, method, candidate.settings, sha256, seed)
-    return key is not None and (study / "stages" / f"{key}.pt").exists()

@@ -22,6 +22,7 @@ from bench.executors.serve import serve
 from bench.records import ANCHORS, cell_name, check_content, write_text
 from bench.worker.build import Built
 from bench.worker.preparation import answering, examine
+from bench.worker.shared_stages import stage_key
 
 METHOD_SECONDS = 30.0
 """After which nothing more of a method is tried; what is not known by then stays open."""
@@ -143,12 +144,15 @@ def cells_of(
     candidate: Candidate, seeds: Sequence[int], study: Path, whole: CellCost
 ) -> dict[str, Remaining]:
     """How much remains of the method's cells; those of which all does are not named."""
-    first = candidate.outlined().stages()[0]
+    cell, first = candidate.cell, candidate.outlined().stages()[0]
     cells = {}
     for seed in seeds:
-        name = cell_name(candidate.cell.method, seed)
+        name = cell_name(cell.method, seed)
         remaining = recorded.remaining_of(study / name, candidate, whole)
-        remaining.has_first_stage = recorded.is_kept(candidate, first, study, seed)
+        if cell.training.share_stages:
+            key = stage_key(first, cell.method, cell.settings, candidate.dataset.sha256, seed)
+            kept = study / "stages" / f"{key}.pt"
+            remaining.has_first_stage = key is not None and kept.exists()
         if remaining != Remaining():
             cells[name] = remaining
     return cells

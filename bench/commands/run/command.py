@@ -1,8 +1,7 @@
 """``bench run``: from what was asked for to a study, its table, plots and runs."""
 
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def run(options: RunOptions) -> int:
         finish(request.folder)
         sync(request.folder)
     print_places(request, options.tracking)
-    return max(report_failures(planned), report_lost(lost))
+    return report_lost([*failures(planned), *lost])
 
 
 def draw_curve(
@@ -102,13 +101,12 @@ def print_places(request: study.Request, tracking: bool) -> None:
         print(f"MLflow   {bench_command('ui', results=request.results)}")
 
 
-def report_failures(planned: Sequence[study.Planned]) -> int:
-    """Name the cells without a result; return the exit code."""
-    failed = [cell for cell in planned if cell.broken or not finished(cell)]
-    for cell in failed:
-        told = cell.broken or f"see {cell.folder / study.LOG}"
-        print(f"bench: {cell.folder.name} did not finish; {told}", file=sys.stderr)
-    return 1 if failed else 0
+def failures(planned: Sequence[study.Planned]) -> Iterator[str]:
+    """Name the cells without a result, and where to look."""
+    for cell in planned:
+        if cell.broken or not finished(cell):
+            told = cell.broken or f"see {cell.folder / study.LOG}"
+            yield f"{cell.folder.name} did not finish; {told}"
 
 
 def finished(cell: study.Planned) -> bool:

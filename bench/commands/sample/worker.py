@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bench import metrics
 from bench.costs.flops import count_calls
 from bench.costs.intervals import interval
@@ -22,7 +19,7 @@ from bench.records import load, nfe_curve
 from bench.records.environment import describe
 from bench.records.nfe_curve import Point
 from bench.sampling.source import draw_batches
-from bench.worker import Built, Progress, excused, load_finished, stoppable
+from bench.worker import Progress, excused, load_finished, stoppable
 
 WITHOUT_TRAINING = tuple(family for family in metrics.FAMILIES if family != "cas")
 """What is measured at each point: all but the score that takes a training of its own."""
@@ -63,41 +60,32 @@ class Resampling:
         nfe_curve.save(self.curve, self.folder)
 
     def _measure(self, point: Point) -> dict[str, Any]:
-        """Draw a point's samples; return what is measured of them and what they cost."""
+        """Draw a point's samples; return what is measured of them and what they cost.
+
+        They are of the cell's own stream: equal settings give equal samples.
+        """
         built = self.cell.with_sampler(point.sampler).build()
+        size = built.config.settings.sampling.batch
         with Watch(built.device, least=0.0) as watch:
-            images, labels, calls, times = self._images(built, point.samples)
+            source = built.source("samples")
+            if not self.is_warm:
+                source.batch(size, 0)
+                self.is_warm = True
+            with count_calls(built.method.networks) as calls:
+                images, labels, times = draw_batches(source, point.samples, size)
         here = describe(built.device, command=self.job.command, jobs=self.job.jobs)
-        nfe = sum(calls.values())
+        counted = {name: count / (size * len(times)) for name, count in calls.items()}
+        nfe = sum(counted.values())
         values = self.evaluator.measure(
             images, labels, families=WITHOUT_TRAINING, jackknife=True,
             provenance=built.provenance(nfe), progress=self.progress.of("evaluating"),
         )  # fmt: skip
+        environment = {key: here[key] for key in nfe_curve.ENVIRONMENT}
+        environment |= {"timing": watch.facts(), "unfit": watch.unfit()}
         return {
-            "nfe": nfe,
-            "nfe_by_network": calls,
-            "ms_per_image": interval(times, batch=built.config.settings.sampling.batch),
-            "environment": {key: here[key] for key in nfe_curve.ENVIRONMENT}
-            | {"timing": watch.facts(), "unfit": watch.unfit()},
-            "metrics": values,
-            "reason": "",
-        }
-
-    def _images(
-        self, built: Built, n: int
-    ) -> tuple[NDArray[Any], NDArray[np.int64] | None, dict[str, float], list[float]]:
-        """Draw n samples from the cell's own stream: equal settings give equal samples.
-
-        Returns images, labels asked for, counted evaluations an image and milliseconds an image.
-        """
-        source, size = built.source("samples"), built.config.settings.sampling.batch
-        if not self.is_warm:
-            source.batch(size, 0)
-            self.is_warm = True
-        with count_calls(built.method.networks) as calls:
-            images, labels, times = draw_batches(source, n, size)
-        counted = {name: count / (size * len(times)) for name, count in calls.items()}
-        return images, labels, counted, times
+            "nfe": nfe, "nfe_by_network": counted, "ms_per_image": interval(times, batch=size),
+            "environment": environment, "metrics": values, "reason": "",
+        }  # fmt: skip
 
 
 @stoppable

@@ -217,10 +217,9 @@ def _copied(times: int) -> Callable[[Real], Split]:
 
 
 def _to_pixels(change: Callable[..., Images], *strength: float) -> Callable[[Real], Split]:
-    def make(real: Real) -> Split:
-        return Split(change(np.asarray(real.clean.images, np.uint8), *strength), real.clean.labels)
-
-    return make
+    return lambda real: Split(
+        change(np.asarray(real.clean.images, np.uint8), *strength), real.clean.labels
+    )
 
 
 def _of_classes(dataset: Dataset) -> Iterator[Damage]:

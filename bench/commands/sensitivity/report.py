@@ -50,7 +50,7 @@ class Verdict(StrEnum):
     REVERSED = "reversed"
 
 
-def verdict(one: Measurement) -> Verdict:
+def judge(one: Measurement) -> Verdict:
     """Whether the change is beyond luck, and points the right way."""
     if abs(one.worse) <= SPREADS:
         return Verdict.MISSED
@@ -95,7 +95,7 @@ def table(page: Page) -> str:
             if not math.isnan(one.spread):
                 line |= {"clean": one.clean, "spread": one.spread}
                 if damage.name != CLEAN:
-                    line |= {"worse": one.worse, "verdict": str(verdict(one))}
+                    line |= {"worse": one.worse, "verdict": str(judge(one))}
             writer.writerow(line)
     return text.getvalue()
 
@@ -129,7 +129,7 @@ def _table_of(panel: Panel) -> str:
     rows.append(["±", *(number(one.spread, 2) for one in panel.clean)])
     for damage in panel.damages:
         beside = (_judged(panel, damage, clean.family) for clean in panel.clean)
-        texts = (_shown(one, 4) + MARKS.get(verdict(one), "") if one else NOTHING for one in beside)
+        texts = (_shown(one, 4) + MARKS.get(judge(one), "") if one else NOTHING for one in beside)
         rows.append([damage.name, *texts])
     return markdown_table(head, rows)
 
@@ -167,7 +167,7 @@ def _named(panel: Panel, family: str, wanted: Verdict) -> Iterator[str]:
         for damage in group:
             names.append(damage.name)
             one = _judged(panel, damage, family)
-            found += [damage.name] * (one is not None and verdict(one) == wanted)
+            found += [damage.name] * (one is not None and judge(one) == wanted)
         if len(found) > 1 and found == names[-len(found) :]:
             yield f"{found[0]} and beyond"
         elif len(found) > 1 and found == names[: len(found)]:
@@ -183,7 +183,7 @@ def _control(panel: Panel) -> str:
     beyond = [
         f"{one.metric} ({abs(one.worse):.1f})"
         for one in beside
-        if one is not None and verdict(one) != Verdict.MISSED
+        if one is not None and judge(one) != Verdict.MISSED
     ]
     told = f"beyond {SPREADS:g} standard deviations in {', '.join(beyond)}"
     told = told if beyond else "within the yardstick in every metric"
