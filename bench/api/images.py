@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +45,8 @@ def evaluate(
         UserError: no images of the data set's shape, too few, or an unknown name.
         TypeError: an option is unknown.
     """
+    import numpy as np
+
     from bench.commands.evaluate import EvaluateOptions
     from bench.commands.evaluate.request import request_of, resolve_measuring
     from bench.commands.evaluate.stored import evaluate_samples
@@ -59,23 +60,12 @@ def evaluate(
     settings = resolve_measuring(chosen, dataset, chosen.reference)
     request = request_of(settings, chosen, chosen.metrics)
     silent = replace(request, passing=lambda title: nullcontext(lambda fraction: None))
-    with generators_kept(), as_file(images, labels) as place:
+    with generators_kept(), tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "images.npz"
+        if isinstance(images, (str, Path)):
+            place = Path(images)
+        elif labels is None:
+            np.savez(place, images=np.ascontiguousarray(images))
+        else:
+            np.savez(place, images=np.ascontiguousarray(images), labels=np.asarray(labels))
         return dict(evaluate_samples(place, silent, wanted=samples).values)
-
-
-@contextmanager
-def as_file(
-    images: str | Path | NDArray[np.uint8], labels: NDArray[np.integer] | None
-) -> Iterator[Path]:
-    """Yield where images lie: as given, or an array in a file that is gone afterwards."""
-    import numpy as np
-
-    if isinstance(images, (str, Path)):
-        yield Path(images)
-        return
-    held: dict[str, Any] = {"images": np.ascontiguousarray(images)}
-    held |= {} if labels is None else {"labels": np.asarray(labels)}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "images.npz"
-        np.savez(path, **held)
-        yield path

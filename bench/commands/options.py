@@ -26,9 +26,6 @@ PLACES = Group("Results", sort_key=9)
 """The options that say where results go; they stand last in the help of a command."""
 
 
-# -- values as they are typed -------------------------------------------------------------------
-
-
 def split(text: str) -> tuple[str, ...]:
     """Split a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -106,9 +103,6 @@ Results = Annotated[Path, Parameter(group=PLACES)]
 Tracking = Annotated[bool, Parameter(group=PLACES)]
 
 
-# -- what makes sense ---------------------------------------------------------------------------
-
-
 def check_each_once(option: str, values: Sequence[object] | None) -> None:
     """UserError if a list is empty or has something twice; ``None`` is none."""
     if values is not None and (not values or len(set(values)) < len(values)):
@@ -139,9 +133,6 @@ def check_limits(jobs: int | None, timeout: float | None) -> None:
             f"--timeout {timeout:g}: give a positive number of seconds, at most {LONGEST:g}"
         )
     check_number("jobs", jobs, 1, "cells")
-
-
-# -- what many commands take --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,6 @@ MOST_IMAGES = 1024
 CAS_STEPS = (1, 3)
 """Steps of the classifier that are tried: the first to warm up."""
 
-# -- training ------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class StageCost:
@@ -143,9 +141,6 @@ def scaled_up(built: Built, stage: Stage, parts: Sequence[Updates]) -> StageCost
     return StageCost(sum(done), seconds, told)
 
 
-# -- sampling -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class DrawCost:
     """What an image costs by the whole sampler, in a batch and alone."""
@@ -209,9 +204,6 @@ def diagnostic_evaluations(candidate: Candidate) -> float:
         generator=torch.Generator(),
     )
     return images / FEW * candidate.settings.evaluation.diagnostic_samples
-
-
-# -- evaluation -----------------------------------------------------------------------------------
 
 
 @dataclass
