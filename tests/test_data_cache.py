@@ -392,7 +392,7 @@ def test_bench_data_prepare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.commands.shared.heed_signals", lambda: None)
+    monkeypatch.setattr("bench.commands.lifecycle.heed_signals", lambda: None)
     files = {"a/0.png": png(0, 80), "b/1.jpg": encoded(pixels(1, 70), "JPEG"), "README": b""}
     write_folder(tmp_path / "own", files)
     asked = ["data", "prepare", "--dataset", "images64", "--data"]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.cli.app import app
-from bench.commands import cells, shared
+from bench.commands import finished_cells, lifecycle
 from bench.commands.run import RunOptions
 from bench.commands.run import command as run
 from bench.commands.run.request import resolve
@@ -26,7 +26,7 @@ from bench.tracking.ui import ui
 from .conftest import Bench
 from .fake_study import make_record, write_study
 
-BENCH = Path(shared.__file__).parents[1]
+BENCH = Path(lifecycle.__file__).parents[1]
 ODD = "a b;'c"
 """A folder's name that a shell takes apart unless it is quoted."""
 
@@ -98,7 +98,7 @@ def test_what_mlflow_lacks_can_be_made_up_for(odd: Path, monkeypatch: pytest.Mon
     Tracker.open(odd, said.append)
     tracker = Tracker(SimpleNamespace(search_experiments=fail), odd, said.append)  # type: ignore[arg-type]
     tracker.sync_study(odd / "s")
-    late = shared.background(odd)
+    late = lifecycle.background(odd)
     late._warn = said.append
     late.sync_study(odd / "s")
     late.close(0.0)
@@ -117,9 +117,9 @@ def test_a_cell_is_made_again_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     record = make_record(tmp_path / "s", "sde", 0)
     record.environment |= {"command": "bench run --results r", "directory": str(tmp_path)}
-    assert cells.made_by(record) == "bench run --results r"
+    assert finished_cells.made_by(record) == "bench run --results r"
     record.environment["directory"] = "/some where"
-    assert cells.made_by(record) == "cd '/some where' && bench run --results r"
+    assert finished_cells.made_by(record) == "cd '/some where' && bench run --results r"
 
 
 @pytest.mark.parametrize(

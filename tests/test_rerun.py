@@ -377,7 +377,7 @@ def requests(before: Path, monkeypatch: pytest.MonkeyPatch) -> list[study.Reques
         return [study.Planned(config, folder, "k", {}, "run", "to do")]
 
     monkeypatch.setattr(study, "execute", execute)
-    monkeypatch.setattr("bench.commands.shared.heed_signals", lambda: None)
+    monkeypatch.setattr("bench.commands.lifecycle.heed_signals", lambda: None)
     return asked
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import screen
-from bench.commands import shared
+from bench.commands import lifecycle
 from bench.commands.show import command
 from bench.report.table import formats
 
@@ -72,7 +72,7 @@ def test_a_full_disk_behind_the_screen_is_told_at_the_end(outlet: Outlet) -> Non
     assert "No space left" in screen.close_screen()
 
 
-@pytest.mark.parametrize("call", [shared.finish, lambda folder: command.table(options(folder))])
+@pytest.mark.parametrize("call", [lifecycle.finish, lambda folder: command.table(options(folder))])
 def test_tables_are_written_before_anything_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: object
 ) -> None:

@@ -879,7 +879,7 @@ def test_finished_cells_are_timed_together(
     before = {path: path.read_bytes() for path in real.glob("*-seed0/*")}
     asked = ["time", "--rounds", "6", "--results", str(real.parent), "--no-tracking"]
     monkeypatch.setattr(plots, "write_plots", lambda study: [])
-    monkeypatch.setattr("bench.commands.shared.heed_signals", lambda: None)
+    monkeypatch.setattr("bench.commands.lifecycle.heed_signals", lambda: None)
     monkeypatch.setattr(sys, "argv", ["bench", *asked])
     assert cli.main(asked) == 0
     told = capsys.readouterr().out

@@ -65,7 +65,7 @@ class StudyCell:
 
     @cached_property
     def _trained(self) -> Trained:
-        from bench.commands.cells import refusal
+        from bench.commands.finished_cells import refusal
         from bench.records import read_study
         from bench.worker import load_finished
 

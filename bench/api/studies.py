@@ -66,9 +66,9 @@ def run(
     from rich.console import Console
 
     from bench import study
+    from bench.commands.lifecycle import check_writable, tracked
     from bench.commands.run import RunOptions
     from bench.commands.run.request import resolve
-    from bench.commands.shared import check_writable, tracked
     from bench.progress.display import Display
     from bench.report.table import write_tables
 

@@ -135,6 +135,7 @@ def check_limits(jobs: int | None, timeout: float | None) -> None:
     check_number("jobs", jobs, 1, "cells")
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class StudyOptions:
     """Which study a command is about."""

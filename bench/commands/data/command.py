@@ -29,8 +29,8 @@ def prepare(options: PrepareOptions) -> int:
 
     Runs on the same data then start at once, and need no more memory than a batch.
     """
+    from bench.commands.lifecycle import check_writable, heed_signals
     from bench.commands.settings import default_device
-    from bench.commands.shared import check_writable, heed_signals
     from bench.config import choose_preset
     from bench.data import load
     from bench.progress.display import passing

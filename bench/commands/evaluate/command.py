@@ -8,8 +8,8 @@ from pathlib import Path
 from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, stored
 from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
 from bench.commands.evaluate.stored import Measured
+from bench.commands.lifecycle import finish, heed_signals, show_in_store
 from bench.commands.options import study_folder
-from bench.commands.shared import finish, heed_signals, show_in_store
 from bench.config import UserError, check_name, datasets
 from bench.metrics import HELD_OUT, NOISE
 from bench.records import RECORD, Status, Value, cells, direction, hold, is_study, only_command

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.commands.cells import made_by
+from bench.commands.finished_cells import made_by
 from bench.config import Settings, UserError
 from bench.data import Dataset, Split, load
 from bench.data.dataset import Progress

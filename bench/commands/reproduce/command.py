@@ -28,8 +28,8 @@ class ReproduceOptions:
 def reproduce(options: ReproduceOptions) -> int:
     """Make a finished cell again, and say whether it is bit-equal (CPU) or within its interval."""
     from bench import study
+    from bench.commands.lifecycle import check_writable, heed_signals, show_in_store
     from bench.commands.reproduce import repeat
-    from bench.commands.shared import check_writable, heed_signals, show_in_store
     from bench.progress.display import Display
     from bench.records import Status
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import study
-from bench.commands.cells import made_by
+from bench.commands.finished_cells import made_by
 from bench.commands.method_labels import check_labels, load_method
 from bench.commands.reproduce.verdict import Reproduction, Row, compare
 from bench.config import CellConfig, UserError, build, check_name, one_line, read_cell, unknown

@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 
 from bench import study
+from bench.commands.lifecycle import check_writable, finish, heed_signals, report_lost, tracked
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.commands.sample import SampleOptions
 from bench.commands.sample.curve import draw_curves
-from bench.commands.shared import check_writable, finish, heed_signals, report_lost, tracked
 from bench.config import UserError, bench_command
 from bench.progress.display import Display
 from bench.records import Status, readable

@@ -8,7 +8,7 @@ from bench.commands.sample import SampleOptions
 def sample(options: SampleOptions = SampleOptions()) -> int:
     """Sample finished cells again: quality against NFE for several samplers; trains nothing."""
     from bench import study
-    from bench.commands import shared
+    from bench.commands.lifecycle import check_writable, heed_signals, report_lost, show_in_store
     from bench.commands.sample.curve import draw_curves
     from bench.commands.settings import default_jobs
     from bench.progress.display import Display
@@ -19,12 +19,12 @@ def sample(options: SampleOptions = SampleOptions()) -> int:
     folder = options.folder
     request = study.request_of(folder, options.jobs, options.timeout)
     request = replace(request, jobs=options.jobs or default_jobs(request.settings))
-    shared.check_writable(request.results)
-    shared.heed_signals()
+    check_writable(request.results)
+    heed_signals()
     lost = draw_curves(request, options, Display())
     report = StudyReport.read(folder)
     paths = [*write_nfe_tables(report), *write_nfe_plots(report)]
     print(render_nfe_table(report), *paths, sep="\n")
     if options.tracking:
-        shared.show_in_store(folder)
-    return shared.report_lost(lost)
+        show_in_store(folder)
+    return report_lost(lost)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.commands.cells import choose_cells
+from bench.commands.finished_cells import choose_cells
 from bench.commands.sample import NFE, SampleOptions
 from bench.config import UserError, bench_command, read_cell, unknown
 from bench.executors import End, Job

@@ -34,13 +34,7 @@ def table(options: TableOptions = TableOptions()) -> int:
     return 0
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class PlotOptions(StudyOptions):
-    """Whose plots to draw."""
-
-
-def plot(options: PlotOptions = PlotOptions()) -> int:
+def plot(options: StudyOptions = StudyOptions()) -> int:
     """Draw a study's plots."""
     from bench.report.plots import write_plots
     from bench.report.plots.nfe_curve import write_nfe_plots

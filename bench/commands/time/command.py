@@ -36,7 +36,7 @@ class TimeOptions(options.StudyOptions):
 
 def time(options: TimeOptions = TimeOptions()) -> int:
     """Time finished cells together, in turn: ms/image, latency and ratios; trains nothing."""
-    from bench.commands import shared
+    from bench.commands.lifecycle import check_writable, heed_signals, report_lost, show_in_store
     from bench.commands.time.interleave import time_cells
     from bench.commands.time.report import PAGE, render_timing
     from bench.progress.display import Display
@@ -46,8 +46,8 @@ def time(options: TimeOptions = TimeOptions()) -> int:
     from bench.report.table import write_tables
 
     folder = options.folder
-    shared.check_writable(folder.parent)
-    shared.heed_signals()
+    check_writable(folder.parent)
+    heed_signals()
     found = time_cells(folder, options.cells, options.rounds, options.batch, Display())
     page = render_timing(found)
     write_text(folder / PAGE, page)
@@ -56,6 +56,6 @@ def time(options: TimeOptions = TimeOptions()) -> int:
     write_plots(report)
     print(page)
     if options.tracking:
-        shared.show_in_store(folder)
+        show_in_store(folder)
     print(f"timing   {folder}/timing.md (.json), and the times of {folder}/table.md")
-    return shared.report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])
+    return report_lost([f"{name}: {reason}" for name, reason in found.failed.items()])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import study
-from bench.commands.cells import choose_cells
+from bench.commands.finished_cells import choose_cells
 from bench.config import UserError, bench_command
 from bench.executors import DONE, INTERRUPTED, End, LocalExecutor, follow
 from bench.progress.display import Display

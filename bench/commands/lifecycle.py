@@ -1,4 +1,4 @@
-"""What several commands do: heed signals, look at the disk, write tables and plots."""
+"""What commands begin and end with: signals and disk before; tables, plots and MLflow after."""
 
 import os
 import shutil
