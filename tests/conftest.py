@@ -27,7 +27,7 @@ from bench.tracking.store import DATABASE
 from methods import registry
 from methods.base import DataSpec, Method
 
-from . import plugins
+from . import forking, plugins
 from .stores import copy_store
 from .tiny import GREY
 
@@ -124,6 +124,19 @@ def plugin_env(tmp_path: Path) -> dict[str, str]:
     return python_path(plugins.install(tmp_path / "plugin"))
 
 
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the faulty methods installed in this process, and in those it starts."""
+    install_here(plugins.install(tmp_path / "plugin"), monkeypatch)
+
+
+def install_here(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have what is installed in a folder in this process, and in those it starts."""
+    patch.syspath_prepend(folder)
+    for name, value in python_path(folder).items():
+        patch.setenv(name, value)
+
+
 def python_path(folder: Path) -> dict[str, str]:
     """The environment that has a folder before all others on Python's path."""
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
@@ -159,9 +172,9 @@ def run_bench(tmp_path: Path, processes: None) -> Bench:
 def call_bench(tmp_path: Path) -> Iterator[Bench]:
     """Run ``bench`` in this process, in an empty folder: some 3 s less than ``run_bench``."""
     yield partial(bench_here, tmp_path)
-    # Methods' files of the test's own folder, which the next test must not find.
+    # Methods' files of the tests' own folders, which the next test must not find.
     for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path.parent)):
             del sys.modules[name]
 
 
@@ -186,6 +199,13 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.report.plots.write_plots", lambda *_, **__: [])
 
 
+@pytest.fixture
+def forks(processes: None) -> Iterator[None]:
+    """Have commands in this process fork it for their jobs: some 4 s less for each cell."""
+    with forking.forked():
+        yield
+
+
 # -- what is slow to make, made once -----------------------------------------------------------
 
 
@@ -206,7 +226,8 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
 def make_smoke(place: Path) -> None:
     methods = ["--methods", ",".join(registry.BUILTIN), "--seeds", "0,1"]
     preset = ["--dataset", "digits", "--preset", "smoke"]
-    done = start_bench(place, "run", *methods, *preset, timeout=1200)
+    with forking.forked():
+        done = bench_here(place, "run", *methods, *preset)
     assert done.returncode == 0, done.stderr
     (place / "printed.md").write_text(done.stdout)
 

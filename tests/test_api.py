@@ -202,7 +202,7 @@ QUICK = {"preset": "smoke", "device": "cpu", "tracking": False}
 
 
 def test_a_run_is_a_study_and_is_reused(
-    tmp_path: Path, processes: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, forks: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {"methods": "sde", "seeds": [0], "set": {"training.batch": 32}, "results": tmp_path}
     study = bench.run(**asked, **QUICK)
@@ -215,7 +215,7 @@ def test_a_run_is_a_study_and_is_reused(
     assert bench.run(**asked, **QUICK).cell("sde").record == record
 
 
-def test_failed_cells_are_raised_with_their_study(tmp_path: Path, processes: None) -> None:
+def test_failed_cells_are_raised_with_their_study(tmp_path: Path, forks: None) -> None:
     with pytest.raises(FailedCellsError, match="sde-seed0") as caught:
         bench.run("sde", timeout=0.01, results=tmp_path, **QUICK)
     assert caught.value.study.cell("sde").record.status != Status.FINISHED

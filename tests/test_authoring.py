@@ -31,7 +31,7 @@ from methods.noise import per_image
 from methods.sde import SDE
 from methods.smm import SMM
 
-from .conftest import Bench, python_path
+from .conftest import Bench, install_here, python_path
 
 VARIANTS = [
     f"{name}:{v}" for name in registry.BUILTIN for v in sorted(registry.load(name).variants)
@@ -436,10 +436,9 @@ def test_checking_leaves_global_generators_alone() -> None:
 POINTS = ("--dataset", "gmm2d")
 
 
-def test_check_names_what_is_broken_and_goes_on(
-    run_bench: Bench, plugin_env: dict[str, str]
-) -> None:
-    done = run_bench("check", "broken,unfit,smm", *POINTS, env=plugin_env)
+@pytest.mark.usefixtures("faulty")
+def test_check_names_what_is_broken_and_goes_on(call_bench: Bench) -> None:
+    done = call_bench("check", "broken,unfit,smm", *POINTS)
     assert done.returncode == 1
     assert "broken\nFAIL  plug-in 'broken' (no_such_module:Method): ModuleNotFound" in done.stdout
     assert re.search(r"^FAIL  samples .* not finite; required: ", done.stdout, re.MULTILINE)
@@ -523,19 +522,23 @@ def written(
 
 
 @pytest.mark.xdist_group("new")
+@pytest.mark.usefixtures("forks", "no_plots")
 def test_a_new_method_is_listed_checked_and_run(
-    written: tuple[Path, dict[str, str]], run_bench: Bench, tmp_path: Path
+    written: tuple[Path, dict[str, str]],
+    call_bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, env = written
-    listed = run_bench("methods", env=env)
+    install_here(written[0].parent / "site", monkeypatch)
+    listed = call_bench("methods")
     assert "my_flow  One line that `bench methods` shows.  [my_flow:MyFlow (my_flow)]" in (
         listed.stdout
     )
-    checked = run_bench("check", "my_flow", env=env)
+    checked = call_bench("check", "my_flow")
     assert checked.returncode == 0, checked.stdout
     assert "FAIL" not in checked.stdout
     arguments = ["--dataset", "digits", "--preset", "smoke", "--no-tracking"]
-    done = run_bench("run", "--methods", "my_flow,sde", *arguments, env=env)
+    done = call_bench("run", "--methods", "my_flow,sde", *arguments)
     assert done.returncode == 0, done.stderr
     for name in ("my_flow", "sde"):
         row = record.load(tmp_path / "results" / "digits-smoke" / f"{name}-seed0")
@@ -648,10 +651,11 @@ def flow(tmp_path: Path) -> Any:
 
 @pytest.mark.xdist_group("readme")
 def test_the_readme_s_method_is_short_and_keeps_every_rule(
-    readme_plugin: Path, run_bench: Bench
+    readme_plugin: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    install_here(readme_plugin, monkeypatch)
     assert len(block("python").splitlines()) < 60
-    done = run_bench("check", "flow", *POINTS, env=python_path(readme_plugin))
+    done = call_bench("check", "flow", *POINTS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
 
@@ -703,14 +707,18 @@ def test_the_readme_s_denoiser_is_that_of_its_velocity(flow: Any) -> None:
 
 
 @pytest.mark.xdist_group("readme")
-def test_the_readme_s_method_learns(readme_plugin: Path, run_bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forks", "no_plots")
+def test_the_readme_s_method_learns(
+    readme_plugin: Path, call_bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the README to a Fréchet distance and a score far from noise's, within seconds."""
     settings = ["training.snapshots=0", "evaluation.samples=2000", "flow.steps=15"]
     settings += ["evaluation.diagnostic_samples=512", "common.network.width=64"]
-    done = run_bench(
+    install_here(readme_plugin, monkeypatch)
+    done = call_bench(
         "run", "--methods", "flow", *POINTS, "--preset", "quick", "--budget", "200kimg",
         *(part for setting in settings for part in ("--set", setting)),
-        "--no-tracking", "--study", "learns", env=python_path(readme_plugin),
+        "--no-tracking", "--study", "learns",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     study = tmp_path / "results" / "learns"

@@ -146,7 +146,7 @@ def test_tables_are_printed_in_each_format(call_bench: Bench, format: str) -> No
         assert json.loads(done.stdout)
 
 
-@pytest.mark.usefixtures("processes", "no_plots")
+@pytest.mark.usefixtures("forks", "no_plots")
 def test_sync_adds_untracked_runs_once(tmp_path: Path, call_bench: Bench) -> None:
     import mlflow
 
@@ -174,15 +174,14 @@ def test_untracked_runs_need_no_mlflow(tmp_path: Path, run_bench: Bench) -> None
 # -- cells that go wrong -----------------------------------------------------------------------
 
 
-def test_failed_cells_stay_apart(
-    tmp_path: Path, run_bench: Bench, plugin_env: dict[str, str]
-) -> None:
+@pytest.mark.usefixtures("forks", "no_plots", "faulty")
+def test_failed_cells_stay_apart(tmp_path: Path, call_bench: Bench) -> None:
     """Each fault is a row with its reason, the good method finishes, exit code 1, MLflow agrees."""
     import mlflow
 
     methods = ",".join([*plugins.NAMES, "broken", "smm"])
-    limits = ("--timeout", "60", "--memory", "2GiB")
-    done = run_bench("run", "--methods", methods, *SMOKE, *limits, env=plugin_env, timeout=500)
+    limits = ("--timeout", "30", "--memory", "4GiB")
+    done = call_bench("run", "--methods", methods, *SMOKE, *limits)
     assert done.returncode == 1, done.stderr
     study = tmp_path / "results" / "digits-smoke"
     found = {row.method: (row.status, row.reason) for row in records(study).values()}
@@ -196,12 +195,12 @@ def test_failed_cells_stay_apart(
     assert "SIGSEGV" in found["crashes"][1]
     assert "Segmentation fault" in (study / "crashes-seed0" / "log.txt").read_text()
     assert found["hoards"][0] == Status.MEMORY
-    assert "past the limit of 2048 MiB" in found["hoards"][1]
+    assert "past the limit of 4096 MiB" in found["hoards"][1]
     assert found["broken"][0] == Status.FAILED
     assert "no_such_module" in found["broken"][1]
     assert found["exits"] == (Status.KILLED, "its process ended with code 3; see log.txt")
     assert found["unfit"] == (Status.DIVERGED, "a sample is not finite")
-    assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 60 s")
+    assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 30 s")
     for name in (*plugins.NAMES, "broken"):
         assert re.search(rf"^\|.*{name}.*\|", done.stdout, re.MULTILINE), name
         assert f"{name}-seed0 did not finish" in done.stderr
@@ -216,7 +215,7 @@ def test_failed_cells_stay_apart(
             assert run.info.status == ("FINISHED" if good else "FAILED")
 
 
-@pytest.mark.usefixtures("processes", "no_plots")
+@pytest.mark.usefixtures("forks", "no_plots")
 def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, call_bench: Bench) -> None:
     """Ctrl-C in training ends cleanly; the same command goes on; the samples are the same bits."""
     arguments = ["run", "--methods", "sde", *SMOKE, "--budget", "12kimg", "--no-tracking"]
@@ -355,7 +354,7 @@ def test_bad_input_gets_one_line(tmp_path: Path, call_bench: Bench, case: str) -
     refuse(tmp_path, call_bench, *BAD[case])
 
 
-@pytest.mark.usefixtures("processes")
+@pytest.mark.usefixtures("forks")
 @pytest.mark.parametrize("case", PREPARING)
 def test_what_cannot_be_prepared_gets_one_line(
     tmp_path: Path, call_bench: Bench, case: str
@@ -397,13 +396,14 @@ def write_unlabelled(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("broken", "no_such_module"), ("wrong", "CODE_IS_NOT_HERE")]
 )
+@pytest.mark.usefixtures("faulty")
 def test_a_broken_plugin_is_reported_and_stops_nothing_else(
-    run_bench: Bench, plugin_env: dict[str, str], name: str, reason: str
+    call_bench: Bench, name: str, reason: str
 ) -> None:
-    done = run_bench("run", "--methods", name, *SMOKE, env=plugin_env)
+    done = call_bench("run", "--methods", name, *SMOKE)
     assert one_line_of_help(done) == 2
     assert reason in done.stderr
-    listed = run_bench("methods", env=plugin_env)
+    listed = call_bench("methods")
     assert listed.returncode == 0
     assert f"{name:<8} BROKEN" in listed.stdout
     assert "A generator" in listed.stdout or "one-step generator" in listed.stdout
@@ -446,8 +446,9 @@ def test_weights_are_of_the_lead_or_of_whom_they_name(tmp_path: Path) -> None:
         parse_weights([f"vgg={one}"], lead)
 
 
-def test_a_dry_run_prints_the_plan_and_leaves_no_trace(tmp_path: Path, run_bench: Bench) -> None:
-    done = run_bench("run", "--methods", ALL, *SMOKE, "--set", "smm.r1_gamma=1e-4", "--dry-run")
+@pytest.mark.usefixtures("forks")
+def test_a_dry_run_prints_the_plan_and_leaves_no_trace(tmp_path: Path, call_bench: Bench) -> None:
+    done = call_bench("run", "--methods", ALL, *SMOKE, "--set", "smm.r1_gamma=1e-4", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
     printed = yaml.safe_load(done.stdout)

@@ -28,8 +28,8 @@ from bench.tracking.content import study_files
 from methods import samplers
 from methods.samplers import SamplerSettings
 
-from . import fake_study
-from .conftest import Bench, bench_here, python_path
+from . import fake_study, forking
+from .conftest import Bench, bench_here, install_here
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
 pytestmark = pytest.mark.xdist_group("curve")
@@ -44,7 +44,8 @@ def _nothing_but_curves(no_plots: None) -> None:
 
 def bench(place: Path, *arguments: str) -> str:
     """Run the command, which must end well; return what it says on standard error."""
-    done = bench_here(place, *arguments)
+    with forking.forked():
+        done = bench_here(place, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -222,7 +223,7 @@ def test_other_numbers_of_samples_are_other_metrics(study: Path) -> None:
     assert "fd_digits_40 ↓" in (study / "nfe-curve.md").read_text()
 
 
-def test_a_stopped_command_keeps_what_it_has(study: Path, call_bench: Bench) -> None:
+def test_a_stopped_command_keeps_what_it_has(study: Path, forks: None, call_bench: Bench) -> None:
     """Ctrl-C leaves no failures behind, and the same command goes on."""
     asked = ["sample", "--cells", "sde-seed0", "--samplers", "euler", "--nfe", "5,800"]
     asked += ["--results", str(study.parent), "--no-tracking"]
@@ -243,7 +244,7 @@ def test_a_stopped_command_keeps_what_it_has(study: Path, call_bench: Bench) -> 
     assert "sample (1 of 2 points to draw)" in done.stderr
 
 
-@pytest.mark.usefixtures("processes")
+@pytest.mark.usefixtures("forks")
 def test_one_option_of_run_draws_the_default_curve(tmp_path: Path, call_bench: Bench) -> None:
     done = call_bench(
         "run", "--methods", "sde,smm", "--dataset", "gmm2d", "--preset", "smoke", "--no-tracking",
@@ -299,22 +300,17 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[bench.methods]\nfragile = fragile:Fragile\n")
     with pytest.MonkeyPatch.context() as patch:
-        installed(place, patch)
+        install_here(place, patch)
         bench(place, "run", "--methods", "fragile", *SMOKE)
     return place
 
 
-def installed(place: Path, patch: pytest.MonkeyPatch) -> None:
-    """Have the method in this process and those it starts."""
-    patch.syspath_prepend(place)
-    for name, value in python_path(place).items():
-        patch.setenv(name, value)
-
-
 @pytest.fixture
-def sample_fragile(fragile: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Sampled:
+def sample_fragile(
+    fragile: Path, call_bench: Bench, forks: None, monkeypatch: pytest.MonkeyPatch
+) -> Sampled:
     """Sample the cell of the fragile method again."""
-    installed(fragile, monkeypatch)
+    install_here(fragile, monkeypatch)
     results = str(fragile / "results")
     return lambda *asked: call_bench(
         "sample", "digits-smoke", *asked, "--results", results, "--no-tracking"
@@ -345,7 +341,7 @@ def test_a_failed_point_is_a_row_with_its_reason(sample_fragile: Sampled, fragil
     ("sampler", "reason", "more"),
     [
         ("unipc", "its process was ended by SIGKILL, perhaps for lack of memory", []),
-        ("ipndm", "ran past the limit of 30 s", ["--timeout", "30"]),
+        ("ipndm", "ran past the limit of 15 s", ["--timeout", "15"]),
     ],
 )
 def test_points_of_a_lost_process_have_its_reason(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable
@@ -51,7 +50,7 @@ from methods import registry
 from methods.base import Stage
 
 from . import plugins
-from .conftest import Bench
+from .conftest import Bench, install_here
 from .fake_study import make_record
 
 CPU = torch.device("cpu")
@@ -591,14 +590,15 @@ def test_a_method_that_fails_leaves_the_others(tmp_path: Path, digits: Dataset, 
     json.loads(json.dumps(found.model_dump()))
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_method_that_ends_the_process_ends_the_estimate_alone(
-    tmp_path: Path, run_bench: Bench
+    tmp_path: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plugins.install(tmp_path / "plugin")
     (path / "faulty_methods.py").write_text(plugins.CODE.replace("> 6", "> 0"))
-    env = {"PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
+    install_here(path, monkeypatch)
     command = ["run", "--methods", "smm,exits", "--dataset", "digits", "--preset", "smoke"]
-    done = run_bench(*command, "--dry-run", env=env)
+    done = call_bench(*command, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert re.search(r"# smm-seed0: run \(to do\) +[0-9.]+ GFLOP .* (s|min|h)\n", done.stdout)
     assert "# exits-seed0: run (to do)" in done.stdout

@@ -126,11 +126,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_a_row(
-    small_disk: Path, run_bench: Bench, plugin_env: dict[str, str]
-) -> None:
+@pytest.mark.usefixtures("forks", "faulty")
+def test_a_full_disk_is_a_row(small_disk: Path, call_bench: Bench) -> None:
     """The cell that fills it fails for want of space, by its record; the next one finishes."""
-    done = run_bench("run", "--methods", "fills,smm", *SMOKE, "--jobs", "1", env=plugin_env)
+    done = call_bench("run", "--methods", "fills,smm", *SMOKE, "--jobs", "1")
     assert done.returncode == 1, done.stderr
     found = rows(small_disk)
     assert found["fills"].status == Status.FAILED
@@ -161,9 +160,8 @@ def test_a_record_is_written_on_a_full_disk(small_disk: Path) -> None:
 # -- data -----------------------------------------------------------------------------------------
 
 
-def test_data_that_cannot_be_read_half_way(
-    tmp_path: Path, run_bench: Bench, plugin_env: dict[str, str]
-) -> None:
+@pytest.mark.usefixtures("forks", "no_plots", "faulty")
+def test_data_that_cannot_be_read_half_way(tmp_path: Path, call_bench: Bench) -> None:
     """The mapped images are cut short under one cell; the next finds that and makes them anew."""
     rng = np.random.default_rng(0)
     np.savez(
@@ -171,10 +169,9 @@ def test_data_that_cannot_be_read_half_way(
         arr_0=rng.integers(0, 256, (300, 28, 28, 1), dtype=np.uint8),
         arr_1=np.arange(300) % 10,
     )
-    done = run_bench(
+    done = call_bench(
         "run", "--methods", "blind,smm", "--dataset", "fashion-mnist", "--preset", "smoke",
         "--data", "images.npz", "--study", "s", "--no-tracking", "--jobs", "1",
-        env=plugin_env,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     found = rows(tmp_path / "results")

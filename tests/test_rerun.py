@@ -513,10 +513,10 @@ class Impatient(Display):
             raise KeyboardInterrupt
 
 
-@pytest.mark.usefixtures("processes")
+@pytest.mark.usefixtures("forks")
 @pytest.mark.slow
 def test_a_cell_that_was_stopped_and_resumed_is_repeated_to_the_bit(tmp_path: Path) -> None:
-    """End to end, in real processes; and a source that changed since is named."""
+    """End to end; and a source that changed since is named."""
     config = configuration("smm", 0)
     results = tmp_path / "results"
     request = study.Request(

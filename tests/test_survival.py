@@ -34,7 +34,7 @@ from methods import registry
 from . import plugins
 from .fake_study import PREPARED, make_record
 
-SMOKE = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
+SMOKE = ("--dataset", "gmm2d", "--preset", "smoke", "--no-tracking")
 KILLS = 20
 """In all, over the four methods."""
 
@@ -316,7 +316,7 @@ def test_sigterm_ends_all_cells_with_checkpoints(tmp_path: Path, started: Any) -
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped; the same command continues" in errors
-    assert "interrupted" in output
+    assert "interrupted" in output or "left out for want of time" in output
     for name in ("sde-seed0", "smm-seed0"):
         row = record.load(tmp_path / "results" / "s" / name)
         assert row is not None

@@ -27,7 +27,7 @@ from bench.tracking import NullTracker
 
 from .fake_study import PREPARED, make_record, write_cell
 
-SMOKE = ("--dataset", "digits", "--preset", "smoke", "--study", "s")
+SMOKE = ("--dataset", "gmm2d", "--preset", "smoke", "--study", "s")
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -62,7 +62,7 @@ def assert_each_cell_has_one_run(results: Path, cells: int) -> None:
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{results}/mlflow.db")
-    experiment = client.get_experiment_by_name("digits")
+    experiment = client.get_experiment_by_name("gmm2d")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     names = [run.data.tags["cell"] for run in runs if run.data.tags["kind"] == "cell"]

@@ -307,7 +307,7 @@ def test_blocks_of_a_choice_name_their_kind_in_every_preset(dataset: str) -> Non
                 assert "kind" in block[key], f"{dataset} {name} {key}"
 
 
-@pytest.mark.usefixtures("processes", "no_plots")
+@pytest.mark.usefixtures("forks", "no_plots")
 def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, call_bench: Bench) -> None:
     """Two cells, one training; the samples are those of cells that share nothing."""
     smoke = ("--dataset", "digits", "--preset", "smoke", "--no-tracking")
