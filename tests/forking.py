@@ -89,12 +89,14 @@ def do(job: Job, held: Sequence[int], parent: int) -> int:
 
 @contextmanager
 def forked() -> Iterator[None]:
-    """Have commands in this process fork it for their jobs.
+    """Have commands in this process fork it for their jobs, and be short where time is no matter.
 
-    Classification accuracy scores, 10 s for each study, come from a classifier of a few steps.
+    Batches are timed after little warm-up, and classification accuracy scores, 10 s for each study,
+    come from a classifier of a few steps.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.executors.LocalExecutor.start", start)
+        patch.setattr("bench.sampling.timing.WARM_UP_SECONDS", 0.3)
         for name in ("RESNET", "MLP"):
             recipe = getattr(classification_score, name)
             patch.setattr(classification_score, name, replace(recipe, steps=5, epochs=0))

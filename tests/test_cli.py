@@ -26,6 +26,7 @@ from .conftest import Bench, python_path
 
 ALL = ",".join(registry.names())
 SMOKE = ("--dataset", "digits", "--preset", "smoke")
+POINTS = ("--dataset", "gmm2d", "--preset", "smoke")
 
 
 def records(study: Path) -> dict[str, record.Record]:
@@ -167,7 +168,7 @@ def test_untracked_runs_need_no_mlflow(tmp_path: Path, run_bench: Bench) -> None
     hidden = tmp_path / "hidden"
     (hidden / "mlflow").mkdir(parents=True)
     (hidden / "mlflow" / "__init__.py").write_text("raise ImportError('not installed')")
-    done = run_bench("run", "--methods", "smm", *SMOKE, "--no-tracking", env=python_path(hidden))
+    done = run_bench("run", "--methods", "smm", *POINTS, "--no-tracking", env=python_path(hidden))
     assert done.returncode == 0, done.stderr
 
 
@@ -255,15 +256,15 @@ def read_images(folder: Path) -> int:
 
 @pytest.mark.usefixtures("processes")
 def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", "run", "--methods", "sde", *SMOKE]
-    command += ["--budget", "500kimg", "--no-tracking"]
+    command = [sys.executable, "-m", "bench", "run", "--methods", "sde", *POINTS]
+    command += ["--budget", "50000kimg", "--no-tracking"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "kimg" in line and "score" in line:
                 break
         process.kill()
-    (study,) = (tmp_path / "results").glob("digits-smoke*")
+    (study,) = (tmp_path / "results").glob("gmm2d-smoke*")
     pid = records(study)["sde-seed0"].environment["pid"]
     deadline = time.monotonic() + 30
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:

@@ -25,6 +25,7 @@ from .conftest import Bench
 from .fake_study import make_record
 
 SMOKE = ("--dataset", "digits", "--preset", "smoke", "--study", "s", "--no-tracking")
+POINTS = ("--dataset", "gmm2d", *SMOKE[2:])
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -74,7 +75,7 @@ def test_the_kernel_ends_a_cell_for_lack_of_memory(
 ) -> None:
     """The cell is ended and not the command; what comes after it finishes."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "run", "--methods", "hoards,smm", *SMOKE, "--jobs", "1"],
+        [sys.executable, "-m", "bench", "run", "--methods", "hoards,smm", *POINTS, "--jobs", "1"],
         cwd=tmp_path,
         env={**os.environ, **plugin_env},
         preexec_fn=small_group,

@@ -229,17 +229,19 @@ def test_a_part_of_something_else_says_what_to_do(tmp_path: Path) -> None:
     ],
     ids=range(8),
 )  # fmt: skip
-def test_samples_of_something_else_are_told_and_the_other_plots_drawn(
-    content: Any, fake: Path
-) -> None:
-    path = fake / "sde-seed0" / record.SAMPLES
+def test_samples_of_something_else_are_told(content: Any, tmp_path: Path) -> None:
+    path = tmp_path / record.SAMPLES
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.savez(path, **content)
     with pytest.raises(UserError, match="run the cell again"):
         read_samples(path)
-    said: list[str] = []
+
+
+def test_plots_that_need_no_samples_are_drawn_without(fake: Path) -> None:
+    path, said = fake / "sde-seed0" / record.SAMPLES, list[str]()
+    path.write_bytes(b"text")
     drawn = {file.name for file in write_plots(StudyReport.read(fake), said.append)}
     assert "samples.png" not in drawn
     assert "ledger.png" in drawn

@@ -308,7 +308,7 @@ def started(tmp_path: Path, processes: None) -> Iterator[Any]:
 def test_sigterm_ends_all_cells_with_checkpoints(tmp_path: Path, started: Any) -> None:
     """As a scheduler sends it; the table is still printed, and names both cells."""
     process = started(
-        "run", "--methods", "sde,smm", *SMOKE, "--budget", "900kimg", "--jobs", "2",
+        "run", "--methods", "sde,smm", *SMOKE, "--budget", "90000kimg", "--jobs", "2",
         "--study", "s", until="kimg",
     )  # fmt: skip
     time.sleep(1.0)

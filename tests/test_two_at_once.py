@@ -74,7 +74,7 @@ def assert_each_cell_has_one_run(results: Path, cells: int) -> None:
 @pytest.mark.usefixtures("processes")
 def test_a_new_command_waits_for_the_cell_of_a_dead_one(tmp_path: Path) -> None:
     """The parent is killed; its cell lives on for a moment, and is not run twice at a time."""
-    arguments = ("--methods", "sde", "--no-tracking", "--budget", "6kimg")
+    arguments = ("--methods", "sde", "--no-tracking", "--budget", "600kimg")
     first = start(tmp_path, *arguments)
     assert first.stderr is not None
     for line in first.stderr:
