@@ -25,9 +25,7 @@ from bench.metrics import (
     evaluation,
     extractors,
     frechet_distance,
-    kernel,
     known_answers,
-    precision_recall,
     protocol,
     references,
 )
@@ -37,6 +35,7 @@ from bench.metrics.extractors.classifier import SHAPES, FeatureClassifier
 from bench.metrics.extractors.train_classifier import RECIPES, accuracy, augment, serialise, train
 from bench.metrics.inception_score_and_accuracy import accuracy as share_right
 from bench.metrics.inception_score_and_accuracy import inception_score
+from bench.metrics.kernel_and_precision_recall import kernel_distance, mean_within, overlap
 from bench.records import Value
 
 POINTS = ("gmm2d", "moons")
@@ -630,18 +629,18 @@ def test_moments_are_of_all_and_features_of_a_random_part(
     # The same fixed order, so that any first part is a fair sample of all classes.
     np.testing.assert_allclose(part.features, reference.features[:200], atol=1e-4)
     assert (np.bincount(part.labels, minlength=10) >= 10).all()
-    expected = kernel.mean_within(part.features[:50])
+    expected = mean_within(part.features[:50])
     assert part.kernel_mean == pytest.approx(expected, rel=1e-12)
     samples = metrics.extract(extractor, digits.train.images[:100])
     values = metrics.evaluate(samples, part, extractor=extractor, n=100)
-    given = kernel.kernel_distance(samples.features, part.features[:50])
+    given = kernel_distance(samples.features, part.features[:50])
     assert values["kd_digits_100"].value == pytest.approx(given, rel=1e-9)
     assert values["kd_digits_100"].provenance["reference_n"] == 50
     # As many real images as samples, or what is inside would depend on their ratio.
     four = ("precision", "recall", "density", "coverage")
     assert {values[f"{name}_digits_100"].provenance["reference_n"] for name in four} == {100}
-    overlap = precision_recall.overlap(part.features[:100], samples.features)
-    assert values["precision_digits_100"].value == overlap.precision
+    shares = overlap(part.features[:100], samples.features)
+    assert values["precision_digits_100"].value == shares.precision
 
 
 # Memory

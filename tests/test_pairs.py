@@ -13,9 +13,13 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from bench import data, metrics
-from bench.metrics import extractors, kernel, tiles
-from bench.metrics.kernel import kernel_distance
-from bench.metrics.precision_recall import Overlap, overlap
+from bench.metrics import extractors, kernel_and_precision_recall
+from bench.metrics.kernel_and_precision_recall import (
+    Overlap,
+    kernel_distance,
+    mean_within,
+    overlap,
+)
 
 N = 500
 
@@ -58,8 +62,8 @@ def naive_overlap(real: np.ndarray, samples: np.ndarray) -> Overlap:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of sizes that divide nothing."""
-    monkeypatch.setattr(tiles, "COLUMNS", 11)
-    monkeypatch.setattr(tiles, "ROWS", 7)
+    monkeypatch.setattr(kernel_and_precision_recall, "COLUMNS", 11)
+    monkeypatch.setattr(kernel_and_precision_recall, "ROWS", 7)
 
 
 # Kernel distance
@@ -118,8 +122,8 @@ def test_kernel_distance_needs_pairs() -> None:
 def test_known_mean_within_is_used() -> None:
     x, y = normal(0, 30, 4), normal(1, 50, 4)
     whole = kernel_distance(x, y)
-    assert kernel_distance(x, y, own_mean=kernel.mean_within(y)) == whole
-    assert kernel_distance(x, y, own_mean=kernel.mean_within(y) + 1) == pytest.approx(whole + 1)
+    assert kernel_distance(x, y, own_mean=mean_within(y)) == whole
+    assert kernel_distance(x, y, own_mean=mean_within(y) + 1) == pytest.approx(whole + 1)
 
 
 # Precision, recall, density, coverage

@@ -12,8 +12,7 @@ from bench.metrics import frechet_distance, inception_score_and_accuracy, points
 from bench.metrics.extractors.loading import Extractor, sha256_of
 from bench.metrics.features import Features
 from bench.metrics.inception_score_and_accuracy import count_classes, gap_of
-from bench.metrics.kernel import kernel_distance
-from bench.metrics.precision_recall import LEAST, overlap
+from bench.metrics.kernel_and_precision_recall import LEAST, kernel_distance, overlap
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, libraries, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics
 from bench.records import Value

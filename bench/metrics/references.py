@@ -22,7 +22,7 @@ from bench.data.dataset import Dataset, Progress, unheard
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import BATCH, extract
 from bench.metrics.frechet_distance import Moments, permutation
-from bench.metrics.kernel import mean_within
+from bench.metrics.kernel_and_precision_recall import mean_within
 from bench.metrics.protocol import PROTOCOL
 from bench.records import new_file, write_archive
 

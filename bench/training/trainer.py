@@ -229,16 +229,13 @@ class Trainer:
             return max(1, round(allowed / run.flops_per_step))
         return None
 
-    def overall(self, run: StageRun) -> float:
-        """Fraction of all training that is done."""
-        done = sum(stage.share for stage in self.stages[: self.stage_index])
-        return min(1.0, (done + run.stage.share * self.progress(run)) / self.total_share)
-
     def _events(self, run: StageRun) -> None:
         log_every = max(1, round(self.settings.log_kimg * 1000 / self.feed.batch))
         if self.steps % log_every == 0:
             self._emit(run)
-        done = self.overall(run)
+        before = sum(stage.share for stage in self.stages[: self.stage_index])
+        share = before + run.stage.share * self.progress(run)
+        done = min(1.0, share / self.total_share)
         due = math.floor(done * self.settings.snapshots + 1e-9)
         if self.snapshots < due:
             self.snapshots = due

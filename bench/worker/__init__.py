@@ -5,12 +5,14 @@ pending ``record.json`` are; exit codes as in :mod:`bench.executors.job`. What a
 any training is made by ``python -m bench.worker.preparation JOB.json``.
 """
 
-from bench.worker.build import Built, data_spec, device_for, open_device
-from bench.worker.cell import read_checkpoint
+# A face, as dense as its ``__all__``.
+# isort: off
+from bench.worker.build import (
+    Built, Trained, data_spec, device_for, load_finished, open_device, read_checkpoint,
+)  # fmt: skip
 from bench.worker.progress_and_stop import Progress, excused, stoppable
 from bench.worker.run import GRID_IMAGES, run_cell
 from bench.worker.train import feed_of
-from bench.worker.trained import Trained, load_finished
 
 __all__ = [
     "GRID_IMAGES", "Built", "Progress", "Trained", "data_spec", "device_for", "excused", "feed_of",

@@ -1,6 +1,6 @@
-"""From a cell's configuration to its data, its device and its method."""
+"""From a cell's configuration to its data, its device and its method; with final weights, too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,13 @@ import torch
 from bench.config import CellConfig, Settings, Training, UserError, build, one_line
 from bench.config.random_streams import derive
 from bench.data import Dataset, load
+from bench.records import CHECKPOINT, Record, placed_config
+from bench.records import load as load_record
 from bench.records.plugins import method_class
+from bench.records.source_code import check_source
 from bench.sampling.source import Source
-from bench.training.checkpoint import seed_everything
+from bench.training import State
+from bench.training.checkpoint import read_state, seed_everything
 from bench.training.optimizing import move
 from methods import registry
 from methods.base import DataSpec, Method
@@ -118,3 +122,55 @@ def build_cell(config: CellConfig, dataset: Dataset, device: torch.device) -> Bu
     seed_everything(derive(config.seed, "networks"))
     method = build_method(config.method, config.method_config, dataset)
     return Built(config, dataset, device, move(method, device))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished cell was made with, and the weights that it ended with."""
+
+    record: Record
+    config: CellConfig
+    dataset: Dataset
+    device: torch.device
+    weights: dict[str, Any]
+    """State of each network, averaged where the method's are."""
+
+    def build(self) -> Built:
+        """Build the method with these weights."""
+        built = build_cell(self.config, self.dataset, self.device)
+        for name, network in built.method.networks.items():
+            network.load_state_dict(self.weights[name])
+            network.eval().requires_grad_(False)
+        return built
+
+    def with_sampler(self, sampler: dict[str, Any]) -> "Trained":
+        """The same weights, to be drawn from otherwise."""
+        body = self.config.method_config | {"sampler": sampler}
+        return replace(self, config=self.config.model_copy(update={"method_config": body}))
+
+
+def load_finished(folder: Path, cache: Path, data_sha256: str) -> Trained:
+    """Load a finished cell's data and weights; UserError if they are other data, or not final."""
+    record, config = load_record(folder), placed_config(folder)
+    assert record is not None, f"{folder} has no record"
+    device = device_for(config)
+    dataset = load_data(config.settings, cache)
+    if dataset.sha256 != data_sha256:
+        raise UserError(f"the images at {dataset.source} are not those it was trained on")
+    stages = len(build_cell(config, dataset, device).method.stages())
+    check_source(config.method, record.key, record.identity.get("source", {}))
+    state = read_checkpoint(folder, record.key, device)
+    if state is None or state["trainer"]["stage_index"] < stages:
+        raise UserError("its checkpoint is not of its finished training; run it again")
+    return Trained(record, config, dataset, device, state["trainer"]["networks"])
+
+
+def read_checkpoint(folder: Path, key: str, device: torch.device) -> State | None:
+    """Return a cell's checkpoint, if there is one of this ``key``; UserError if it is damaged."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    kinds = {"key": str, "trainer": dict, "curve_bytes": int, "ledger": dict}
+    state = read_state(path, kinds, device)
+    # A checkpoint of other settings or another source is not this cell's.
+    return state if state["key"] == key else None

@@ -20,9 +20,8 @@ from bench.records.environment import note
 from bench.records.files import write_archive
 from bench.records.source_code import check_source
 from bench.training import State
-from bench.training.checkpoint import read_state
-from bench.worker.build import build_cell, device_for, load_data
-from bench.worker.partial_samples import Parts
+from bench.worker.build import build_cell, device_for, load_data, read_checkpoint
+from bench.worker.partial_samples import Parts, last_part
 from bench.worker.progress_and_stop import Progress, Stop, leave
 
 
@@ -105,7 +104,8 @@ class Cell:
     def _open_ledger(self, state: State | None) -> None:
         """Go on with the ledger where the latest of the cell's files leaves it."""
         done = self.record.ledger if records.is_sampled(self.record, self.folder) else None
-        known = [done, self.parts.seconds(), state["ledger"] if state else None]
+        part = last_part(self.folder, self.record.key)
+        known = [done, part and part["ledger"], state and state["ledger"]]
         carried = max(filter(None, known), key=lambda totals: totals["wall"], default=None)
         before = self.record.attempts[:-1]
         kept = carried["wall"] - carried.get("charged", 0.0) if carried else 0.0
@@ -151,14 +151,3 @@ class Cell:
         """End this process at once: a request to stop was not heeded in time."""
         self.close(Status.INTERRUPTED, "stopped within a step; goes on from the last checkpoint")
         leave()
-
-
-def read_checkpoint(folder: Path, key: str, device: torch.device) -> State | None:
-    """Return a cell's checkpoint, if there is one of this ``key``; UserError if it is damaged."""
-    path = folder / records.CHECKPOINT
-    if not path.exists():
-        return None
-    kinds = {"key": str, "trainer": dict, "curve_bytes": int, "ledger": dict}
-    state = read_state(path, kinds, device)
-    # A checkpoint of other settings or another source is not this cell's.
-    return state if state["key"] == key else None

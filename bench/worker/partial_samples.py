@@ -47,11 +47,6 @@ class Parts:
         self.batches = found
         return found
 
-    def seconds(self) -> dict[str, float] | None:
-        """Return the ledger's totals when the last part was written; ``None`` without parts."""
-        part = last_part(self.folder.parent, self.key)
-        return part["ledger"] if part else None
-
     def note(self, batches: Sequence[Timed], *, is_last: bool) -> None:
         """Take note of all batches so far; write the new ones when it is time to."""
         self.batches = batches

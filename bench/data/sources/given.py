@@ -61,19 +61,16 @@ def load_given(
         )
     if known is not None and len(stored.train) != known.train:
         notes.append(f"{len(stored.train)} training images, not the published {known.train}")
-    classes = facts.classes or (known.classes if known is not None else _numbers(stored))
+    classes = facts.classes or (() if known is None else known.classes)
+    if not classes:  # They have no names: 0, 1, 2, ... up to the highest label.
+        given = [split.labels for split in (stored.train, stored.test) if split is not None]
+        highest = max((int(labels.max()) for labels in given if labels is not None), default=-1)
+        classes = tuple(map(str, range(highest + 1)))
     if stored.train.labels is not None:
         absent = len(classes) - len(np.unique(stored.train.labels))
         notes += [f"{absent} of {len(classes)} classes have no image"] if absent else []
     beside_it = "" if facts.held_out is None else f"; held-out split from {facts.held_out}"
     return _dataset(name, stored, classes, f"{path}{beside_it}", notes)
-
-
-def _numbers(stored: CachedImages) -> tuple[str, ...]:
-    """The names of classes that have none: 0, 1, 2, ... up to the highest label."""
-    given = [split.labels for split in (stored.train, stored.test) if split is not None]
-    highest = max((int(labels.max()) for labels in given if labels is not None), default=-1)
-    return tuple(map(str, range(highest + 1)))
 
 
 def _dataset(

@@ -153,8 +153,7 @@ def _download(name: str, root: Path, looked: str) -> Path:
         # Of processes that were killed: who downloads holds the lock.
         for left in root.glob(f".{name}.tmp-*"):
             shutil.rmtree(left, ignore_errors=True)
-        found = find(name, root)
-        if found is not None:
+        if found := find(name, root):
             return found
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}.tmp-") as temporary:
             try:
@@ -168,10 +167,9 @@ def _download(name: str, root: Path, looked: str) -> Path:
             # What lies there was not found good above, so it cannot be a finished download.
             shutil.rmtree(target, ignore_errors=True)
             os.replace(Path(temporary) / _FOLDERS[name], target)
-    found = find(name, root)
-    if found is None:
-        raise UserError(f"{root}: torchvision's download of {name} lacks files; {_advice(name)}")
-    return found
+    if found := find(name, root):
+        return found
+    raise UserError(f"{root}: torchvision's download of {name} lacks files; {_advice(name)}")
 
 
 def _advice(name: str) -> str:

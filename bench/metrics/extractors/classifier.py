@@ -8,7 +8,6 @@ only linear layer, so that the distance sees what the classifier decides by.
 """
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.data.dataset import Split
+from bench.metrics.extractors.resizing import Run
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,7 @@ def accuracy(model: nn.Module, split: Split, device: str | torch.device = "cpu")
     return float((torch.cat(parts) == labels).double().mean())
 
 
-def load_classifier(
-    name: str, content: bytes, device: torch.device
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def load_classifier(name: str, content: bytes, device: torch.device) -> Run:
     """Return a function from uint8 images to features and probabilities, from a file's bytes."""
     model = FeatureClassifier(SHAPES[name])
     model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True, map_location="cpu"))

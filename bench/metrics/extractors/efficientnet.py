@@ -9,7 +9,6 @@ wrong: on photographs the median variance there is 1.2 times the stored one with
 """
 
 import io
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.config import UserError
-from bench.metrics.extractors.resizing import clean_resize, to_rgb
+from bench.metrics.extractors.resizing import Run, clean_resize, to_rgb
 
 SIZE = 128
 _MEAN = 127.0
@@ -60,9 +59,7 @@ def packaged_network(content: bytes) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def load_efficientnet(
-    content: bytes, device: torch.device
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def load_efficientnet(content: bytes, device: torch.device) -> Run:
     """Return a function from uint8 images to 1280 features and 1000 probabilities."""
     network = Folded(packaged_network(content)).eval().requires_grad_(False).to(device)
     on_cpu = device.type == "cpu"

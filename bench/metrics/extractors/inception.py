@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.config import UserError
-from bench.metrics.extractors.resizing import clean_resize, to_rgb
+from bench.metrics.extractors.resizing import Run, clean_resize, to_rgb
 from bench.metrics.extractors.verified import ROOT_VARIABLE, find
 from bench.metrics.protocol import Say, to_stderr
 from bench.records import write_atomically
@@ -64,9 +63,7 @@ def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
     return target
 
 
-def load_inception(
-    content: bytes, device: torch.device, *, legacy: bool
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def load_inception(content: bytes, device: torch.device, *, legacy: bool) -> Run:
     """Return a function from uint8 images to 2048 features and 1008 probabilities.
 
     ``content`` are the file's bytes, already checked. With ``legacy`` the graph resizes by itself,

@@ -23,9 +23,8 @@ from bench.data.sources import digits_and_mixtures
 from bench.metrics import points
 from bench.metrics.extractors import efficientnet, exported, inception, resizing, resnet, verified
 from bench.metrics.extractors.classifier import SHAPES, load_classifier
+from bench.metrics.extractors.resizing import Run
 from methods.mixtures import GaussianMixture
-
-Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _INCEPTION = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 SHA256 = {

@@ -1,10 +1,14 @@
 """How images reach an extractor's size: clean-fid's resize, for a batch on the device."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional
 
 from bench.config import UserError
 
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What an extractor is: images (B, C, H, W) to features (B, d) and probabilities (B, K)."""
 CLEAN = "clean: bicubic, antialiased, float, clipped to 0..255"
 """What a value's provenance says of ``clean_resize``."""
 

@@ -9,7 +9,6 @@ behind the old.
 """
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.config import UserError
+from bench.metrics.extractors.resizing import Run
 from bench.metrics.extractors.verified import ROOT_VARIABLE, find, places
 
 FILES = {"cifar-resnet20": "resnet20-12fca82f.th", "cifar-resnet56": "resnet56-4bfd9763.th"}
@@ -89,9 +89,7 @@ def find_weights(name: str, cache: Path) -> Path:
     return found
 
 
-def load_resnet(
-    name: str, content: bytes, device: torch.device
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def load_resnet(name: str, content: bytes, device: torch.device) -> Run:
     """Return a function from uint8 images to 64 features and 10 probabilities."""
     stored = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")["state_dict"]
     model = ResNet(BLOCKS[name])
