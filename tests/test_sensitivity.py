@@ -20,7 +20,7 @@ from bench.cli import main
 from bench.commands.sensitivity import damage, measure
 from bench.commands.sensitivity.report import Verdict, judge, markdown, table, write_page
 from bench.data import Dataset, Split, load
-from bench.metrics.evaluator import Evaluator
+from bench.metrics.evaluation import Evaluator
 from bench.metrics.extractors import Extractor
 from bench.metrics.frechet_distance import frechet_between
 from bench.records import Value

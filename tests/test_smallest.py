@@ -19,7 +19,7 @@ from bench.commands.evaluate import stored
 from bench.commands.settings import resolve_settings
 from bench.config import UserError, choose_preset, one_line
 from bench.data import Dataset, Split, load
-from bench.metrics import classification_score, evaluator, extractors, references
+from bench.metrics import classification_score, evaluation, extractors, references
 from bench.metrics.protocol import FAMILIES
 
 from .conftest import Bench
@@ -96,20 +96,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def measures(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> evaluator.Evaluator:
+def measures(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> evaluation.Evaluator:
     cache = tmp_path_factory.mktemp("measures")
     _, preset = choose_preset("digits", "smoke", "cpu")
     settings = resolve_settings(
         "digits", "smoke", preset, device="cpu", data=None, weights=(), reference=None
     )
-    return evaluator.Evaluator.open(settings, digits, device=torch.device("cpu"), cache=cache)
+    return evaluation.Evaluator.open(settings, digits, device=torch.device("cpu"), cache=cache)
 
 
 @pytest.mark.parametrize(
     ("count", "family"), sorted({*product([1, 2], FAMILIES)} - {(2, "cas")})
 )  # that of two trains as that of more
 def test_each_metric_of_few_images_is_a_number_or_a_line(
-    measures: evaluator.Evaluator, digits: Dataset, count: int, family: str,
+    measures: evaluation.Evaluator, digits: Dataset, count: int, family: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert digits.train.labels is not None

@@ -60,10 +60,10 @@ def load(
 
 def _holds_images(name: str, path: Path) -> bool:
     """Whether to read images of the user's at ``path``, rather than a data set's own files."""
-    from bench.data.sources import folders, lmdbs, mnist_and_cifar
+    from bench.data.sources import folders_and_zips, lmdbs, mnist_and_cifar
 
     if path.is_file() or name not in KNOWN or lmdbs.is_lmdb(path):
         return True
     if name != "digits" and mnist_and_cifar.find(name, path) is not None:
         return False
-    return folders.holds_image(path)
+    return folders_and_zips.holds_image(path)

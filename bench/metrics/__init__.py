@@ -11,8 +11,7 @@ from bench.metrics import extractors
 from bench.metrics.anchors import HELD_OUT, NOISE, anchor_notes, measure_anchors
 from bench.metrics.classification_score import cas
 from bench.metrics.denoisers import diagnose
-from bench.metrics.evaluation import evaluate, identity
-from bench.metrics.evaluator import Evaluator
+from bench.metrics.evaluation import Evaluator, evaluate, identity
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
 from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names, to_stderr

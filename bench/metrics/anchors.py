@@ -7,7 +7,7 @@ import torch
 
 from bench.data.dataset import Dataset, Pixels, Progress, Split, to_uint8, unheard
 from bench.metrics import classification_score
-from bench.metrics.evaluator import Evaluator
+from bench.metrics.evaluation import Evaluator
 from bench.metrics.features import share_of
 from bench.metrics.frechet_distance import permutation
 from bench.metrics.inception_score_and_accuracy import gap_of

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from bench.commands.sensitivity.damage import Damage, LeftOut, Real, damages
 from bench.config import UserError
 from bench.data.dataset import Dataset, Progress, Split, unheard
-from bench.metrics.evaluation import evaluate
-from bench.metrics.evaluator import Evaluator
+from bench.metrics.evaluation import Evaluator, evaluate
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import Features, features_of, hash_of, share_of
 from bench.metrics.frechet_distance import permutation

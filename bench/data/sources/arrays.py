@@ -19,9 +19,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from bench.config import UserError
+from bench.data.sources.folders_and_zips import DAMAGE, open_archive
 from bench.data.sources.image_file import LARGEST_SIDE, shown
 from bench.data.sources.layout import Content, Entry, damaged
-from bench.data.sources.zips import DAMAGE, open_archive
 
 _KEYS = (("arr_0", "arr_1"), ("images", "labels"))
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

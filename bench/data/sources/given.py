@@ -16,7 +16,7 @@ import numpy as np
 from bench.config import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
-from bench.data.sources import folders, lmdbs, zips
+from bench.data.sources import folders_and_zips, lmdbs
 from bench.data.sources.arrays import open_npz
 from bench.data.sources.image_cache import CachedImages, Recipe, prepare
 from bench.data.sources.labels import of_samples, of_training_data
@@ -97,9 +97,9 @@ def _splits(path: Path, beside: Path | None) -> tuple[dict[str, Part], list[str]
 def _top(path: Path) -> Top:
     """How to list what lies at ``path``: nothing where there are no folders and files in it."""
     if path.is_dir() and not lmdbs.is_lmdb(path):
-        return partial(folders.top, path)
+        return partial(folders_and_zips.top_of_folder, path)
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
-    return zips.top(path) if is_zip else lambda below: ([], [])
+    return folders_and_zips.top_of_zip(path) if is_zip else lambda below: ([], [])
 
 
 def _whole(path: Path) -> Part:
@@ -123,21 +123,22 @@ def _part(path: Path, below: str) -> Part:
     kind = path.suffix.lower()
     if path.is_dir():
         place = path / below
-        opener = lmdbs.open_lmdb if lmdbs.is_lmdb(place) else folders.open_folder
+        opener = lmdbs.open_lmdb if lmdbs.is_lmdb(place) else folders_and_zips.open_folder
         return Part(below or path.name, partial(opener, place))
     if path.name == lmdbs.FILE:
         raise UserError(f"{path}: give the folder that it lies in")
     if kind not in {".zip", ".npz"}:
         raise UserError(f"{path}: not a .zip or .npz file; give one, or a folder with the images")
-    opener = partial(open_npz, path) if kind == ".npz" else partial(zips.open_zip, path, below)
-    return Part(below or path.name, opener)
+    if kind == ".npz":
+        return Part(path.name, partial(open_npz, path))
+    return Part(below or path.name, partial(folders_and_zips.open_zip, path, below))
 
 
 def _stamp(paths: Sequence[Path]) -> str:
     """Return where files lie, and what tells their present state."""
     # Beside an lmdb's data lies a lock that every reader may touch.
     files = [path / lmdbs.FILE if lmdbs.is_lmdb(path) else path for path in paths]
-    return " ".join(f"{file} {folders.stamp(file)}" for file in files)
+    return " ".join(f"{file} {folders_and_zips.stamp(file)}" for file in files)
 
 
 def load_samples(
