@@ -2,8 +2,7 @@
 
 A small classifier is trained from scratch on samples with the classes that were asked for, and
 tested on the real held-out images: it falls when samples are unlike the data, of the wrong class or
-all alike, which a distance of whole distributions may not show. The recipe is the same for all
-methods and for real images, and its name and version are part of a value's provenance.
+all alike, which a distance of whole distributions may not show. The recipe is the same for all.
 
 Source: Ravuri and Vinyals 2019, "Classification Accuracy Score for Conditional Generative Models".
 They train a ResNet-50 on as many samples as ImageNet has images, with flips and crops; ours is of

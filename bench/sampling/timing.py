@@ -80,8 +80,7 @@ def draw_and_time(
 ) -> Drawn:
     """Draw ``n`` images in batches and time each batch, after warming up.
 
-    All timed batches have the protocol's size; what is over ``n`` is dropped. Batches that are
-    ``kept`` already are not drawn again.
+    All have the protocol's size; what is over ``n`` is dropped, and what is ``kept`` not redrawn.
     """
     size = settings.batch
     calls, flops = count_sampling(source, size)

@@ -18,9 +18,8 @@ class Feed:
     """Batches of real images on the device, reshuffled every epoch.
 
     Images are a tensor, whose device it is, or a numpy array, maybe memory-mapped, for ``device``:
-    one of at most ``resident`` bytes goes there whole, a larger one is gathered batch by batch.
-    The batches are the same, bit for bit. uint8 images become float32 in [-1, 1]; points, which
-    are float32 already, stay as they are.
+    one of at most ``resident`` bytes goes there whole, a larger one batch by batch, the same bit
+    for bit. uint8 images become float32 in [-1, 1]; float32 points stay as they are.
     """
 
     def __init__(

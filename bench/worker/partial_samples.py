@@ -30,8 +30,7 @@ class Parts:
     def __init__(self, cell: Path, key: str, ledger: Callable[[], Ledger], seconds: float) -> None:
         """Keep batches of the cell of this ``key``, every so many ``seconds``."""
         self.folder, self.key, self.ledger = cell / FOLDER, key, ledger
-        self.pace = Pace(seconds)
-        self.written = 0
+        self.pace, self.written = Pace(seconds), 0
         self.found = 0
         """Batches that an earlier process had drawn."""
         self.batches: Sequence[Timed] = []

@@ -3,12 +3,9 @@
 A folder under ``<cache>/prepared/`` holds ``train-images.npy``, ``train-labels.npy`` and the same
 of ``test``, each where there is one, and ``facts.json``. Its name is a hash of where the images
 come from and of every file's size and times of modification and of change; content is not hashed
-at each start, because a zip file may have a hundred gigabytes. ``sha256`` in the facts is the hash
-of the decoded images and labels.
-
-Images are decoded in a few threads and written one after the other, so memory does not grow with
-their number. The folder appears whole or not at all: it is written under another name, synced and
-renamed, by the holder of the lock beside it, who first removes what killed processes have left.
+at each start, because a zip file may have a hundred gigabytes. The folder appears whole or not at
+all: it is written under another name, synced and renamed, by the holder of the lock beside it, who
+first removes what killed processes have left. Memory does not grow with the number of images.
 """
 
 import hashlib
@@ -77,8 +74,9 @@ class PreparedFacts(BaseModel, frozen=True):
     """The cache's ``facts.json``.
 
     ``classes`` is None where none were named. ``lossy`` tells the lossy formats that images went
-    through, ``kind`` what they were read from, and ``held_out`` what the held-out split is called
-    there. ``files`` has the size and the time of modification of each array.
+    through, ``kind`` what they were read from, ``held_out`` how the held-out split is called
+    there, ``sha256`` the hash of decoded images and labels, and ``files`` each array's size and
+    time of modification.
     """
 
     classes: tuple[str, ...] | None

@@ -123,8 +123,7 @@ class Exported:
 def load_exported(name: str, where: str, content: bytes, device: torch.device) -> Exported:
     """Load a network of a file's bytes, and try it where it tells the images' shape.
 
-    ``where`` is the file, for messages. Raises UserError for bytes that hold no network, or one
-    that no extractor can be made of.
+    ``where`` is the file, for messages. UserError where no extractor can be made of it.
     """
     about = f"extractor '{name}' ({where})"
     is_script = _is_torchscript(content, about)

@@ -1,8 +1,7 @@
 """The 2015 Inception network, the only one whose distances are called FID.
 
-It is clean-fid's TorchScript file. Loading such a file runs code from it, so its SHA-256 is checked
-before, and the bytes that were checked are the ones loaded. clean-fid keeps it unchecked in the
-system's temporary folder; we keep it in our own cache.
+It is clean-fid's TorchScript file, which runs code when it is loaded; clean-fid keeps it unchecked
+in the system's temporary folder. We keep it in our own cache, and load the bytes that we checked.
 """
 
 import hashlib
@@ -45,7 +44,7 @@ def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
     """Return the weights' file, fetched into the cache by one process if it is nowhere.
 
     Only a download with the right hash is kept; a file that lay there is checked by the caller.
-    Raises UserError, which says what was tried and how to supply the file.
+    UserError says what was tried and how to supply the file.
     """
     target = cache / "weights" / FILE
     if found := find(FILE, cache):
@@ -66,9 +65,8 @@ def find_weights(cache: Path, sha256: str, say: Say = to_stderr) -> Path:
 def load_inception(content: bytes, device: torch.device, *, legacy: bool) -> Run:
     """Return a function from uint8 images to 2048 features and 1008 probabilities.
 
-    ``content`` are the file's bytes, already checked. With ``legacy`` the graph resizes by itself,
-    as in the papers before clean-fid. The probabilities leave out the bias of the last layer, as
-    the original Inception Score does, and come from the same pass.
+    With ``legacy`` the graph resizes by itself, as in the papers before clean-fid. The
+    probabilities leave out the bias of the last layer, as the original Inception Score does.
     """
     # torch would rather have other formats; the file is what it is.
     with warnings.catch_warnings(action="ignore"):

@@ -1,11 +1,9 @@
 """Feature extractors by name: fixed networks whose weights are checked against a known hash.
 
-For points of a mixture the extractor is a formula, and the hash is that of its parameters.
-
-A value compares only with values of the same network, so the hash of the weights is part of the
-name's meaning: a file with another hash is refused, whoever gave it, and where weights cannot be
-had nothing else is put in their place. A name that is none of ours stands for a network in a file
-of the user's (see ``exported``), and what is recorded is that file's hash.
+A value compares only with values of the same network, so a file with another hash is refused,
+whoever gave it, and where weights cannot be had nothing else is put in their place. For points the
+extractor is a formula, and the hash that of its parameters. A name that is none of ours stands for
+a network in a file of the user's (see ``exported``), and what is recorded is that file's hash.
 """
 
 import re
@@ -53,8 +51,7 @@ class Extractor:
     One with a ``truth``, the density of a data set of points, takes float32 points (B, 2, 1, 1).
     ``resize`` tells how images reach the network's size, ``takes`` is the only shape (C, H, W)
     accepted, if there is just one, and ``classifies`` the data set whose class indices the
-    probabilities have, if any. ``tried`` raises UserError where a foreign network is no extractor
-    for a shape.
+    probabilities have. ``tried`` raises UserError where a foreign network cannot take a shape.
     """
 
     name: str
@@ -68,10 +65,7 @@ class Extractor:
     tried: Callable[[tuple[int, ...]], None] | None = None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, d) and probabilities (B, K), float32, on the extractor's device.
-
-        Images are uint8 (B, C, H, W). K is 0 where the network gives no class probabilities.
-        """
+        """Return float32 features (B, d) and probabilities (B, K) of images; K may be 0."""
         self.check(tuple(images.shape[1:]))
         if self.truth is None and images.dtype != torch.uint8:
             raise ValueError(f"images must be quantised to uint8 first, not {images.dtype}")
@@ -82,10 +76,7 @@ class Extractor:
         return features.float(), probabilities.float()
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise UserError where images of this shape (C, H, W) cannot be taken.
-
-        A foreign network is tried on a few images of each new shape.
-        """
+        """Raise UserError where images of this shape (C, H, W) cannot be taken."""
         if shape == _POINTS != self.takes:
             raise UserError(
                 f"extractor '{self.name}' takes images, not points; choose the one of the data "
@@ -108,10 +99,7 @@ def names() -> tuple[str, ...]:
 
 
 def sha256_of(name: str, weights: Mapping[str, Path] = {}) -> str:
-    """Return the hash that an extractor's values carry, without loading it.
-
-    Raises UserError for a name that is neither ours nor given a readable file in ``weights``.
-    """
+    """Return the hash of an extractor; UserError for a name neither ours nor of a readable file."""
     _check(name, weights)
     return SHA256.get(name) or verified.hash_of(weights[name], name)
 
