@@ -25,8 +25,8 @@ from bench.config.errors import UserError
 from bench.data.dataset import Split, fingerprint
 from bench.data.sources import image_cache
 from bench.data.sources.image_cache import Recipe
-from bench.data.sources.labels import Labels
 from bench.data.sources.layout import Content, Entry, Part
+from bench.data.sources.splits_and_labels import Labels
 from bench.progress import display
 from bench.training import Feed
 from tests.conftest import Bench

@@ -60,9 +60,9 @@ def load(
 
 def _holds_images(name: str, path: Path) -> bool:
     """Whether to read images of the user's at ``path``, rather than a data set's own files."""
-    from bench.data.sources import folders_and_zips, lmdbs, mnist_and_cifar
+    from bench.data.sources import arrays_and_lmdbs, folders_and_zips, mnist_and_cifar
 
-    if path.is_file() or name not in KNOWN or lmdbs.is_lmdb(path):
+    if path.is_file() or name not in KNOWN or arrays_and_lmdbs.is_lmdb(path):
         return True
     if name != "digits" and mnist_and_cifar.find(name, path) is not None:
         return False

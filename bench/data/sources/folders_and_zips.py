@@ -1,9 +1,9 @@
 """Images as files by relative path: in a folder, or in a zip file (EDM's and StyleGAN's layout).
 
-In either, images lie in any folders and, beside these, a ``dataset.json`` as ``labels.py`` reads
-it; they are taken in the order of their names, and hidden ones are passed over. In a folder links
-are followed, but not in a circle; what is neither file nor folder is refused, because reading it
-may never end. Nothing of a zip file is ever unpacked onto the disk.
+In either, images lie in any folders and, beside these, a ``dataset.json`` (``splits_and_labels``).
+They are taken in the order of their names, and hidden ones are passed over. In a folder links are
+followed, but not in a circle; what is neither file nor folder is refused, because reading it may
+never end. Nothing of a zip file is ever unpacked onto the disk.
 """
 
 import hashlib

@@ -16,12 +16,11 @@ import numpy as np
 from bench.config import UserError
 from bench.data.catalogue import KNOWN
 from bench.data.dataset import Dataset, Progress, unheard
-from bench.data.sources import folders_and_zips, lmdbs
-from bench.data.sources.arrays import open_npz
+from bench.data.sources import folders_and_zips
+from bench.data.sources.arrays_and_lmdbs import LMDB_FILE, is_lmdb, open_lmdb, open_npz
 from bench.data.sources.image_cache import CachedImages, Recipe, prepare
-from bench.data.sources.labels import of_samples, of_training_data
 from bench.data.sources.layout import Part
-from bench.data.sources.splits import Top, find_splits, unwrap
+from bench.data.sources.splits_and_labels import Top, find_splits, label_data, label_samples, unwrap
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PAIRS = (("-train", "-test"), ("_train_lmdb", "_val_lmdb"))
@@ -45,7 +44,7 @@ def load_given(
         )
     place, known = path.resolve(), KNOWN.get(name)
     beside = _beside(place)
-    label = partial(of_training_data, name, None if known is None else known.classes)
+    label = partial(label_data, name, None if known is None else known.classes)
     files = [place] if beside is None else [place, beside]
     shape = None if known is None else (known.channels, known.size, known.size)
     recipe = Recipe(
@@ -96,7 +95,7 @@ def _splits(path: Path, beside: Path | None) -> tuple[dict[str, Part], list[str]
 
 def _top(path: Path) -> Top:
     """How to list what lies at ``path``: nothing where there are no folders and files in it."""
-    if path.is_dir() and not lmdbs.is_lmdb(path):
+    if path.is_dir() and not is_lmdb(path):
         return partial(folders_and_zips.top_of_folder, path)
     is_zip = path.is_file() and path.suffix.lower() == ".zip"
     return folders_and_zips.top_of_zip(path) if is_zip else lambda below: ([], [])
@@ -123,9 +122,9 @@ def _part(path: Path, below: str) -> Part:
     kind = path.suffix.lower()
     if path.is_dir():
         place = path / below
-        opener = lmdbs.open_lmdb if lmdbs.is_lmdb(place) else folders_and_zips.open_folder
+        opener = open_lmdb if is_lmdb(place) else folders_and_zips.open_folder
         return Part(below or path.name, partial(opener, place))
-    if path.name == lmdbs.FILE:
+    if path.name == LMDB_FILE:
         raise UserError(f"{path}: give the folder that it lies in")
     if kind not in {".zip", ".npz"}:
         raise UserError(f"{path}: not a .zip or .npz file; give one, or a folder with the images")
@@ -137,7 +136,7 @@ def _part(path: Path, below: str) -> Part:
 def _stamp(paths: Sequence[Path]) -> str:
     """Return where files lie, and what tells their present state."""
     # Beside an lmdb's data lies a lock that every reader may touch.
-    files = [path / lmdbs.FILE if lmdbs.is_lmdb(path) else path for path in paths]
+    files = [path / LMDB_FILE if is_lmdb(path) else path for path in paths]
     return " ".join(f"{file} {folders_and_zips.stamp(file)}" for file in files)
 
 
@@ -159,7 +158,7 @@ def load_samples(
     place = path.resolve()
     recipe = Recipe(
         f"samples {classes}", partial(_stamp, [place]), lambda: ({"train": _whole(place)}, []),
-        partial(of_samples, classes), shape=shape, owner="the data set",
+        partial(label_samples, classes), shape=shape, owner="the data set",
     )  # fmt: skip
     stored = prepare(recipe, cache=cache, progress=progress)
     return _dataset("samples", stored, classes, str(path), stored.facts.notes)

@@ -33,8 +33,8 @@ from bench.config import UserError
 from bench.data.dataset import Fingerprint, Progress, Split, unheard
 from bench.data.sources import image_file
 from bench.data.sources.image_file import Picture, shown, text
-from bench.data.sources.labels import Labels
 from bench.data.sources.layout import Content, Entry, Part
+from bench.data.sources.splits_and_labels import Labels
 from bench.records import sync_folder
 
 FORMAT = 4

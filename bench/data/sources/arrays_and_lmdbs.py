@@ -1,9 +1,13 @@
-"""Images in one ``.npz`` file: guided-diffusion's layout, or a cell's own ``samples.npz``.
+"""Images in one ``.npz`` file (guided-diffusion's, or a cell's own), or in an lmdb folder (LSUN's).
 
 ``arr_0`` (or ``images``) is uint8 (N, H, W, C) or (N, C, H, W), ``arr_1`` (or ``labels``) integers
 (N,), where there are labels. Which axis holds the channels is told by the one that has 1 or 3
 entries, and refused if both have. Images are read one after the other, never all at once, and
 nothing is unpickled.
+
+An lmdb's ``data.mdb`` holds JPEG or WebP files, read in the order of their keys, and not by
+torchvision, whose class writes a pickled list of them into the working directory. lmdb trusts the
+file's inner pointers: read only what you trust.
 """
 
 import math
@@ -23,6 +27,7 @@ from bench.data.sources.folders_and_zips import DAMAGE, open_archive
 from bench.data.sources.image_file import LARGEST_SIDE, shown
 from bench.data.sources.layout import Content, Entry, damaged
 
+LMDB_FILE = "data.mdb"
 _KEYS = (("arr_0", "arr_1"), ("images", "labels"))
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _Open = tuple[IO[bytes], tuple[int, ...], np.dtype[Any]]
@@ -115,3 +120,43 @@ def _exactly(file: IO[bytes], size: int, where: str) -> bytes:
     if len(content) != size:
         raise UserError(f"{where} is truncated ({len(content)} of {size} bytes); fetch it again")
     return content
+
+
+def is_lmdb(path: Path) -> bool:
+    """Whether a folder is an lmdb database."""
+    return (path / LMDB_FILE).is_file()
+
+
+@contextmanager
+def open_lmdb(path: Path) -> Iterator[Content]:
+    """Open an lmdb folder for reading; UserError if it is damaged or the library is missing."""
+    try:
+        import lmdb
+    except ImportError as error:
+        raise UserError(
+            f"{path}: reading LSUN's format needs the package lmdb; "
+            "install it: pip install 'scorebench[lsun]'"
+        ) from error
+    try:
+        with lmdb.open(
+            str(path), readonly=True, lock=False, readahead=False, meminit=False, create=False
+        ) as database:
+            # Reading a page that is not there kills the process.
+            needed = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+            held = (path / LMDB_FILE).stat().st_size
+            if held < needed:
+                raise UserError(
+                    f"{path}: {LMDB_FILE} is truncated ({held} of {needed} bytes); fetch it again"
+                )
+            count = database.stat()["entries"]
+            if not count:
+                raise UserError(f"{path}: holds no image")
+            yield Content(path, "lmdb", count, partial(_database_entries, database))
+    except lmdb.Error as error:
+        raise damaged(path, "corrupt or no lmdb database", error) from error
+
+
+def _database_entries(database: Any) -> Generator[Entry, None, None]:
+    with database.begin() as transaction:
+        for key, value in transaction.cursor():
+            yield Entry(key.decode("ascii", "backslashreplace"), partial(bytes, value))
