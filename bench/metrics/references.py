@@ -98,9 +98,7 @@ def reference(
     )  # fmt: skip
 
 
-def is_stored(
-    dataset: Dataset, extractor: Extractor, *, cache: Path, limit: int | None = None
-) -> bool:
+def is_stored(dataset: Dataset, extractor: Extractor, *, cache: Path, limit: int | None) -> bool:
     """Whether the statistics that ``reference`` would compute are kept already."""
     rows = len(selected_rows(len(dataset.train), limit))
     return _path_of(dataset, extractor, cache, rows).exists()
@@ -148,7 +146,7 @@ def _compute(
             progress(min(1.0, block.stop / len(rows)))
         kept.flush()
     assert total is not None
-    mean = mean_within(kept[:KERNEL], device=extractor.device) if len(order) > 1 else np.nan
+    mean = mean_within(kept[:KERNEL], device=extractor.device)
     content: dict[str, Any] = {"mu": total.mean, "sigma": total.covariance}
     content |= {"kernel_mean": np.array(mean), "kept": np.array(len(order))}
     content["labels"] = np.zeros(0, np.int64) if labels is None else labels[rows[order]]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.config import CellConfig, Settings, Training, UserError, build, one_line
+from bench.config import CellConfig, Settings, UserError, build, one_line
 from bench.config.random_streams import derive
 from bench.data import Dataset, load
 from bench.records import CHECKPOINT, Record, placed_config
@@ -45,9 +45,9 @@ def device_for(config: CellConfig) -> torch.device:
     return open_device(settings.device, settings.threads, config.training.precision)
 
 
-def load_data(settings: Settings, cache: Path) -> Dataset:
-    """Load the data that a study is of."""
-    return load(settings.dataset, path=settings.data, cache=cache, size=settings.size)
+def load_data(settings: Settings, cache: Path, **more: Any) -> Dataset:
+    """Load the data that a study is of; ``more`` as in ``load``."""
+    return load(settings.dataset, path=settings.data, cache=cache, size=settings.size, **more)
 
 
 def data_spec(dataset: Dataset) -> DataSpec:
@@ -87,18 +87,13 @@ class Built:
     device: torch.device
     method: Method
 
-    @property
-    def training(self) -> Training:
-        """How the method is trained."""
-        return self.config.training
-
     def source(self, stream: str) -> Source:
         """What draws from the method; equal streams give equal samples."""
         labels, classes = self.dataset.train.labels, len(self.dataset.classes)
         counts = None if labels is None else np.bincount(labels, minlength=classes)
         return Source(
             self.method, shape=data_spec(self.dataset).shape, device=self.device,
-            precision=self.training.precision, seed=self.config.seed, stream=stream,
+            precision=self.config.training.precision, seed=self.config.seed, stream=stream,
             frequencies=None if counts is None else counts / counts.sum(),
             quantise=not self.dataset.is_points,
         )  # fmt: skip
@@ -110,10 +105,10 @@ class Built:
             for stage in self.method.stages()
             for objective in stage.objectives
         }
-        sampler, precision = self.config.method_config.get("sampler"), self.training.precision
+        config = self.config
         return {
-            "sampling_seed": self.config.seed, "nfe": nfe, "sampler": sampler, "ema": averages,
-            "precision": precision,
+            "sampling_seed": config.seed, "nfe": nfe, "ema": averages,
+            "sampler": config.method_config.get("sampler"), "precision": config.training.precision,
         }  # fmt: skip
 
 

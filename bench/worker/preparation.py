@@ -13,11 +13,11 @@ import torch
 
 from bench import metrics
 from bench.config import MissingDataError, Settings, UserError, one_line
-from bench.data import Dataset, load
+from bench.data import Dataset
 from bench.data.dataset import unheard
 from bench.executors import BAD_INPUT, DONE, NO_DATA, Job, serve
 from bench.records import ANCHORS, Anchors, check_content, write_text
-from bench.worker.build import build_method, open_device
+from bench.worker.build import build_method, load_data, open_device
 from bench.worker.progress_and_stop import Progress
 from bench.worker.shared_stages import stage_key
 
@@ -34,20 +34,16 @@ def examine(
     samples, limit = settings.evaluation.samples, settings.evaluation.reference_images
     device = open_device(settings.device, settings.threads, settings.training.precision)
     identity = metrics.identity(settings)
-    dataset = load(
-        settings.dataset, path=settings.data, cache=cache, size=settings.size,
-        download=download, progress=progress,
-    )  # fmt: skip
+    dataset = load_data(settings, cache, download=download, progress=progress)
     stages = {}
     for label, config in methods.items():
         with torch.device("meta"):
             first = build_method(label, config, dataset).stages()[0]
         stages[label] = stage_key(first, label, settings, dataset.sha256, None)
+    notes = [*dataset.notes, *metrics.anchor_notes(dataset, samples, limit=limit)]
     answer = {
         "data_variant": dataset.variant, "data_sha256": dataset.sha256,
-        "data_source": dataset.source,
-        "notes": [*dataset.notes, *metrics.anchor_notes(dataset, samples, limit=limit)],
-        **identity, "stages": stages,
+        "data_source": dataset.source, "notes": notes, **identity, "stages": stages,
     }  # fmt: skip
     return dataset, device, answer
 

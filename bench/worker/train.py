@@ -45,7 +45,7 @@ def train(cell: Cell, state: State | None) -> None:
 
 def feed_of(built: Built) -> Feed:
     """The batches that a cell is trained on."""
-    data, how, seed = built.dataset.train, built.training, built.config.seed
+    data, how, seed = built.dataset.train, built.config.training, built.config.seed
     return Feed(
         data.images, data.labels, device=built.device, batch=how.batch, flip=how.flip, seed=seed
     )
