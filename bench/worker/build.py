@@ -107,8 +107,8 @@ class Built:
         }
         config = self.config
         return {
-            "sampling_seed": config.seed, "nfe": nfe, "ema": averages,
-            "sampler": config.method_config.get("sampler"), "precision": config.training.precision,
+            "sampling_seed": config.seed, "nfe": nfe, "sampler": config.method_config.get("sampler"),
+            "ema": averages, "precision": config.training.precision,
         }  # fmt: skip
 
 
