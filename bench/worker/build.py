@@ -105,9 +105,9 @@ class Built:
             for stage in self.method.stages()
             for objective in stage.objectives
         }
-        config = self.config
+        config, sampler = self.config, self.config.method_config.get("sampler")
         return {
-            "sampling_seed": config.seed, "nfe": nfe, "sampler": config.method_config.get("sampler"),
+            "sampling_seed": config.seed, "nfe": nfe, "sampler": sampler,
             "ema": averages, "precision": config.training.precision,
         }  # fmt: skip
 
