@@ -1,10 +1,8 @@
 """Data sets as images or points and labels; importing this loads nothing heavy.
 
-``load`` reads a data set, ``sources.given.load_samples`` images that other code has drawn;
-``KNOWN`` tells which data sets there are. Images are uint8 arrays of shape
-(N, C, H, W) with values 0 to 255; methods see them as floats in [-1, 1], and ``to_uint8`` is the
-one way back. Points of a mixture whose density is known are float32 arrays of shape (N, 2, 1, 1)
-and stay floats.
+``load`` reads a data set of ``KNOWN``, ``sources.given.load_samples`` images that other code has
+drawn. Images are uint8 arrays (N, C, H, W), 0 to 255; methods see them as floats in [-1, 1], and
+``to_uint8`` is the one way back. Points of a known density are float32 arrays (N, 2, 1, 1).
 """
 
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE

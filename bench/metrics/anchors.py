@@ -1,15 +1,16 @@
 """Two anchors, measured as the methods are: noise, and real images held out."""
 
 from collections.abc import Collection
+from functools import partial
 
 import numpy as np
 import torch
 
 from bench.data.dataset import Dataset, Pixels, Progress, Split, to_uint8, unheard
 from bench.metrics import classification_score
+from bench.metrics.classification_score import random_part
 from bench.metrics.evaluation import Evaluator
 from bench.metrics.features import share_of
-from bench.metrics.frechet_distance import permutation
 from bench.metrics.inception_score_and_accuracy import gap_of
 from bench.metrics.protocol import FAMILIES
 from bench.metrics.references import selected_rows
@@ -34,7 +35,8 @@ def measure_anchors(
     why.
     """
     dataset, wanted = evaluator.dataset, {*(FAMILIES if families is None else families)}
-    splits = {NOISE: Split(noise_like(dataset, n), None), HELD_OUT: _held_out(dataset, n)}
+    held_out = random_part(dataset.test, n)
+    splits = {NOISE: Split(noise_like(dataset, n), None), HELD_OUT: held_out}
     rows: dict[str, dict[str, Value]] = {}
     for place, (name, split) in enumerate(splits.items()):
         if split is not None:
@@ -61,14 +63,11 @@ def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[
     notes = []
     if held_out < n:
         notes.append(f"no anchor of held-out images: {n} are needed and there are {held_out}")
-    chosen = _held_out(dataset, n)
-    labels = dataset.train.labels
+    chosen, labels = random_part(dataset.test, n), dataset.train.labels
     if chosen is not None and chosen.labels is not None and labels is not None:
-        known = labels[selected_rows(len(labels), limit)]
-        held, real = (
-            np.bincount(of, minlength=len(dataset.classes)) for of in (chosen.labels, known)
-        )
-        gap = gap_of(held, "held-out images") or gap_of(real, "reference images")
+        count = partial(np.bincount, minlength=len(dataset.classes))
+        known = count(labels[selected_rows(len(labels), limit)])
+        gap = gap_of(count(chosen.labels), "held-out images") or gap_of(known, "reference images")
         notes += [f"no class-wise distance of held-out images: {gap}"] if gap else []
     if dataset.train.labels is not None:
         gap = classification_score.missing(dataset)
@@ -76,15 +75,6 @@ def anchor_notes(dataset: Dataset, n: int, *, limit: int | None = None) -> list[
             gap = f"{n} training images are needed and there are {len(dataset.train)}"
         notes += [f"no classification accuracy score of real images: {gap}"] if gap else []
     return notes
-
-
-def _held_out(dataset: Dataset, n: int) -> Split | None:
-    """Return the first n held-out images of a fixed random order; None if there are fewer."""
-    test = dataset.test
-    if test is None or len(test) < n:
-        return None
-    chosen = np.sort(permutation(len(test))[:n])
-    return Split(test.images[chosen], None if test.labels is None else test.labels[chosen])
 
 
 def noise_like(dataset: Dataset, n: int) -> Pixels:

@@ -101,11 +101,15 @@ def real_samples(dataset: Dataset, n: int) -> Split | None:
 
     What a perfect model would draw: trained on these, the classifier gives samples their measure.
     """
-    train = dataset.train
-    if train.labels is None or len(train) < n:
+    return None if dataset.train.labels is None else random_part(dataset.train, n)
+
+
+def random_part(split: Split | None, n: int) -> Split | None:
+    """Return the first n images of a fixed random order; None if there are fewer."""
+    if split is None or len(split) < n:
         return None
-    chosen = np.sort(permutation(len(train))[:n])
-    return Split(train.images[chosen], train.labels[chosen])
+    chosen = np.sort(permutation(len(split))[:n])
+    return Split(split.images[chosen], None if split.labels is None else split.labels[chosen])
 
 
 def train_and_test(

@@ -83,7 +83,7 @@ def load_mixture(name: str) -> Dataset:
 def draw(
     density: GaussianMixture, n: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Draw n points of a mixture, float32 (n, d, 1, 1), and their classes, int64 (n,)."""
+    """Draw n points of a mixture, float32 (n, 2, 1, 1), and their classes, int64 (n,)."""
     random = np.random.RandomState(seed)
     shares = np.cumsum(density.weights.double().numpy())
     chosen = np.searchsorted(shares / shares[-1], random.uniform(size=n), side="right")
@@ -98,13 +98,9 @@ def draw(
 
 
 def _cholesky(covariances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the lower factors of matrices (K, d, d)."""
+    """Return the lower factors of matrices (K, 2, 2)."""
     factors = np.zeros_like(covariances)
-    for row in range(covariances.shape[1]):
-        for column in range(row + 1):
-            rest = covariances[:, row, column].copy()
-            for done in range(column):
-                rest -= factors[:, row, done] * factors[:, column, done]
-            diagonal = factors[:, column, column]
-            factors[:, row, column] = np.sqrt(rest) if row == column else rest / diagonal
+    factors[:, 0, 0] = np.sqrt(covariances[:, 0, 0])
+    slope = factors[:, 1, 0] = covariances[:, 1, 0] / factors[:, 0, 0]
+    factors[:, 1, 1] = np.sqrt(covariances[:, 1, 1] - slope * slope)
     return factors

@@ -32,10 +32,8 @@ class Shape:
 
 
 SHAPES = {
-    "digits": Shape(8, channels=1, stem_stride=1, widths=(32, 64), features=64, classes=10),
-    "fashion-mnist": Shape(
-        28, channels=1, stem_stride=2, widths=(32, 64), features=128, classes=10
-    ),
+    "digits": Shape(8, 1, stem_stride=1, widths=(32, 64), features=64, classes=10),
+    "fashion-mnist": Shape(28, 1, stem_stride=2, widths=(32, 64), features=128, classes=10),
 }
 
 
