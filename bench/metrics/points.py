@@ -1,4 +1,4 @@
-"""Metrics of points whose density is a known Gaussian mixture; and that mixture as an extractor.
+"""Metrics of points whose density is a known Gaussian mixture, which is their extractor, too.
 
 The extractor's features are the coordinates and its probabilities the exact posterior of the
 class, so that every metric of images works on points unchanged: the Fréchet distance compares
@@ -6,12 +6,9 @@ means and covariances, the Inception Score and the accuracy use the best classif
 """
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bench.data.sources.digits_and_mixtures import draw
 from bench.records import Value
@@ -36,19 +33,6 @@ def hash_of(truth: GaussianMixture) -> str:
         text = " ".join(f"{value:.9f}" for value in values.round(9).ravel() + 0.0)
         digest.update(f"{name} {values.shape} {text}".encode())
     return digest.hexdigest()
-
-
-def posterior(
-    truth: GaussianMixture, device: torch.device
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Return a function from points (B, d, 1, 1) to coordinates (B, d) and p(class | x) (B, K)."""
-    there = truth.to(device=device)
-
-    def run(given: Tensor) -> tuple[Tensor, Tensor]:
-        coordinates = given.flatten(1)
-        return coordinates, there.class_log_posterior(coordinates.double()).exp()
-
-    return run
 
 
 def evaluate(samples: NDArray[np.floating], truth: GaussianMixture) -> dict[str, Value]:

@@ -11,8 +11,7 @@ from bench.worker.build import (
     Built, Trained, data_spec, device_for, load_finished, open_device, read_checkpoint,
 )  # fmt: skip
 from bench.worker.progress_and_stop import Progress, excused, stoppable
-from bench.worker.run import GRID_IMAGES, run_cell
-from bench.worker.train import feed_of
+from bench.worker.run import GRID_IMAGES, feed_of, run_cell
 
 __all__ = [
     "GRID_IMAGES", "Built", "Progress", "Trained", "data_spec", "device_for", "excused", "feed_of",

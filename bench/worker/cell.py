@@ -36,10 +36,6 @@ class Curves:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(point) + "\n")
 
-    def size(self) -> int:
-        """Bytes so far."""
-        return self.path.stat().st_size if self.path.exists() else 0
-
     def cut(self, size: int) -> None:
         """Drop what was written after a checkpoint."""
         if self.path.exists():
@@ -126,7 +122,8 @@ class Cell:
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""
         state: State = {"key": self.record.key, "trainer": trainer, "ledger": self.ledger.totals()}
-        state["curve_bytes"] = self.curves.size()
+        curves = self.curves.path
+        state["curve_bytes"] = curves.stat().st_size if curves.exists() else 0
         write_archive(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 
     def note_peak_memory(self) -> int:

@@ -26,7 +26,7 @@ from bench.sampling.source import Source, count_sampling, timed
 from bench.training.optimizing import StageRun
 from bench.training.trainer import Hooks, InterruptedTrainingError, Trainer
 from bench.worker.build import Built, data_spec
-from bench.worker.train import feed_of
+from bench.worker.run import feed_of
 from methods.base import Objective, Stage
 
 STEPS, STEPS_SECONDS = 3, 0.4

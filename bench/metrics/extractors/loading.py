@@ -101,7 +101,7 @@ def names() -> tuple[str, ...]:
 def sha256_of(name: str, weights: Mapping[str, Path] = {}) -> str:
     """Return the hash of an extractor; UserError for a name neither ours nor of a readable file."""
     _check(name, weights)
-    return SHA256.get(name) or verified.hash_of(weights[name], name)
+    return SHA256.get(name) or verified.read_any(weights[name], name)[1]
 
 
 def load(
@@ -217,7 +217,12 @@ def _mixture(name: str, device: torch.device, weights: Path | None, cache: Path)
             f"extractor '{name}' refused: the mixture's parameters have sha256 {found}, expected "
             f"{SHA256[name]}; undo the change to them, or give the new mixture a new name"
         )
-    run = points.posterior(density, device)
+    there = density.to(device=device)
+
+    def run(given: Tensor) -> tuple[Tensor, Tensor]:
+        coordinates = given.flatten(1)
+        return coordinates, there.class_log_posterior(coordinates.double()).exp()
+
     return Extractor(name, found, "none", device, run, _POINTS, classifies=name, truth=density)
 
 

@@ -44,24 +44,12 @@ def read_any(path: Path, name: str) -> tuple[bytes, str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, name, error) from error
+        why, give = "it is a folder" if path.is_dir() else error.strerror, _give(name)
+        what = f"weights of extractor '{name}' cannot be read"
+        raise UserError(f"{what}: {path} ({why}); {give}") from error
     if not content:
         raise UserError(f"weights of extractor '{name}': {path} is empty; {_give(name)}")
     return content, hashlib.sha256(content).hexdigest()
-
-
-def hash_of(path: Path, name: str) -> str:
-    """Return the SHA-256 of an extractor's file, however large; UserError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, name, error) from error
-
-
-def _unreadable(path: Path, name: str, error: OSError) -> UserError:
-    why = "it is a folder" if path.is_dir() else error.strerror
-    return UserError(f"weights of extractor '{name}' cannot be read: {path} ({why}); {_give(name)}")
 
 
 def _give(name: str) -> str:
