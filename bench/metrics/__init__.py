@@ -2,9 +2,8 @@
 
 ``extractors.load`` gives the network, ``extract`` its features, ``reference`` the training
 split's statistics and ``evaluate`` the metrics of samples; an ``Evaluator`` is all of these for a
-study, and ``measure_anchors`` its metrics of noise and of held-out real images. ``cas`` alone needs
-no features: it trains a classifier on labelled samples. Values compare only where ``PROTOCOL``, n,
-extractor and data are the same; each carries all of these in its provenance.
+study. Values compare only where ``PROTOCOL``, n, extractor and data are the same; each carries all
+of these in its provenance.
 """
 
 from bench.metrics import extractors

@@ -88,11 +88,6 @@ class Context:
     labels: NDArray[np.integer] | None
     jackknife: bool
 
-    @property
-    def knows_classes(self) -> bool:
-        """Whether the extractor tells this very data set's classes."""
-        return self.extractor.classifies == self.reference.dataset
-
 
 class Never(str):
     """Why such samples, by their nature, never have a metric; told to those alone who insist."""
@@ -154,7 +149,7 @@ def _overlap(context: Context) -> Answer:
 def _accuracy(context: Context) -> Answer:
     if context.labels is None:
         return Never(NO_LABELS)
-    if not context.knows_classes:
+    if context.extractor.classifies != context.reference.dataset:
         told = f"extractor '{context.extractor.name}' does not tell the classes of these data"
         return Never(told)
     given = (context.samples.probabilities, context.labels)
@@ -180,9 +175,10 @@ def _classwise(context: Context) -> Answer:
 
 
 def _of_points(context: Context) -> Answer:
-    if context.extractor.truth is None or not context.knows_classes:
+    extractor = context.extractor
+    if extractor.truth is None or extractor.classifies != context.reference.dataset:
         return Never("they are of points whose density is known")
-    return points.evaluate(context.samples.features, context.extractor.truth)
+    return points.evaluate(context.samples.features, extractor.truth)
 
 
 _MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], Answer]]] = (

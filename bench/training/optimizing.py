@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from bench.training.checkpoint import State
 from methods.base import EMA, Adam, Method, Stage
 
 
@@ -58,11 +57,6 @@ class MovingAverage:
             halflife = min(halflife, images * self.settings.rampup_ratio)
         self.keep = 0.5 ** (batch / max(halflife, 1e-8))
         self.model.update_parameters(network)
-
-    @property
-    def weights(self) -> State:
-        """The averaged network's state, with the same keys as the network's own."""
-        return self.model.module.state_dict()
 
 
 @dataclass

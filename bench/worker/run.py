@@ -102,21 +102,18 @@ class TrainingProgress:
         moment = time.perf_counter()
         if self.first is None:
             self.first = place["images"], moment
-            note_first_step(self.cell)
+            self._note_first_step()
         images, began = self.first
         rate = (place["images"] - images) / (moment - began) if moment > began else 0.0
         self.cell.progress("training", rate=rate, **place)
 
-
-def note_first_step(cell: Cell) -> None:
-    """Note how long it took until a cell's first step, unless an earlier process has."""
-    environment, job = cell.record.environment, cell.job
-    if "seconds_to_first_step" in environment:
-        return
-    seconds = time.perf_counter() - cell.begun
-    earlier = max(0.0, job.started - (job.command_started or job.started))
-    environment["seconds_to_first_step"] = round(seconds, 2)
-    environment["seconds_from_shell_to_first_step"] = round(earlier + seconds, 2)
+    def _note_first_step(self) -> None:
+        environment, job = self.cell.record.environment, self.cell.job
+        if "seconds_to_first_step" not in environment:  # An earlier process may have noted it.
+            seconds = time.perf_counter() - self.cell.begun
+            earlier = max(0.0, job.started - (job.command_started or job.started))
+            environment["seconds_to_first_step"] = round(seconds, 2)
+            environment["seconds_from_shell_to_first_step"] = round(earlier + seconds, 2)
 
 
 def take_snapshot(cell: Cell, place: dict[str, Any]) -> None:

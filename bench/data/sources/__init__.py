@@ -1,1 +1,1 @@
-"""One file a layout, what all of them give (``layout``), and the cache of what was decoded."""
+"""What data sets are read from; ``layout`` is what all give, ``image_cache`` keeps it decoded."""

@@ -56,9 +56,9 @@ class Recipe:
     """Where images come from, and what is made of them.
 
     ``stamp`` tells the present state of the files, ``splits`` finds ``train`` and maybe ``test``,
-    and what to note of them; ``label`` labels a split, given the labels of the one before it. With
-    ``size`` any image is cropped and resized to it. Otherwise all must be squares of one size: of
-    ``shape`` (C, H, W) if given, which is that of ``owner``.
+    and notes on them; ``label`` labels a split, given the labels of the one before it. With ``size``
+    any image is cropped and resized to it; else all must be squares of one size, of ``owner``'s
+    ``shape`` (C, H, W) if that is given.
     """
 
     name: str
@@ -206,7 +206,11 @@ def _decode(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -
         for part, content in opened.items():
             labels[part] = recipe.label(content, labels.get("train"))
         if "test" in opened:
-            _check_agreement(opened, labels)
+            path, other = opened["test"].path, opened["train"].path.name
+            if (labels["train"].values is None) != (labels["test"].values is None):
+                raise UserError(f"{path}: only one of it and {other} has labels; both must agree")
+            if labels["train"].classes != labels["test"].classes:
+                raise UserError(f"{path}: its 'classes' differ from those of {other}")
         total = sum(content.count for content in opened.values())
         room = shutil.disk_usage(folder).free
         job = Decoding(recipe, colour, lambda done: progress(done / total), room)
@@ -229,15 +233,6 @@ def _decode(recipe: Recipe, folder: Path, progress: Progress, *, colour: bool) -
         notes=(*dict.fromkeys(said), *job.notes()),
         files={file.name: _stamp(file) for file in folder.iterdir()},
     )  # fmt: skip
-
-
-def _check_agreement(opened: Mapping[str, Content], labels: Mapping[str, Labels]) -> None:
-    train, test = labels["train"], labels["test"]
-    path, other = opened["test"].path, opened["train"].path.name
-    if (train.values is None) != (test.values is None):
-        raise UserError(f"{path}: only one of it and {other} has labels; both must agree")
-    if train.classes != test.classes:
-        raise UserError(f"{path}: its 'classes' differ from those of {other}")
 
 
 @dataclass

@@ -41,7 +41,11 @@ def load_published(name: str, *, path: Path | None, cache: Path, download: bool)
 
     With ``path``, that place alone is looked at. Raises UserError, which says where was looked.
     """
-    places = _places(name, cache) if path is None else [path]
+    root = os.environ.get(ROOT_VARIABLE)
+    if path is None and root and not Path(root).is_dir():
+        raise UserError(f"{ROOT_VARIABLE}={root}: no such folder; correct or unset it")
+    known = [Path(root) if root else None, DEBIAN.get(name), cache / "downloads"]
+    places = [path] if path is not None else [place for place in known if place is not None]
     folder = next(filter(None, (find(name, place) for place in places)), None)
     if folder is None:
         looked = ", ".join(map(str, places))
@@ -54,14 +58,6 @@ def load_published(name: str, *, path: Path | None, cache: Path, download: bool)
     told = f"{found} images, not the published {published}: numbers are not comparable with those"
     notes = () if found == published else (told,)
     return Dataset.of_known(name, train, test, str(folder), notes=notes)
-
-
-def _places(name: str, cache: Path) -> list[Path]:
-    root = os.environ.get(ROOT_VARIABLE)
-    if root and not Path(root).is_dir():
-        raise UserError(f"{ROOT_VARIABLE}={root}: no such folder; correct or unset it")
-    places = [Path(root) if root else None, DEBIAN.get(name), cache / "downloads"]
-    return [place for place in places if place is not None]
 
 
 def find(name: str, place: Path) -> Path | None:

@@ -50,7 +50,14 @@ def find_splits(path: Path, top: Top) -> tuple[dict[str, str], list[str]]:
     train = [name for name in roles if roles[name] == "train"]
     notes = [f"the folder '{shown(below)}' around everything was looked into"] if below else []
     if not held_out and (len(train) < len(folders) or INDEX in files or not train):
-        _check_words(path, folders)
+        # Folders that all have a split in their names, such as x_train/ and x_test/, are refused.
+        words = [re.split(r"[\W\d_]+", name) for name in folders]
+        found = [next(filter(None, map(_role, parts)), None) for parts in words]
+        if "train" in found and None not in found and len(set(found)) > 1:
+            raise UserError(
+                f"{path}: '{shown(folders[0])}' and '{shown(folders[1])}' may be splits or "
+                "classes; name splits train/ and test/, or rename the classes"
+            )
         return {"train": below}, notes
     twice = [name for name in roles if [*roles.values()].count(roles[name]) > 1]
     loose = [name for name in files if name == INDEX or has_suffix(name)]
@@ -92,17 +99,7 @@ def _role(name: str) -> str | None:
     return next((role for role, names in _ROLES.items() if word in names), None)
 
 
-def _check_words(path: Path, folders: Sequence[str]) -> None:
-    """Refuse folders that all have a split in their names, such as x_train/ and x_test/."""
-    found = [next(filter(None, map(_role, re.split(r"[\W\d_]+", name))), None) for name in folders]
-    if "train" in found and None not in found and len(set(found)) > 1:
-        raise UserError(
-            f"{path}: '{shown(folders[0])}' and '{shown(folders[1])}' may be splits or classes; "
-            "name splits train/ and test/, or rename the classes"
-        )
-
-
-def check_within(path: Path, names: Sequence[str]) -> None:
+def _check_within(path: Path, names: Sequence[str]) -> None:
     """Refuse splits that lie within classes or other folders, of images by relative path."""
     inner = {part for name in names for part in name.split("/")[1:-1]}
     found = {_role(part): part for part in sorted(inner)}
@@ -268,7 +265,7 @@ def label_data(
 
     ``first`` are the labels of the split before this one, whose classes count. Raises UserError.
     """
-    check_within(content.path, content.names)
+    _check_within(content.path, content.names)
     if content.index is not None:
         return _from_index(content, name=name, known=known)
     if content.labels is not None:

@@ -1,11 +1,10 @@
 """The CIFAR-10 classifiers of He et al. 2016, section 4.2: ResNet-20 and ResNet-56.
 
 Three stages of n blocks each at 32, 16 and 8 pixels with 16, 32 and 64 channels, 6n + 2 layers,
-identity shortcuts (the paper's option A: subsampled, and padded with zero channels), global average
-pooling, one linear layer. The weights are Y. Idelbayev's public ones (91.73 % and 93.39 % on the
-test split, BSD-2), whose file names carry the first digits of their hashes. They take RGB images
-in 0..1, normalised by ImageNet's mean and deviation, and pad the new channels half before and half
-behind the old.
+identity shortcuts (the paper's option A: subsampled, and padded with zero channels, half before and
+half behind), global average pooling, one linear layer. The weights are Y. Idelbayev's public ones
+(91.73 % and 93.39 % on the test split, BSD-2), whose file names carry the first digits of their
+hashes. They take RGB images in 0..1, normalised by ImageNet's mean and deviation.
 """
 
 import io
