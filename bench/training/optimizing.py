@@ -58,6 +58,11 @@ class MovingAverage:
         self.keep = 0.5 ** (batch / max(halflife, 1e-8))
         self.model.update_parameters(network)
 
+    @property
+    def weights(self) -> State:
+        """The averaged network's state, with the same keys as the network's own."""
+        return self.model.module.state_dict()
+
 
 @dataclass
 class StageRun:

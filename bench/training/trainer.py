@@ -204,7 +204,7 @@ class Trainer:
         """Make the networks of a finished stage their averages."""
         self._emit(run)
         for name, average in run.averages.items():
-            self.method.networks[name].load_state_dict(average.model.module.state_dict())
+            self.method.networks[name].load_state_dict(average.weights)
         for network in self.method.networks.values():
             # Sampling runs uncompiled, where hooks can count; compiled calls pass them by.
             network._compiled_call_impl = None
@@ -279,7 +279,7 @@ class Trainer:
         kept = {name: clone(networks[name].state_dict()) for name in run.averages}
         modes = {name: network.training for name, network in networks.items()}
         for name, average in run.averages.items():
-            networks[name].load_state_dict(average.model.module.state_dict())
+            networks[name].load_state_dict(average.weights)
         for network in networks.values():
             network.eval()
         try:

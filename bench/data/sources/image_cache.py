@@ -56,9 +56,9 @@ class Recipe:
     """Where images come from, and what is made of them.
 
     ``stamp`` tells the present state of the files, ``splits`` finds ``train`` and maybe ``test``,
-    and notes on them; ``label`` labels a split, given the labels of the one before it. With ``size``
-    any image is cropped and resized to it; else all must be squares of one size, of ``owner``'s
-    ``shape`` (C, H, W) if that is given.
+    and notes on them; ``label`` labels a split, given the labels of the one before it. With a
+    ``size`` any image is cropped and resized to it; else all must be squares of one size, of
+    ``owner``'s ``shape`` (C, H, W) if that is given.
     """
 
     name: str
