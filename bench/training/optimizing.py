@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from bench.training.checkpoint import State
 from methods.base import EMA, Adam, Method, Stage
 
 
