@@ -20,18 +20,14 @@ def resolve_settings(
     budget: str | None = None,
 ) -> Settings:
     """Resolve what all cells of a study share; UserError if a value is not allowed."""
-    values = {
+    own = ("size", "threads", "training", "sampling", "evaluation")
+    values = {part: getattr(preset, part) for part in own} | {
         "dataset": dataset,
         "preset": name,
         "data": None if data is None else data.resolve(),
         "reference": None if reference is None else reference.resolve(),
-        "size": preset.size,
         "device": device,
-        "threads": preset.threads,
         "budget": budget or preset.budget,
-        "training": preset.training,
-        "sampling": preset.sampling,
-        "evaluation": preset.evaluation,
     }
     settings = cast("Settings", build(Settings, values, f"preset {name} of {dataset}"))
     files = parse_weights(weights, settings.evaluation.model_dump())

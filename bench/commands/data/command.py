@@ -40,12 +40,9 @@ def prepare(options: PrepareOptions) -> int:
     heed_signals()
     with passing(f"preparing {options.dataset}") as progress:
         found = load(
-            options.dataset,
-            path=options.data,
-            cache=options.results / "cache",
-            size=chosen.size,
+            options.dataset, path=options.data, cache=options.results / "cache", size=chosen.size,
             progress=progress,
-        )
+        )  # fmt: skip
     held_out = f" + {len(found.test)} held out" if found.test else ""
     channels, height, width = found.shape
     classes = f"{len(found.classes)}" if found.train.labels is not None else "no labels"

@@ -8,19 +8,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bench.study.plan import Planned
 
 
-class CellCost(BaseModel):
+class CellCost(BaseModel, extra="forbid"):
     """The cost of one cell from its beginning to its end, or of what is charged of it.
 
     Seconds are those of the parts of a ledger: ``train`` with ``compile``, ``sample``, ``evaluate``
     (with the diagnostics), and the others together.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     train_flops: float = math.nan
     train_seconds: float = math.nan
@@ -53,10 +51,8 @@ FREE = CellCost(**dict.fromkeys(SUMMED, 0.0))
 """Of a cell that nothing is done with."""
 
 
-class Remaining(BaseModel):
+class Remaining(BaseModel, extra="forbid"):
     """How much of a cell remains to be done, as fractions of the whole."""
-
-    model_config = ConfigDict(extra="forbid")
 
     is_begun: bool = False
     """Whether there is a checkpoint to go on from."""
@@ -67,10 +63,8 @@ class Remaining(BaseModel):
     trouble: str = ""
 
 
-class Findings(BaseModel):
+class Findings(BaseModel, extra="forbid"):
     """All that the dry run's process tells of costs."""
-
-    model_config = ConfigDict(extra="forbid")
 
     at: str = ""
     """What is being estimated at this moment; empty when all is."""

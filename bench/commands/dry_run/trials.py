@@ -196,13 +196,9 @@ def diagnostic_evaluations(candidate: Candidate) -> float:
         None if whole(labels) is None else unchanged
     )
     metrics.diagnose(
-        method,
-        candidate.dataset,
-        data_spec(candidate.dataset),
-        n=FEW,
-        labels=lambda: torch.zeros(FEW, dtype=torch.int64),
-        generator=torch.Generator(),
-    )
+        method, candidate.dataset, data_spec(candidate.dataset), n=FEW,
+        labels=lambda: torch.zeros(FEW, dtype=torch.int64), generator=torch.Generator(),
+    )  # fmt: skip
     return images / FEW * candidate.settings.evaluation.diagnostic_samples
 
 

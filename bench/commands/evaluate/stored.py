@@ -101,7 +101,14 @@ def evaluate_cells(study: Path, cells: Sequence[Path], request: EvaluationReques
         )
         record.save(row, folder)
     _measure_foreign(study, evaluator, request)
-    _add_anchors(study, evaluator, request)
+    # The yardsticks of a new column: noise and held-out images.
+    known, samples = record.read_anchors(study).rows, request.settings.evaluation.samples
+    with request.passing("anchors") as progress:
+        found = metrics.measure_anchors(
+            evaluator, samples, families=request.families, progress=progress
+        )
+    merged = {name: known.get(name, {}) | found.get(name, {}) for name in {**known, **found}}
+    write_text(study / record.ANCHORS, Anchors(rows=merged).model_dump_json())
 
 
 def _measure_foreign(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
@@ -128,18 +135,6 @@ def _finished(folder: Path) -> Record:
         command = "bench run" if row is None else made_by(row)
         raise UserError(f"'{folder}' has no result to measure: {told}; run it first: {command}")
     return row
-
-
-def _add_anchors(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
-    """Give noise and held-out images the same metrics, the yardsticks of a new column."""
-    rows = record.read_anchors(study).rows
-    with request.passing("anchors") as progress:
-        samples = request.settings.evaluation.samples
-        found = metrics.measure_anchors(
-            evaluator, samples, families=request.families, progress=progress
-        )
-    merged = {name: rows.get(name, {}) | found.get(name, {}) for name in {**rows, **found}}
-    write_text(study / record.ANCHORS, Anchors(rows=merged).model_dump_json())
 
 
 @dataclass(frozen=True)

@@ -194,21 +194,18 @@ def _arrays(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Row
 
 
 def _samples(before: Path, now: Path) -> Iterator[Row]:
-    with np.load(before) as old, np.load(now) as new:
-        for name in sorted({*old.files, *new.files}):
-            yield _images(f"samples ({name})", old.get(name), new.get(name))
-
-
-def _images(what: str, before: Any, now: Any) -> Row:
-    if before is None or now is None:
-        one, other = ("none" if array is None else f"{len(array)}" for array in (before, now))
-        return _row(what, one, other, is_equal=False)
-    one, other = (_hash({"": array}) for array in (before, now))
-    told = "differs in shape"
-    if before.shape == now.shape:
-        count = int(np.any((before != now).reshape(len(before), -1), axis=1).sum())
-        told = f"differs in {count} of {len(before)}"
-    return _row(what, one, other, one == other, told)
+    with np.load(before) as files, np.load(now) as again:
+        for name in sorted({*files.files, *again.files}):
+            old, new, told = files.get(name), again.get(name), "differs in shape"
+            if old is None or new is None:
+                one, other = ("none" if array is None else f"{len(array)}" for array in (old, new))
+                yield _row(f"samples ({name})", one, other, is_equal=False)
+                continue
+            if old.shape == new.shape:
+                count = int(np.any((old != new).reshape(len(old), -1), axis=1).sum())
+                told = f"differs in {count} of {len(old)}"
+            one, other = (_hash({"": array}) for array in (old, new))
+            yield _row(f"samples ({name})", one, other, one == other, told)
 
 
 def _curves(before: Path, now: Path) -> Iterator[Row]:
