@@ -4,8 +4,6 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,23 +23,6 @@ from bench.worker.partial_samples import Parts, last_part
 from bench.worker.progress_and_stop import Progress, Stop, leave
 
 
-@dataclass
-class Curves:
-    """The growing file ``metrics.jsonl``, cut back to a checkpoint when a run goes on."""
-
-    path: Path
-
-    def append(self, point: dict[str, Any]) -> None:
-        """Add one point."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
-
-    def cut(self, size: int) -> None:
-        """Drop what was written after a checkpoint."""
-        if self.path.exists():
-            os.truncate(self.path, size)
-
-
 class Cell:
     """One method with one seed, and its folder, of which a job is done in this process."""
 
@@ -57,7 +38,7 @@ class Cell:
         self.evaluation = self.settings.evaluation
         self.begun = job.begun()
         self.stop, self.progress = Stop(self.give_up), Progress(job)
-        self.curves = Curves(job.folder / records.CURVES)
+        self.curves = job.folder / records.CURVES
         seconds = self.training.checkpoint_seconds
         self.parts = Parts(job.folder, record.key, lambda: self.ledger, seconds)
 
@@ -119,11 +100,15 @@ class Cell:
         """Write the record."""
         records.save(self.record, self.folder)
 
+    def add_point(self, point: dict[str, Any]) -> None:
+        """Add a point to the curves, which are cut back to a checkpoint when a run goes on."""
+        with self.curves.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(point) + "\n")
+
     def write_checkpoint(self, trainer: State) -> None:
         """Keep what training needs to go on from here."""
         state: State = {"key": self.record.key, "trainer": trainer, "ledger": self.ledger.totals()}
-        curves = self.curves.path
-        state["curve_bytes"] = curves.stat().st_size if curves.exists() else 0
+        state["curve_bytes"] = self.curves.stat().st_size if self.curves.exists() else 0
         write_archive(self.folder / records.CHECKPOINT, lambda file: torch.save(state, file))
 
     def note_peak_memory(self) -> int:

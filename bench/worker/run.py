@@ -1,5 +1,6 @@
 """A cell from its start to its end, whatever that is: trained, its samples drawn and measured."""
 
+import os
 import sys
 import time
 import traceback
@@ -58,7 +59,7 @@ def train(cell: Cell, state: State | None) -> None:
     """
     shares = cell.training.share_stages
     hooks = Hooks(
-        log=cell.curves.append,
+        log=cell.add_point,
         snapshot=lambda place: take_snapshot(cell, place),
         checkpoint=cell.write_checkpoint,
         progress=TrainingProgress(cell),
@@ -69,7 +70,8 @@ def train(cell: Cell, state: State | None) -> None:
         cell.built.method, feed_of(cell.built), settings=cell.training, seed=cell.config.seed,
         budget=cell.settings.budget, ledger=cell.ledger, hooks=hooks,
     )  # fmt: skip
-    cell.curves.cut(state["curve_bytes"] if state else 0)
+    if cell.curves.exists():
+        os.truncate(cell.curves, state["curve_bytes"] if state else 0)
     cell.stop.training = True
     trainer.run(state["trainer"] if state else None)
     cell.stop.training = False
@@ -128,7 +130,7 @@ def take_snapshot(cell: Cell, place: dict[str, Any]) -> None:
         values = cell.evaluator.measure_for_curve(images)
     if cell.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(cell.device)
-    cell.curves.append({**place, "values": {name: v.value for name, v in values.items()}})
+    cell.add_point({**place, "values": {name: v.value for name, v in values.items()}})
 
 
 def sample(cell: Cell) -> tuple[Any, Any]:
@@ -203,7 +205,7 @@ def evaluate(cell: Cell, images: Any, labels: Any) -> None:
     place: dict[str, Any] = {"images": cost.images_seen, "step": cost.steps}
     place |= {"seconds": round(cell.ledger.elapsed("train"), 3), "stage": "final"}
     values = {name: value.value for name, value in (last | cell.record.metrics).items()}
-    cell.curves.append({**place, "values": values})
+    cell.add_point({**place, "values": values})
 
 
 def diagnose(cell: Cell) -> dict[str, Value]:

@@ -75,7 +75,7 @@ class StagePlace:
         # At once: after a kill the checkpoint knows the cost, the record alone whose work it was.
         self.cell.save()
         for point in json.loads(kept["curves"]):
-            self.cell.curves.append(point)
+            self.cell.add_point(point)
         return result
 
     def save(self, result: State) -> None:
