@@ -51,8 +51,7 @@ class Dataset:
 
     ``variant`` tells apart what shares a name but not its pixels (``cifar10-jpeg``), ``source``
     says where it was read from, and ``notes`` what a reader of the numbers must know. ``truth`` is
-    the exact density that points were drawn from, and ``stored`` the folder of the memory-mapped
-    arrays, where there is one.
+    the density that points were drawn from, ``stored`` the folder of memory-mapped arrays.
     """
 
     name: str

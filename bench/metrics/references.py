@@ -38,11 +38,10 @@ _BLOCK = 4096
 class Reference:
     """Mean and covariance, float64, of an extractor's features on a data set's images.
 
-    ``features`` (K, d) float32 are those of ``KEPT`` images at most, in a random order that is
-    always the same, so that any first part of them is a fair sample; ``labels`` (K,) are their
-    classes, where there are any. They are mapped from a file, and read only by what needs them.
-    ``kernel_mean`` is the mean kernel within the first ``KERNEL`` of them. Imported statistics
-    have none of these, and in ``imported`` the file's name and hash.
+    ``features`` (K, d) float32 are those of ``KEPT`` images at most, mapped from a file, in a fixed
+    random order, so that any first part of them is a fair sample; ``labels`` (K,) are their
+    classes, where there are any. ``kernel_mean`` is the mean kernel within the first ``KERNEL``.
+    Imported statistics have none of these, and in ``imported`` the file's name and hash.
     """
 
     mu: NDArray[np.float64]
@@ -71,10 +70,9 @@ def reference(
 ) -> Reference:  # fmt: skip
     """Return the training split's statistics, computed once and then kept under ``cache``.
 
-    ``limit`` takes that many images of a fixed random order instead of all. The files' name holds
-    the hashes of data and extractor, so that they serve only what they were made from; a file that
-    cannot be read is made again. Of several processes one computes and the others wait.
-    ``file`` are statistics made elsewhere, taken instead; UserError if it holds none.
+    ``limit`` takes that many images of a fixed random order instead of all. A file serves only what
+    it was made from; one that cannot be read is made again. Of several processes one computes and
+    the others wait. ``file`` are statistics made elsewhere, taken instead, or UserError.
     """
     about: dict[str, Any] = {"dataset": dataset.name, "variant": dataset.variant}
     about |= {"data_sha256": dataset.sha256, "extractor_sha256": extractor.sha256}

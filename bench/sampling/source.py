@@ -26,10 +26,9 @@ RANGE = 1.5
 def fault_of(
     images: object, n: int, shape: Sequence[int], device: torch.device, who: str = "the method"
 ) -> str:
-    """Say in what a method's samples are not what ``Method.sample`` promises; empty if in nothing.
+    """Say in what samples are not what ``Method.sample`` promises; empty if in nothing.
 
-    The one contract of runs and of ``bench check``: a tensor (n, C, H, W) of floats, on the device
-    that it was asked for on, without a graph. Of a denoiser of such images it is the same.
+    A tensor (n, C, H, W) of floats, on the device asked for, without a graph; so of a denoiser.
     """
     wanted = (n, *shape)
     if not isinstance(images, Tensor):

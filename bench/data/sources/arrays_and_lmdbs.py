@@ -1,9 +1,8 @@
 """Images in one ``.npz`` file (guided-diffusion's, or a cell's own), or in an lmdb folder (LSUN's).
 
 ``arr_0`` (or ``images``) is uint8 (N, H, W, C) or (N, C, H, W), ``arr_1`` (or ``labels``) integers
-(N,), where there are labels. Which axis holds the channels is told by the one that has 1 or 3
-entries, and refused if both have. Images are read one after the other, never all at once, and
-nothing is unpickled.
+(N,), where there are labels. The axis of channels is the one that has 1 or 3 entries. Images are
+read one after the other, never all at once, and nothing is unpickled.
 
 An lmdb's ``data.mdb`` holds JPEG or WebP files, read in the order of their keys, and not by
 torchvision, whose class writes a pickled list of them into the working directory. lmdb trusts the

@@ -34,9 +34,8 @@ def load_given(
 
     ``name`` labels the results; where it is a known data set's, size, channels and classes must be
     that one's. Otherwise, with ``size``, images of any size are cropped and resized to it. The
-    variant is ``<name>-jpeg`` if any image went through JPEG, ``<name>-webp`` if through lossy
-    WebP, else ``<name>-zip``, ``-folder``, ``-npz`` or ``-lmdb``. Raises UserError for anything
-    missing, damaged or inconsistent, naming the file.
+    variant is ``<name>-jpeg`` or ``-webp`` if any image went through JPEG or lossy WebP, else
+    ``<name>-zip``, ``-folder``, ``-npz`` or ``-lmdb``. UserError names the file that is at fault.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
@@ -149,9 +148,8 @@ def load_samples(
     They are ``train`` of what is returned, uint8 (N, C, H, W) memory-mapped, and must have just the
     ``shape`` (C, H, W) asked for: samples are never resized. Labels come from ``dataset.json``,
     class folders or the array beside the images, as indices into ``classes``; where these do not
-    map cleanly, there are no labels and a note says why. The variant is ``samples-jpeg`` (or
-    ``-webp``) where images went through it, else ``samples-zip`` and so on. UserError, which names
-    the file, where there is none, or images are damaged or of another shape.
+    map cleanly, there are no labels and a note says why. The variant is as of ``load_given``, of
+    the name ``samples``. UserError names the file that is missing, damaged or of another shape.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder of samples")

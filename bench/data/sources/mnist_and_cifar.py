@@ -1,10 +1,9 @@
 """MNIST, Fashion-MNIST and CIFAR: found where the user or the system put them, else fetched.
 
-They are looked for in ``--data PATH``, and if that is not given in the folder that the environment
-variable ``SCOREBENCH_DATA`` names, where Debian puts Fashion-MNIST, and in our own folder of
-downloads. Under each, torchvision's layout is expected (``FashionMNIST/raw/``,
-``cifar-10-batches-py/``); MNIST's and Fashion-MNIST's four IDX files, which are read without
-torchvision, may also lie there directly, or in a folder of the data set's name, gzipped or not.
+They are looked for in ``--data PATH``, else in the folder that the environment variable
+``SCOREBENCH_DATA`` names, where Debian puts Fashion-MNIST, and in our own folder of downloads; in
+torchvision's layout (``FashionMNIST/raw/``, ``cifar-10-batches-py/``), or, MNIST's and
+Fashion-MNIST's four IDX files, gzipped or not, directly, or in a folder of the data set's name.
 """
 
 import gzip

@@ -6,9 +6,8 @@ train on images that are held out.
 
 Classes are told by ``dataset.json``, by class folders, or by an array. ``dataset.json`` holds
 ``{"labels": [[file name, class index], ...]}``, or ``null`` in place of the list; ``"classes"`` may
-list the classes' names. Without it the images of a zip file have no labels. Class folders are the
-first level of folders; each is named after its class, or, where the classes are known beforehand,
-after its class or its index.
+list the classes' names. Without it the images of a zip file have no labels. The first level of
+folders are class folders, named after their classes, or, where these are known, after the index.
 """
 
 import json
