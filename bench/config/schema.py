@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from bench.config.errors import UserError
 from bench.config.text import StrictLoader, one_line
@@ -17,10 +17,8 @@ WHEREABOUTS = {"data", "weights", "reference"}
 """Settings that tell where files lie, on which nothing but their content depends."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, frozen=True, extra="forbid"):
     """Base of all sections: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Budget(Section):

@@ -100,7 +100,7 @@ def make_curves(cells: Cells) -> pd.DataFrame:
 
 def read_records(study: Path) -> tuple[Cells, Anchors]:
     """Read a study's cells and anchors; UserError where there are none or one is unreadable."""
-    cells = _read_cells(study)
+    cells = read_cells(study)
     path = study / record.ANCHORS
     anchors = records.read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
     if not cells:
@@ -108,12 +108,8 @@ def read_records(study: Path) -> tuple[Cells, Anchors]:
     return cells, anchors
 
 
-def read_foreign(study: Path) -> Cells:
-    """Read the records of samples that came from elsewhere."""
-    return _read_cells(study / record.FOREIGN)
-
-
-def _read_cells(folder: Path) -> Cells:
+def read_cells(folder: Path) -> Cells:
+    """Read the records of a study, or of what it has from elsewhere, ``study / FOREIGN``."""
     found = sorted(folder.glob(f"*/{record.RECORD}"))
     return [(path.parent, records.read_json(path, Record, RUN_AGAIN)) for path in found]
 

@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bench.config import UserError, config_folder, one_line
 from bench.records import Status
 from bench.report.frame import Cells, flatten, read_config
 from bench.report.summary import TableRow
 
-FOLDER = "published"
 Provenance = Mapping[str, Mapping[str, Any]]
 """What each metric's values were made with."""
 
 
-class Published(BaseModel):
+class Published(BaseModel, frozen=True, extra="forbid"):
     """One value from a paper."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: tuple[str, ...] = Field(min_length=1)
     """Labels of the methods, or names of the anchors, that it is of."""
@@ -50,9 +47,7 @@ class Published(BaseModel):
         return self
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _File(BaseModel, extra="forbid"):
     settings: dict[str, dict[str, Any]] = {}
     """Blocks that the values share; nothing is read from here."""
     values: tuple[Published, ...]
@@ -88,7 +83,7 @@ class PublishedBeside:
 
 def read_published(dataset: str) -> tuple[Published, ...]:
     """Read a data set's published values, if there is a file; UserError if it is not readable."""
-    path = config_folder() / FOLDER / f"{dataset}.yaml"
+    path = config_folder() / "published" / f"{dataset}.yaml"
     if not path.exists():
         return ()
     try:

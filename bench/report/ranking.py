@@ -116,8 +116,8 @@ class Ranking:
     @property
     def untested(self) -> list[Pair]:
         """Pairs of ranked methods without a test."""
-        bare = [pair for pair in self.pairs if np.isnan(pair.test.p)]
-        return [pair for pair in bare if pair.one in self.ranks and pair.other in self.ranks]
+        ranked = [pair for pair in self.pairs if {pair.one, pair.other} <= self.ranks.keys()]
+        return [pair for pair in ranked if np.isnan(pair.test.p)]
 
 
 def compare_all(values: Array) -> list[tuple[int, int, Difference, float]]:

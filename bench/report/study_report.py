@@ -1,15 +1,14 @@
 """A study read once, and each thing that follows computed once, for tables, notes and plots."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
 from bench.records import Anchors, Status, interleaved
+from bench.records.record import FOREIGN
 from bench.report import frame as frames
 from bench.report import published, ranking
 from bench.report.frame import Cells
@@ -32,10 +31,10 @@ class StudyReport:
     """For each metric what its values were made with, as far as all share it: the first's."""
 
     @classmethod
-    def read(cls, folder: Path) -> StudyReport:
+    def read(cls, folder: Path) -> Self:
         """Read a folder; UserError: no cells, not readable, or a metric not measured alike."""
         cells, anchors = frames.read_records(folder)
-        foreign, timing = frames.read_foreign(folder), interleaved.read(folder)
+        foreign, timing = frames.read_cells(folder / FOREIGN), interleaved.read(folder)
         provenance = frames.shared_provenance([*cells, *foreign], anchors)
         return cls(folder, cells, foreign, anchors, timing, provenance)
 

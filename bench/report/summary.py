@@ -82,15 +82,10 @@ def times(finished: pd.DataFrame) -> dict[str, TableRow]:
     Over seeds, the median of the medians and the widest interval; and whether the machine was
     unfit for any (``time.unfit``), or a ledger misses the wall clock (``ledger.unbalanced``).
     """
+    groups = finished.groupby("method")
+    found = {"time.unfit": groups["unfit"].any(), "ledger.unbalanced": groups["imbalance"].any()}
     fields = [x for x in ("ms_per_image", "latency_ms") if f"cost.{x}.median" in finished.columns]
-    names = [f"cost.{field}.{part}" for field in fields for part in ("median", "low", "high")]
-    found: dict[str, TableRow] = {}
-    for method, rows in finished[["method", "unfit", "imbalance", *names]].groupby("method"):
-        row = found[str(method)] = {
-            "time.unfit": bool((rows["unfit"] != "").any()),
-            "ledger.unbalanced": bool((rows["imbalance"] != "").any()),
-        }
-        for field in fields:
-            for part, of in (("median", "median"), ("low", "min"), ("high", "max")):
-                row[f"time.{field}.{part}"] = float(rows[f"cost.{field}.{part}"].agg(of))
-    return found
+    for field in fields:
+        for part, of in (("median", "median"), ("low", "min"), ("high", "max")):
+            found[f"time.{field}.{part}"] = groups[f"cost.{field}.{part}"].agg(of)
+    return pd.DataFrame(found).to_dict("index")  # type: ignore[return-value]

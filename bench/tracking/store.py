@@ -75,15 +75,12 @@ def _sqlite_uri(database: Path) -> str:
 @contextlib.contextmanager
 def locked(path: Path, why: str) -> Iterator[None]:
     """Hold a lock file; TimeoutError says ``why`` it is not to be had."""
-    lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
+        held = filelock.FileLock(path).acquire(timeout=LOCK_SECONDS)
     except filelock.Timeout as error:
         raise TimeoutError(f"{why}, for {LOCK_SECONDS:.0f} s") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -113,6 +110,8 @@ def is_server(uri: str) -> bool:
 
 def open_store(results: Path) -> MlflowClient:
     """Open the store; the folder's own one is created and mended by one process at a time."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  # It takes seconds, in which nobody need wait.
 
     results.mkdir(parents=True, exist_ok=True)

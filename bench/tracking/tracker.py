@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -99,8 +98,6 @@ class Tracker:
         Without MLflow, or with a store that cannot be opened, ``warn`` gets one line and the
         tracker is a ``NullTracker`` whose ``trouble`` is that line.
         """
-        for name, value in store.QUIET.items():
-            os.environ.setdefault(name, value)
         again = bench_command("sync", results=results)
         try:
             return cls(store.open_store(results), results, warn)
@@ -123,8 +120,7 @@ class Tracker:
             self._try("orphans", self._end_orphans, study),
             self._try(study.name, self._sync_study_run, study),
         ]
-        if all(done):
-            self.trouble = None
+        self.trouble = None if all(done) else self.trouble
         return all(done)
 
     def _try(self, what: str, step: Callable[..., None], *arguments: object) -> bool:
@@ -282,21 +278,20 @@ class Tracker:
     # A study's run ------------------------------------------------------------------------------
 
     def _sync_study_run(self, study: Path) -> None:
-        if rows := [row for _, row in record.cells(study)]:
-            with alone(study, "study"):
-                self._log_study(study, rows)
-
-    def _log_study(self, study: Path, rows: Sequence[Record]) -> None:
-        run = self._study_run(study.name, rows)
-        tables, plots = content.study_files(study)
-        mark = fingerprint([*tables, *plots])
-        self._log_tags(run, content.study_tags(study, rows))
-        if run.data.tags.get("synced") != mark:
-            self._upload(run, tables)
-            self._upload(run, plots, "plots")
-            self.client.set_tag(run.info.run_id, "synced", mark)
-        ended = max((milliseconds(row.ended) or 0 for row in rows), default=0)
-        self._set_status(run, content.study_status(rows), ended or None)
+        rows = [row for _, row in record.cells(study)]
+        if not rows:
+            return
+        with alone(study, "study"):
+            run = self._study_run(study.name, rows)
+            tables, plots = content.study_files(study)
+            mark = fingerprint([*tables, *plots])
+            self._log_tags(run, content.study_tags(study, rows))
+            if run.data.tags.get("synced") != mark:
+                self._upload(run, tables)
+                self._upload(run, plots, "plots")
+                self.client.set_tag(run.info.run_id, "synced", mark)
+            ended = max(milliseconds(row.ended) or 0 for row in rows)
+            self._set_status(run, content.study_status(rows), ended or None)
 
     def _study_run(self, study: str, rows: Sequence[Record]) -> Run:
         found = self._search(rows[0].dataset, study=study, kind="study")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.config import UserError, bench_command, without_secrets
-from bench.tracking.store import ARTIFACTS, DATABASE, QUIET, URI, is_server, open_store, store_uri
+from bench.tracking.store import ARTIFACTS, DATABASE, URI, is_server, open_store, store_uri
 from bench.tracking.tracker import VIEW, in_one_line
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ def ui(results: Path, port: int = 5000) -> None:
     """
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("MLflow is not installed; install it to see its UI")
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     if is_server(uri := store_uri(results)):
         # Without the user and the password in it: it is opened by hand.
         parts = urllib.parse.urlsplit(uri)

@@ -25,7 +25,7 @@ from bench.metrics.frechet_distance import permutation
 from bench.records import Anchors, Record, Status, Value, now, record, write_text
 from bench.records.environment import describe
 from bench.records.grid import read_samples, write_grid
-from bench.report.frame import read_foreign
+from bench.report.frame import read_cells
 from bench.worker import GRID_IMAGES, open_device
 
 DRAWN = ("sampling_seed", "nfe", "sampler", "ema", "precision")
@@ -113,7 +113,7 @@ def evaluate_cells(study: Path, cells: Sequence[Path], request: EvaluationReques
 
 def _measure_foreign(study: Path, evaluator: metrics.Evaluator, request: EvaluationRequest) -> None:
     """Give samples from elsewhere the same metrics; say which are not to be had any more."""
-    for folder, row in read_foreign(study):
+    for folder, row in read_cells(study / record.FOREIGN):
         path = Path(row.environment["samples"])
         hashes = {value.provenance.get("samples_sha256") for value in row.metrics.values()}
         try:

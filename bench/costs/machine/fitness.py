@@ -146,9 +146,8 @@ class Watch:
 
     def facts(self) -> dict[str, Any]:
         """Return what was told, as JSON-like values; ``None`` is what was not."""
-        change = asdict(between(self.before, self.after))
-        ends = {"before": asdict(self.before), "after": asdict(self.after)}
-        return dict(_rounded(change | ends))
+        told = {"before": asdict(self.before), "after": asdict(self.after)}
+        return dict(_rounded(asdict(between(self.before, self.after)) | told))
 
     def unfit(self) -> list[str]:
         """Say why the machine was not fit to time on."""

@@ -101,23 +101,19 @@ def _ask(uuid: str, own: Collection[int]) -> dict[str, Any]:
     try:
         nvml.nvmlInit()
         try:
-            return _facts(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid), own)
+            gpu, told = nvml.nvmlDeviceGetHandleByUUID(uuid), dict[str, Any]()
+            # Each fact on its own: what this GPU or its driver does not support is left out.
+            for name, ask in {**FACTS, "reasons": reasons_of, "slowed": slowed_by}.items():
+                with contextlib.suppress(nvml.NVMLError):
+                    told[name] = ask(nvml, gpu)
+            with contextlib.suppress(nvml.NVMLError):
+                holders = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+                told["others"] = other_holders({process.pid for process in holders}, own)
+            return told
         finally:
             nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         return {"unread": f"NVML: {error}"}
-
-
-def _facts(nvml: Any, gpu: Any, own: Collection[int]) -> dict[str, Any]:
-    """Ask for each fact on its own: what this GPU or its driver does not support is left out."""
-    told: dict[str, Any] = {}
-    for name, ask in {**FACTS, "reasons": reasons_of, "slowed": slowed_by}.items():
-        with contextlib.suppress(nvml.NVMLError):
-            told[name] = ask(nvml, gpu)
-    with contextlib.suppress(nvml.NVMLError):
-        holders = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
-        told["others"] = other_holders({process.pid for process in holders}, own)
-    return told
 
 
 def reasons_of(nvml: Any, gpu: Any) -> list[str]:

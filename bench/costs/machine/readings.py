@@ -66,8 +66,8 @@ def take(device: torch.device, work: Work | None = None) -> Reading:
         with contextlib.suppress(RuntimeWarning, *missing), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
             readings |= reader()
-    family_pids = {process.pid for process in family()}
-    gpu = read_gpu(device, family_pids, work) if device.type == "cuda" else None
+    pids = {process.pid for process in family()}
+    gpu = read_gpu(device, pids, work) if device.type == "cuda" else None
     return Reading(at=time.monotonic(), threads=torch.get_num_threads(), gpu=gpu, **readings)
 
 

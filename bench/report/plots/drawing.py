@@ -3,15 +3,12 @@
 Matplotlib's own canvas, without pyplot: no window, no state between figures.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -101,10 +98,8 @@ def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) ->
     low, high = min(values), max(values)
     if low <= 0:
         return
+    axes.set(**{f"{axis}scale": "log", f"{axis}lim": (low / padding, high * padding)})
     part = axes.xaxis if axis == "x" else axes.yaxis
-    (axes.set_xscale if axis == "x" else axes.set_yscale)("log")
-    limits = (low / padding, high * padding)
-    (axes.set_xlim if axis == "x" else axes.set_ylim)(limits)
     steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
     part.set_major_locator(LogLocator(subs=steps, numticks=12))
     part.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
@@ -121,7 +116,7 @@ def plain(value: float) -> str:
     return f"{digits} {prefix}".strip()
 
 
-def log_if_wide(axes: Axes, values: pd.Series[float]) -> None:
+def log_if_wide(axes: Axes, values: Iterable[float]) -> None:
     """Make the upright axis logarithmic where positive values differ by a large factor."""
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > ROOM:
@@ -138,7 +133,7 @@ class PlottedStudy:
     lines: dict[str, Any]
 
     @classmethod
-    def of(cls, report: StudyReport) -> PlottedStudy:
+    def of(cls, report: StudyReport) -> Self:
         """Give each method its colour, marker and line; variants share their method's colour."""
         families: dict[str, list[str]] = {}
         for method in sorted(report.cell_frame["method"].unique()):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,20 @@ def draw(content: NfePoints, metric: str) -> Figure:
     column = f"metrics.{metric}"
     methods = sorted(content.drawn["method"].unique())
     samplers = sorted(content.drawn["sampler"].unique(), key=sampler_order)
+    others = content.points[~content.points["method"].isin(methods)].groupby("method")
     columns = min(3, len(methods))
     rows = -(-len(methods) // columns)
     inches = (1.2 + 3.9 * columns, 1.0 + 2.9 * rows)
     figure, panels = new_figure(*inches, columns, rows, sharex=True, sharey=True)
     for method, axes in zip(methods, panels, strict=False):
         for place, sampler in enumerate(samplers):
-            _line(axes, content.line(method, sampler), column, place, sampler)
-        _singles(axes, content, methods, column)
+            points, shift = content.line(method, sampler), 1 + DODGE * (place - 3)
+            look = _sampler_look(place) | {"label": sampler}
+            _line(axes, points[~points["own"]], column, shift, **look)
+        # What has no sampler to exchange is the one point of its record.
+        for marker, (name, points) in zip(cycle(drawing.MARKERS), others, strict=False):
+            look = {"fmt": marker, "label": str(name), "markersize": 8, "linestyle": "none"}
+            _line(axes, points, column, color="#777777", **look)
         axes.set_title(method)
         axes.set_xlabel("network evaluations an image, counted")
     for axes in panels[::columns][:rows]:
@@ -61,42 +68,25 @@ def draw(content: NfePoints, metric: str) -> Figure:
     return figure
 
 
-def _line(axes: Axes, points: pd.DataFrame, column: str, place: int, label: str) -> None:
-    """Draw a sampler's line through the means over seeds, with their intervals as bars."""
-    x, y, bars = _means(points[~points["own"]], column)
-    if not x:
-        return
+def _sampler_look(place: int) -> dict[str, Any]:
     turns, colour = divmod(place, len(PALETTE))
-    shift = 1 + DODGE * (place - 3)
-    axes.errorbar(
-        [value * shift for value in x], y, yerr=bars, label=label, color=PALETTE[colour],
-        marker=drawing.MARKERS[place % len(drawing.MARKERS)], markersize=6, linewidth=1.2,
-        linestyle=("-", *drawing.ANCHOR_STYLES)[turns % 4], elinewidth=0.8, capsize=2,
-        markeredgecolor="white", markeredgewidth=0.3,
-    )  # fmt: skip
+    return {
+        "color": PALETTE[colour], "marker": drawing.MARKERS[place % len(drawing.MARKERS)],
+        "linestyle": ("-", *drawing.ANCHOR_STYLES)[turns % 4], "linewidth": 1.2, "markersize": 6,
+        "markeredgecolor": "white", "markeredgewidth": 0.3,
+    }  # fmt: skip
 
 
-def _means(points: pd.DataFrame, column: str) -> tuple[list[float], list[float], Any]:
-    """Return evaluations, means and intervals over seeds, by the evaluations counted."""
+def _line(axes: Axes, points: pd.DataFrame, column: str, shift: float = 1.0, **look: Any) -> None:
+    """Draw a line through the means over seeds, with their intervals as bars."""
     finite = points[points[column].map(math.isfinite).astype(bool)].groupby("nfe")[column]
-    x = [float(str(nfe)) for nfe, _ in finite]
     means = [mean_interval(group.tolist()) for _, group in finite]
     halves = [0.0 if math.isnan(half) else half for _, half, _ in means]
     below = [min(half, 0.9 * abs(y)) for half, (y, *_) in zip(halves, means, strict=True)]
-    return x, [y for y, *_ in means], [below, halves] if any(halves) else None
-
-
-def _singles(axes: Axes, content: NfePoints, drawn: Sequence[str], column: str) -> None:
-    """Draw the methods that have no sampler to exchange, each as the one point of its record."""
-    others = content.points[~content.points["method"].isin(drawn)]
-    for place, (method, points) in enumerate(others.groupby("method")):
-        x, y, bars = _means(points, column)
-        marker = drawing.MARKERS[place % len(drawing.MARKERS)]
-        if x:
-            axes.errorbar(
-                x, y, yerr=bars, fmt=marker, label=str(method), color="#777777",
-                markersize=8, elinewidth=0.8, capsize=2, linestyle="none",
-            )  # fmt: skip
+    if means:
+        x = [float(str(nfe)) * shift for nfe, _ in finite]
+        bars = [below, halves] if any(halves) else None
+        axes.errorbar(x, [y for y, *_ in means], yerr=bars, elinewidth=0.8, capsize=2, **look)
 
 
 def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:

@@ -1,14 +1,11 @@
 """The methods' samples side by side, pixel by pixel."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -53,18 +50,15 @@ def sample_panels(report: StudyReport) -> list[SamplePanel]:
     # The seed that most methods have; of several such, the first.
     seed = cells["seed"].value_counts().sort_index().idxmax()
     metric = next(iter(report.metrics), None)
-    panels = [
-        SamplePanel(_title(row, metric), _tiles(Path(row["log"]).parent / record.SAMPLES))
-        for _, row in cells[cells["seed"] == seed].sort_values("method").iterrows()
-    ]
-    real = report.folder / "real.npz"
-    return panels + ([SamplePanel("real\n", _tiles(real))] if real.exists() else [])
-
-
-def _title(row: pd.Series[Any], metric: str | None) -> str:
-    value = row[f"metrics.{metric}"] if metric else math.nan
-    told = f"{metric} {number(value)}" if math.isfinite(value) else ""
-    return f"{row['method']}, seed {row['seed']}\n{told}"
+    panels = []
+    for _, row in cells[cells["seed"] == seed].sort_values("method").iterrows():
+        value = row[f"metrics.{metric}"] if metric else math.nan
+        told = f"{metric} {number(value)}" if math.isfinite(value) else ""
+        title = f"{row['method']}, seed {row['seed']}\n{told}"
+        panels.append(SamplePanel(title, _tiles(Path(row["log"]).parent / record.SAMPLES)))
+    if (real := report.folder / "real.npz").exists():
+        panels.append(SamplePanel("real\n", _tiles(real)))
+    return panels
 
 
 def _tiles(path: Path) -> NDArray[np.uint8]:

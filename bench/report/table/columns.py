@@ -57,10 +57,8 @@ def corrected(report: StudyReport) -> list[str]:
 def _rank_column(report: StudyReport) -> list[Column]:
     """Build the column of ranks by the leading metric, where any is claimed."""
     lead = leading(report)
-    if lead is None or not lead.ranks:
-        return []
-    told = {method: rank_text(rank) for method, rank in lead.ranks.items()}
-    return [Column("rank", lambda row: told.get(row["method"], NOTHING))]
+    told = {method: rank_text(rank) for method, rank in lead.ranks.items()} if lead else {}
+    return [Column("rank", lambda row: told.get(row["method"], NOTHING))] if told else []
 
 
 def leading(report: StudyReport) -> Ranking | None:
@@ -97,15 +95,13 @@ def _seeds(row: TableRow) -> str:
 
 
 def _metric_column(name: str, part: str = "") -> Column:
-    title = f"{name}{part.replace('.', ' ')} {direction(name)}".rstrip()
-    return Column(title, lambda row: _quality(row, name, part))
+    def fill(row: TableRow) -> str:
+        mean, half = _pair(row, f"metrics.{name}{part}")
+        if math.isnan(half):
+            return numbers.with_error(mean, error_within(row, name))
+        return numbers.plus_minus(mean, half)
 
-
-def _quality(row: TableRow, name: str, part: str) -> str:
-    mean, half = _pair(row, f"metrics.{name}{part}")
-    if math.isnan(half):
-        return numbers.with_error(mean, error_within(row, name))
-    return numbers.plus_minus(mean, half)
+    return Column(f"{name}{part.replace('.', ' ')} {direction(name)}".rstrip(), fill)
 
 
 def error_within(row: TableRow, name: str) -> float:

@@ -35,9 +35,9 @@ def notes(report: StudyReport) -> list[str]:
 
 
 def _data_notes(cells: pd.DataFrame) -> Iterator[str]:
-    pairs = cells[["dataset", "data_variant", "preset"]].drop_duplicates()
-    for _, row in pairs.iterrows():
-        yield f"Data: {row['dataset']} (variant {row['data_variant']}), preset {row['preset']}."
+    told = cells[["dataset", "data_variant", "preset"]].drop_duplicates()
+    for dataset, variant, preset in told.itertuples(index=False):
+        yield f"Data: {dataset} (variant {variant}), preset {preset}."
     variants = zip(cells["dataset"], cells["data_variant"], strict=True)
     altered = {str(v) for d, v in variants if v != d or "jpeg" in str(v).lower()}
     for variant in sorted(altered):
