@@ -82,7 +82,6 @@ def _walk(
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models among a field's types."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]

@@ -88,8 +88,7 @@ def follow(handle: Handle, tell: Callable[[Told], object]) -> End:
     """Wait for a job's end, telling its progress; whatever ends the waiting ends the job."""
     try:
         while (end := handle.poll()) is None:
-            told = handle.progress()
-            if told is not None:
+            if (told := handle.progress()) is not None:
                 tell(told)
             time.sleep(FOLLOW_SECONDS)
     except BaseException:

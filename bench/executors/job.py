@@ -12,9 +12,6 @@ from pydantic import BaseModel, Field
 
 from bench.records import LOG, SIGN, given_command, write_anyhow
 
-JOB = "job.json"
-ANSWER = "answer.json"
-
 
 def packages() -> dict[str, str]:
     """The files that this process has our own packages from, by the packages' names."""
@@ -61,7 +58,7 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     @property
     def path(self) -> Path:
         """The file that the job is written in."""
-        return self.folder / JOB
+        return self.folder / "job.json"
 
     @property
     def mark(self) -> str:
@@ -76,7 +73,7 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     @property
     def answer(self) -> Path:
         """The file for what a task found that leaves nothing else."""
-        return self.folder / ANSWER
+        return self.folder / "answer.json"
 
     @property
     def log_path(self) -> Path:

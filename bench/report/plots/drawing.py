@@ -28,10 +28,6 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6, "figure.dpi": 100, "pdf.fonttype": 42, "legend.frameon": False,
 }  # fmt: skip
 DPI = 200
-LEGEND_ROW = 0.19
-"""Inches that a row of the legend takes."""
-ROOM = 12.0
-"""A ratio between largest and smallest value above which an axis becomes logarithmic."""
 
 
 class Skipped(Exception):
@@ -64,7 +60,7 @@ def legend_above(
     wide = figure.get_figwidth() / (0.55 + 0.072 * max(map(len, names)))
     columns = max(1, min(most, len(names), int(wide)))
     rows = -(-len(names) // columns)
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * (rows - 1))
+    figure.set_figheight(figure.get_figheight() + 0.19 * (rows - 1))
     figure.legend(handles, names, loc="outside upper center", ncols=columns)
 
 
@@ -117,9 +113,9 @@ def plain(value: float) -> str:
 
 
 def log_if_wide(axes: Axes, values: Iterable[float]) -> None:
-    """Make the upright axis logarithmic where positive values differ by a large factor."""
+    """Make the upright axis logarithmic where positive values differ by more than a factor 12."""
     finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) / min(finite) > ROOM:
+    if finite and min(finite) > 0 and max(finite) / min(finite) > 12:
         log_scale(axes, "y", finite, padding=1.15)
 
 
@@ -128,9 +124,8 @@ class PlottedStudy:
     """A study's report, and how each of its methods looks in every picture."""
 
     report: StudyReport
-    colours: dict[str, str]
-    markers: dict[str, str]
-    lines: dict[str, Any]
+    looks: dict[str, dict[str, Any]]
+    """Each method's ``color``, ``marker`` and ``linestyle``, as matplotlib takes them."""
 
     @classmethod
     def of(cls, report: StudyReport) -> Self:
@@ -139,10 +134,10 @@ class PlottedStudy:
         for method in sorted(report.cell_frame["method"].unique()):
             families.setdefault(method.split(":")[0], []).append(method)
         apart = all(len(family) == 1 for family in families.values())
-        looks = cls(report, {}, {}, {})
+        looks = {}
         for place, family in enumerate(families.values()):
             for index, method in enumerate(family):
-                looks.colours[method] = PALETTE[place % len(PALETTE)]
-                looks.markers[method] = MARKERS[(place if apart else index) % len(MARKERS)]
-                looks.lines[method] = LINES[index % len(LINES)]
-        return looks
+                marker = MARKERS[(place if apart else index) % len(MARKERS)]
+                look = {"color": PALETTE[place % len(PALETTE)], "marker": marker}
+                looks[method] = look | {"linestyle": LINES[index % len(LINES)]}
+        return cls(report, looks)

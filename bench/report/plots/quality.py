@@ -16,7 +16,6 @@ from bench.report.table.numbers import MARK
 
 Point = tuple[str, float, float, Any, Any]
 """Method, cost, quality, and the bars of both."""
-GREY = "#555555"
 GIVEN = ("x", "+", "1", "2", "3", "4")
 """Markers of what was not trained here."""
 NEAR = 1.04
@@ -56,13 +55,13 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
         raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
     drawn = spread(points)
     for method, x, y, x_error, y_error in sorted(drawn, key=lambda point: point[0]):
-        colour = content.colours[method]
+        colour, marker = (content.looks[method][key] for key in ("color", "marker"))
         axes.errorbar(
             [x], [y], xerr=x_error, yerr=y_error, fmt="none", ecolor=colour, elinewidth=1.2,
             capsize=3.5, capthick=1.2, zorder=2,
         )  # fmt: skip
         axes.plot(
-            [x], [y], content.markers[method], label=method, color=colour, markersize=7.5,
+            [x], [y], marker, label=method, color=colour, markersize=7.5,
             markeredgecolor="white", markeredgewidth=0.8, zorder=3,
         )  # fmt: skip
     axes.set_xlabel(cost.label + fitness(content, cost))
@@ -143,12 +142,11 @@ def fidelity(content: PlottedStudy, precision: str, recall: str) -> Figure:
     figure, (axes,) = new_figure(4.6, 4.2)
     names = (f"metrics.{recall}", f"metrics.{precision}")
     for row in _with_all(content.report.method_rows, names):
-        colour, marker = (looks[row["method"]] for looks in (content.colours, content.markers))
-        style = {"color": colour, "marker": marker, "markersize": 7.5, "markeredgecolor": "white"}
-        _point(axes, row, names, **style)
+        look = content.looks[row["method"]] | {"markersize": 7.5, "markeredgecolor": "white"}
+        _point(axes, row, names, **look)
     given = _with_all([*content.report.foreign_rows, *content.report.anchor_rows], names)
     for row, marker in zip(given, cycle(GIVEN), strict=False):
-        _point(axes, row, names, color=GREY, marker=marker, markersize=8)
+        _point(axes, row, names, color="#555555", marker=marker, markersize=8)
     axes.set_xlabel(f"{recall} ↑ (diversity)")
     axes.set_ylabel(f"{precision} ↑ (fidelity)")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
@@ -165,6 +163,6 @@ def _point(axes: Axes, row: TableRow, names: Sequence[str], **style: Any) -> Non
     halves = [row.get(f"{name}:half", math.nan) for name in names]
     x_bar, y_bar = (None if math.isnan(half) else half for half in halves)
     axes.errorbar(
-        x, y, xerr=x_bar, yerr=y_bar, label=str(row["method"]), linestyle="none",
-        elinewidth=1.2, capsize=3, clip_on=False, zorder=3, **style,
+        x, y, xerr=x_bar, yerr=y_bar, label=str(row["method"]), elinewidth=1.2, capsize=3,
+        clip_on=False, zorder=3, **style | {"linestyle": "none"},
     )  # fmt: skip

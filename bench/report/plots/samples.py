@@ -16,7 +16,6 @@ from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number
 
 SAMPLES = 64
-SAMPLE_TILE = 64
 
 
 class SamplePanel(NamedTuple):
@@ -65,7 +64,7 @@ def _tiles(path: Path) -> NDArray[np.uint8]:
     images, labels = read_samples(path)
     if is_points(images):
         return scatter_image(images, labels)
-    return grid_image(images[:SAMPLES], 8, scale=scale_for(min(images.shape[2:]), SAMPLE_TILE))
+    return grid_image(images[:SAMPLES], 8, scale=scale_for(min(images.shape[2:]), tile=64))
 
 
 def side_by_side(panels: Sequence[SamplePanel], columns: int = 4) -> Figure:

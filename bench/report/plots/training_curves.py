@@ -33,12 +33,12 @@ def losses(content: PlottedStudy) -> Figure:
     figure, panels = new_figure(3.3 * columns + 0.4, 2.6 * rows + 0.7, columns, rows)
     for name, axes in zip(names, panels, strict=False):
         for method, first, line in _lines(curves, name):
-            colour, label = content.colours[method], method if first else None
+            look = {key: content.looks[method][key] for key in ("color", "linestyle")}
+            colour, label = look["color"], method if first else None
             axes.plot(line["images"], line["value"], color=colour, linewidth=0.6, alpha=0.25)
             window = max(3, round(WINDOW * len(line)))
             smooth = line["value"].rolling(window, center=True, min_periods=1).mean()
-            look = {"color": colour, "linestyle": content.lines[method], "label": label}
-            axes.plot(line["images"], smooth, linewidth=1.3, alpha=0.9, **look)
+            axes.plot(line["images"], smooth, linewidth=1.3, alpha=0.9, label=label, **look)
         _image_axis(axes, name.removeprefix("loss/"))
         drawing.log_if_wide(axes, curves.loc[curves["name"] == name, "value"])
     for axes in panels[: len(names) : columns]:
@@ -78,9 +78,8 @@ def metric_curve(content: PlottedStudy, metric: str) -> Figure:
     for axes, column in zip(panels, ("images", "seconds"), strict=True):
         for method, first, line in _lines(curves, metric):
             axes.plot(
-                line[column], line["value"], color=content.colours[method], markersize=3.5,
-                marker=content.markers[method], linestyle=content.lines[method], linewidth=1.2,
-                alpha=0.85, label=method if first else None,
+                line[column], line["value"], markersize=3.5, linewidth=1.2, alpha=0.85,
+                label=method if first else None, **content.looks[method],
             )  # fmt: skip
         drawing.log_if_wide(axes, curves["value"])
     _image_axis(panels[0], "")

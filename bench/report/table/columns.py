@@ -55,7 +55,6 @@ def corrected(report: StudyReport) -> list[str]:
 
 
 def _rank_column(report: StudyReport) -> list[Column]:
-    """Build the column of ranks by the leading metric, where any is claimed."""
     lead = leading(report)
     told = {method: rank_text(rank) for method, rank in lead.ranks.items()} if lead else {}
     return [Column("rank", lambda row: told.get(row["method"], NOTHING))] if told else []
