@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.check import Finding, check, load_file
 from bench.cli import main
-from bench.commands.new.project import check_name, write_project
+from bench.commands.new.command import check_name, write_project
 from bench.config.errors import UserError
 from bench.records import record
 from methods import registry

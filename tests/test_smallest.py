@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bench.cli import main
-from bench.commands.evaluate import stored
+from bench.commands.evaluate import measuring
 from bench.commands.settings import resolve_settings
 from bench.config import UserError, choose_preset, one_line
 from bench.data import Dataset, Split, load
@@ -192,12 +192,12 @@ def test_a_number_that_is_the_study_s_own_is_no_option(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = replace(digits, train=Split(digits.train.images[:3], None))
-    monkeypatch.setattr(stored, "load_samples", lambda path, **how: few)
+    monkeypatch.setattr(measuring, "load_samples", lambda path, **how: few)
     request: Any = SimpleNamespace(cache=tmp_path, passing=lambda title: nullcontext(print))
     against: Any = SimpleNamespace(dataset=digits)
     for folder, is_option in ((tmp_path, False), (None, True)):
         with pytest.raises(UserError, match="give more images") as caught:
-            stored._measure_given(Path("x"), against, request, wanted=9, folder=folder)
+            measuring._measure_given(Path("x"), against, request, wanted=9, folder=folder)
         assert ("--samples" in str(caught.value)) == is_option
 
 

@@ -48,8 +48,7 @@ def evaluate(
     import numpy as np
 
     from bench.commands.evaluate import EvaluateOptions
-    from bench.commands.evaluate.request import request_of, resolve_measuring
-    from bench.commands.evaluate.stored import evaluate_samples
+    from bench.commands.evaluate.measuring import evaluate_samples, request_of, resolve_measuring
     from bench.training.checkpoint import generators_kept
 
     if labels is not None and isinstance(images, (str, Path)):

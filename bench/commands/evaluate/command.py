@@ -5,9 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, stored
-from bench.commands.evaluate.request import request_in, request_of, resolve_measuring
-from bench.commands.evaluate.stored import Measured
+from bench.commands.evaluate import EvaluateOptions, ReferenceOptions, measuring
+from bench.commands.evaluate.measuring import Measured, request_in, request_of, resolve_measuring
 from bench.commands.lifecycle import finish, heed_signals, show_in_store
 from bench.commands.options import study_folder
 from bench.config import UserError, check_name, datasets
@@ -41,7 +40,7 @@ def evaluate(options: EvaluateOptions) -> int:
         )
     settings = resolve_measuring(options, options.dataset, options.reference)
     request = request_of(settings, options, options.metrics)
-    measured = stored.evaluate_samples(Path(options.path), request, wanted=options.samples)
+    measured = measuring.evaluate_samples(Path(options.path), request, wanted=options.samples)
     print_notes(measured)
     print(render_values(measured.values, options.format), end="")
     return 0
@@ -67,7 +66,7 @@ def evaluate_cells(folder: Path, chosen: Sequence[Path], options: EvaluateOption
         if value is not None:
             raise UserError(f"{option} is for images made elsewhere; leave it out for cells")
     with only_command(folder), hold(chosen):
-        stored.evaluate_cells(folder, chosen, request_in(folder, options))
+        measuring.evaluate_cells(folder, chosen, request_in(folder, options))
         finish(folder)
         show_in_store(folder)
     return 0
@@ -86,7 +85,7 @@ def evaluate_as(options: EvaluateOptions, name: str) -> int:
     with only_command(folder):
         request = request_in(folder, options)
         path = Path(options.path)
-        print_notes(stored.add_foreign(folder, path, request, name=name, seed=options.seed))
+        print_notes(measuring.add_foreign(folder, path, request, name=name, seed=options.seed))
         finish(folder)
         show_in_store(folder)
     return 0

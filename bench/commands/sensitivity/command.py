@@ -31,7 +31,7 @@ class SensitivityOptions(MeasureOptions):
 
 def sensitivity(options: SensitivityOptions) -> int:
     """Show what each metric sees of known damage to real images, and what it misses."""
-    from bench.commands.evaluate.request import request_of, resolve_measuring
+    from bench.commands.evaluate.measuring import request_of, resolve_measuring
     from bench.commands.lifecycle import check_writable, heed_signals
     from bench.commands.sensitivity import measure
     from bench.commands.sensitivity.report import write_page
