@@ -290,9 +290,8 @@ def test_a_share_of_one_is_not_known_without_error() -> None:
     ],
 )
 def test_verdicts(family: str, found: float, spread: float, verdict: Verdict) -> None:
-    change = damage.Damage("noise", "noise", 1.0, damage.Real.others)
-    value = Value(value=found)
-    assert judge(measure.Measurement(change, family, family, value, 1.0, spread)) == verdict
+    one = measure.Measurement(family, family, Value(value=found), 1.0, spread)
+    assert judge(one) == verdict
 
 
 # Other data ---------------------------------------------------------------------------------------

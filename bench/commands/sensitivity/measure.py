@@ -15,9 +15,8 @@ without error; for shares the binomial deviation, two hits and two misses added 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,6 @@ _SEED = 515_377_520
 class Measurement:
     """One metric of one set of images, beside that of the clean images; ``nan`` is not known."""
 
-    damage: Damage
     family: str
     metric: str
     """The metric's full name."""
@@ -80,22 +78,18 @@ class Panel:
     """All that one extractor has measured: of the clean images first, then of the damaged ones."""
 
     extractor: str
-    measured: Sequence[Measurement]
+    measured: Mapping[Damage, Mapping[str, Measurement]]
+    """By the family of the metric."""
 
-    @cached_property
-    def found(self) -> Mapping[tuple[str, str], Measurement]:
-        """The measurements by the name of the images and the family of the metric."""
-        return {(one.damage.name, one.family): one for one in self.measured}
-
-    @cached_property
-    def clean(self) -> Sequence[Measurement]:
+    @property
+    def clean(self) -> list[Measurement]:
         """The yardsticks: a measurement of the clean images for each family."""
-        return [one for one in self.measured if one.damage.name == CLEAN]
+        return [*next(iter(self.measured.values())).values()]
 
-    @cached_property
-    def damages(self) -> Sequence[Damage]:
+    @property
+    def damages(self) -> list[Damage]:
         """What was done to the images, in the order of the page."""
-        return [*dict.fromkeys(one.damage for one in self.measured if one.damage.name != CLEAN)]
+        return [*self.measured][1:]
 
 
 @dataclass(frozen=True)
@@ -179,15 +173,15 @@ def _panel(measure: "_Measure", real: Real, made: Page, progress: Progress) -> P
 
     names, clean = metric_names(measure.extractor.name, real.n), found[sets[0]]
     spread = measure.spread(real.pool(POOL), real.n, clean, later)
-    yardsticks = {name: (clean[name].value, spread[name]) for name in spread}
-    return Panel(
-        measure.extractor.name,
-        [
-            Measurement(damage, family, names[family], value, *yardsticks.get(family, ()))
-            for damage, values in found.items()
+    beside = {family: (clean[family].value, spread[family]) for family in spread}
+    measured = {
+        damage: {
+            family: Measurement(family, names[family], value, *beside.get(family, ()))
             for family, value in values.items()
-        ],
-    )
+        }
+        for damage, values in found.items()
+    }
+    return Panel(measure.extractor.name, measured)
 
 
 @dataclass(frozen=True)

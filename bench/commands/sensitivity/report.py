@@ -87,16 +87,17 @@ def table(page: Page) -> str:
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for panel in page.panels:
-        for one in panel.measured:
-            damage, line = one.damage, one.value.provenance | {"dataset": page.dataset.name}
+        for damage, measured in panel.measured.items():
             strength = "" if damage.strength is None else f"{damage.strength:g}"
-            line |= {"images": damage.name, "kind": damage.kind, "strength": strength}
-            line |= {"metric": one.metric, "family": one.family, "value": one.value.value}
-            if not math.isnan(one.spread):
-                line |= {"clean": one.clean, "spread": one.spread}
-                if damage.name != CLEAN:
-                    line |= {"worse": one.worse, "verdict": str(judge(one))}
-            writer.writerow(line)
+            own = {"dataset": page.dataset.name, "images": damage.name, "kind": damage.kind}
+            for one in measured.values():
+                line = one.value.provenance | own | {"strength": strength, "metric": one.metric}
+                line |= {"family": one.family, "value": one.value.value}
+                if not math.isnan(one.spread):
+                    line |= {"clean": one.clean, "spread": one.spread}
+                    if damage.name != CLEAN:
+                        line |= {"worse": one.worse, "verdict": str(judge(one))}
+                writer.writerow(line)
     return text.getvalue()
 
 
@@ -136,7 +137,7 @@ def _table_of(panel: Panel) -> str:
 
 def _judged(panel: Panel, damage: Damage, family: str) -> Measurement | None:
     """Find what can be held against clean images; ``None`` where value or yardstick is missing."""
-    found = panel.found.get((damage.name, family))
+    found = panel.measured[damage].get(family)
     return None if found is None or math.isnan(found.spread) else found
 
 
