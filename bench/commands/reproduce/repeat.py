@@ -37,9 +37,20 @@ def find(given: str, results: Path) -> Path:
     """
     for place in (Path(given), results / given):
         folder = place.parent if place.name == RECORD else place
-        if (folder / RECORD).is_file():
-            check_finished(folder)
-            return folder.resolve()
+        if not (folder / RECORD).is_file():
+            continue
+        record = read(folder)
+        if record.origin != "cell":
+            raise UserError(
+                f"'{folder.name}' holds samples that were made elsewhere ({record.reason[:80]}); "
+                "only cells can be run again"
+            )
+        if record.status != Status.FINISHED:
+            raise UserError(
+                f"'{folder}' has no result to repeat: it is {record.status}; finish it first: "
+                f"{made_by(record)}"
+            )
+        return folder.resolve()
     raise UserError(
         f"'{given}' has no {RECORD}; give a cell as STUDY/CELL under '{results}', its folder, or "
         f"its {RECORD}"
@@ -51,21 +62,6 @@ def read(folder: Path) -> Record:
     if not (folder / RECORD).exists():
         raise UserError(f"'{folder}' has no {RECORD}")
     return read_json(folder / RECORD, Record, "give a cell that a run has left")
-
-
-def check_finished(folder: Path) -> None:
-    """UserError unless a folder is of a cell with a result."""
-    record = read(folder)
-    if record.origin != "cell":
-        raise UserError(
-            f"'{folder.name}' holds samples that were made elsewhere ({record.reason[:80]}); only "
-            "cells can be run again"
-        )
-    if record.status != Status.FINISHED:
-        raise UserError(
-            f"'{folder}' has no result to repeat: it is {record.status}; finish it first: "
-            f"{made_by(record)}"
-        )
 
 
 def configuration(folder: Path, data: Path | None) -> CellConfig:

@@ -107,13 +107,26 @@ class SamplingWork(Work[CurveCell]):
         )  # fmt: skip
 
     def close(self, cell: CurveCell, end: End) -> None:
-        """Give each point without a result its reason, unless the user stopped the command."""
-        reason = "" if end.status == Status.INTERRUPTED else end.reason
-        failed = settle(cell, reason)
-        self.failures += failed
-        lost = f", {len(failed)} failed" if failed else ""
-        drawn = f"{len(cell.missing) - len(failed)} points drawn{lost}"
-        self.display.close(cell.folder.name, drawn)
+        """Give each point without a result its reason, unless the user stopped the command.
+
+        A line for each reason says which points failed for it, and where to look.
+        """
+        reason, stored = "" if end.status == Status.INTERRUPTED else end.reason, stored_of(cell)
+        lost = [point for point in cell.missing if reason and stored.find(point) is None]
+        for point in lost:
+            stored.put(point.model_copy(update={"reason": reason}))
+        if lost:
+            nfe_curve.save(stored, cell.folder)
+        reasons: dict[str, list[str]] = {}
+        for found in filter(None, map(stored.find, cell.missing)):
+            if found.reason:
+                what = f"{found.sampler['name']} with {found.sampler['steps']} steps"
+                reasons.setdefault(found.reason, []).append(what)
+        name, log = cell.folder.name, cell.folder / nfe_curve.LOG
+        for why, points in reasons.items():
+            self.failures.append(f"{name}: {', '.join(points)}: {why}; see {log}")
+        failed = f", {len(reasons)} failed" if reasons else ""
+        self.display.close(name, f"{len(cell.missing) - len(reasons)} points drawn{failed}")
 
 
 def stored_of(cell: CurveCell) -> Curve:
@@ -123,29 +136,6 @@ def stored_of(cell: CurveCell) -> Curve:
     except ValueError:
         replace(cell.folder / nfe_curve.FILE)
         return Curve(key=cell.record.key)
-
-
-def settle(cell: CurveCell, reason: str) -> list[str]:
-    """Give the points that their process did not come to its end as their reason, if it has one.
-
-    Returns a line for each reason that points failed for, and where to look.
-    """
-    stored = stored_of(cell)
-    lost = [point for point in cell.missing if reason and stored.find(point) is None]
-    for point in lost:
-        stored.put(point.model_copy(update={"reason": reason}))
-    if lost:
-        nfe_curve.save(stored, cell.folder)
-    reasons: dict[str, list[str]] = {}
-    for found in filter(None, map(stored.find, cell.missing)):
-        if found.reason:
-            what = f"{found.sampler['name']} with {found.sampler['steps']} steps"
-            reasons.setdefault(found.reason, []).append(what)
-    log = cell.folder / nfe_curve.LOG
-    return [
-        f"{cell.folder.name}: {', '.join(what)}: {reason}; see {log}"
-        for reason, what in reasons.items()
-    ]
 
 
 def draw_curves(request: Request, options: SampleOptions, display: Display) -> list[str]:
