@@ -31,8 +31,7 @@ def measure_anchors(
     ``noise`` is n images of N(0, 1) noise, clipped and quantised like samples, or n points of
     N(0, I), which are neither; ``real (held-out)`` is the first n images of a fixed random order
     of the held-out split. Its classification accuracy score is of a classifier trained on n real
-    training images. What a data set is too small for is left out; ``anchor_notes`` says what and
-    why.
+    training images. ``anchor_notes`` says what a data set is too small for.
     """
     dataset, wanted = evaluator.dataset, {*(FAMILIES if families is None else families)}
     held_out = random_part(dataset.test, n)

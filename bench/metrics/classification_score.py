@@ -58,8 +58,7 @@ def cas(
 
     Samples are uint8 (N, C, H, W) or float32 points, ``labels`` (N,) the classes that were asked
     for, ``seed`` that of the first weights and of the samples' order. On a CPU the same seed and
-    number of threads give the same value bit for bit. ``say`` is told why there is none where the
-    data have no held-out labels, or of a single sample.
+    number of threads give the same value bit for bit. ``say`` is told why there is none.
     """
     name = cas_name(dataset.name, len(images))
     gap = "a classifier needs two samples or more" if len(images) < 2 else missing(dataset)

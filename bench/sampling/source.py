@@ -48,10 +48,7 @@ def outside(images: Tensor) -> float:
 
 @dataclass(eq=False)
 class Source:
-    """Draws batches of one trained method.
-
-    Batch ``k`` depends on the seed, the stream's name and ``k`` alone.
-    """
+    """Draws a method's batches, of which the ``k``-th depends on seed, stream and ``k`` alone."""
 
     method: Method
     _: KW_ONLY

@@ -43,10 +43,7 @@ class SharedStage(Protocol):
 
 @dataclass
 class Hooks:
-    """What the trainer calls back; all may take as long as they like, on another account.
-
-    What is not given does nothing.
-    """
+    """What the trainer calls back, however long it takes; what is not given does nothing."""
 
     log: Callable[[dict[str, Any]], None] = lambda point: None
     snapshot: Callable[[dict[str, Any]], None] = lambda place: None

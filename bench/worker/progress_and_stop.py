@@ -31,8 +31,7 @@ def leave() -> None:
 class Stop:
     """A request to stop, by signal: training heeds it after a step, everything else at once.
 
-    ``give_up`` is called where that takes too long, from another thread: a single backward pass
-    may keep Python from seeing a signal for minutes.
+    ``give_up`` is called from another thread where a backward pass keeps Python from seeing it.
     """
 
     def __init__(self, give_up: Callable[[], None] = leave) -> None:

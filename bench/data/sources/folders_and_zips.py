@@ -13,7 +13,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,14 +21,61 @@ from pathlib import Path, PurePosixPath
 from bench.config import UserError
 from bench.data.sources import image_file
 from bench.data.sources.image_file import is_hidden, shown
-from bench.data.sources.layout import Content, damaged, of_files
+from bench.data.sources.layout import INDEX, Content, Entry, damaged
 
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError,
 )  # fmt: skip
 """What reading a damaged zip file may raise."""
+LARGEST_INDEX = 512 * 2**20
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def _images(
+    path: Path, kind: str, listed: Sequence[str], read: Callable[[str, int], bytes]
+) -> Content:
+    """Return the images among files by relative path, in the order of their names.
+
+    Folders are ``listed`` too, with a slash at their end. ``read`` gives a file's bytes, up to so
+    many. Raises UserError where there is no image, one of a format that is not read, or an index
+    that is not at the top.
+    """
+    files = [name for name in listed if not name.endswith("/")]
+    seen = [name for name in files if not is_hidden(name)]
+    unread = next((name for name in seen if image_file.has_suffix(name, image_file.UNREAD)), None)
+    if unread is not None:
+        raise UserError(
+            f"{path}: '{shown(unread)}' is {Path(unread).suffix.lower()}, which is not read; "
+            "convert it to PNG (PNG, JPEG and WebP are read)"
+        )
+    names = sorted(filter(image_file.has_suffix, seen))
+    if not names:
+        raise UserError(f"{path}: holds no image; PNG, JPEG and WebP are read")
+    stray = next((n for n in seen if n.casefold().split("/")[-1] == INDEX != n), None)
+    if stray is not None:
+        raise UserError(
+            f"{path}: '{shown(stray)}' would not be read: {INDEX} lies once, beside all folders of "
+            "images; move or remove it"
+        )
+
+    def entries() -> Generator[Entry, None, None]:
+        return (Entry(name, partial(read, name, image_file.LARGEST_FILE)) for name in names)
+
+    folders = {n.split("/")[0] for n in listed if "/" in n and not is_hidden(n)}
+    empty = folders - {name.split("/")[0] for name in names}
+    left_out = (
+        ({*seen} - {*names, INDEX}, "file is no image and was", "files are no images and were"),
+        (filter(image_file.is_hidden_image, files), "hidden image was", "hidden images were"),
+        (empty, "folder holds no image and was", "folders hold no image and were"),
+    )
+    notes = []
+    for found, one, many in left_out:
+        if these := sorted(found):
+            said = one if len(these) == 1 else many
+            notes.append(f"{len(these)} {said} left out (first: {shown(these[0])})")
+    index = read(INDEX, LARGEST_INDEX) if INDEX in seen else None
+    return Content(path, kind, len(names), entries, names, index, notes=tuple(notes))
 
 
 def stamp_of(status: os.stat_result) -> str:
@@ -90,7 +137,7 @@ def _walk(
 def open_folder(path: Path) -> Iterator[Content]:
     """Open a folder of images; UserError where there is none in it, or it cannot be listed."""
     listed = [name for name, _ in _walk(path, "", ())]
-    yield of_files(path, "folder", listed, partial(_read, path))
+    yield _images(path, "folder", listed, partial(_read, path))
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:
@@ -174,7 +221,7 @@ def open_zip(path: Path, below: str = "") -> Iterator[Content]:
             with lock:
                 return read_member(archive, path, f"{below}{name}", limit)
 
-        yield of_files(path, "zip", list(filter(None, names)), read)
+        yield _images(path, "zip", list(filter(None, names)), read)
 
 
 def read_member(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes:
