@@ -47,7 +47,7 @@ def measure_anchors(
     drawn = classification_score.real_samples(dataset, n) if "cas" in wanted else None
     if drawn is not None and classification_score.missing(dataset) is None:
         assert drawn.labels is not None
-        given, device = (drawn.images, drawn.labels, dataset), evaluator.device
+        given, device = (drawn.images, drawn.labels, dataset), evaluator.pairs[0][0].device
         score = classification_score.cas(*given, device=device)
         rows[HELD_OUT] = rows.get(HELD_OUT, {}) | score
     return rows

@@ -239,11 +239,6 @@ class Evaluator:
             pairs.append((extractor, found))
         return cls(dataset, pairs, evaluation.batch)
 
-    @property
-    def device(self) -> torch.device:
-        """Where features are extracted."""
-        return self.pairs[0][0].device
-
     def measure(
         self, images: Pixels, labels: NDArray[Any] | None = None, *,
         families: Collection[str] | None = None, jackknife: bool = False, insist: bool = False,
@@ -268,7 +263,7 @@ class Evaluator:
         if labels is not None:
             values |= cas(
                 images, labels, self.dataset,
-                device=self.device, extra_provenance=provenance, say=say,
+                device=self.pairs[0][0].device, extra_provenance=provenance, say=say,
             )  # fmt: skip
         elif insist:
             say(f"no {protocol.cas_name(self.dataset.name, len(images))}: {NO_LABELS}")

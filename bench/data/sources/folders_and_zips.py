@@ -136,8 +136,7 @@ def _walk(
 @contextmanager
 def open_folder(path: Path) -> Iterator[Content]:
     """Open a folder of images; UserError where there is none in it, or it cannot be listed."""
-    listed = [name for name, _ in _walk(path, "", ())]
-    yield _images(path, "folder", listed, partial(_read, path))
+    yield _images(path, "folder", [name for name, _ in _walk(path, "", ())], partial(_read, path))
 
 
 def _read(path: Path, name: str, limit: int) -> bytes:

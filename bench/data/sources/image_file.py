@@ -185,8 +185,7 @@ def fit(picture: Picture, size: int) -> Picture:
     grey = len(square) == 1
     image = Image.fromarray(square[0] if grey else np.ascontiguousarray(square.transpose(1, 2, 0)))
     small = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
-    pixels = small.reshape(size, size, -1).transpose(2, 0, 1)
-    return replace(picture, pixels=pixels)
+    return replace(picture, pixels=small.reshape(size, size, -1).transpose(2, 0, 1))
 
 
 def in_colour(picture: Picture) -> Picture:
