@@ -14,7 +14,7 @@ from bench.costs.intervals import Interval
 from bench.records import files, record
 from bench.records.record import Anchors, Cost, Record, Status, Value
 from bench.report.study_report import StudyReport
-from bench.report.table import render_table
+from bench.report.table.formats import render_table
 
 METHODS = ("sde", "cdm", "dlsm", "smm")
 QUALITY = {"sde": 6.1, "cdm": 5.4, "dlsm": 7.9, "smm": 19.5}

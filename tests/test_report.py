@@ -33,8 +33,7 @@ from bench.report.plots.samples import SamplePanel, samples, side_by_side
 from bench.report.plots.training_curves import ledger
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval, mean_intervals
-from bench.report.table import write_tables
-from bench.report.table.formats import escape_latex, to_json
+from bench.report.table.formats import escape_latex, to_json, write_tables
 from bench.report.table.numbers import number, plus_minus, scaled, size
 
 from .fake_study import (

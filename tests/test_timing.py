@@ -46,7 +46,7 @@ from bench.report import plots
 from bench.report.plots.drawing import PlottedStudy
 from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 from bench.report.study_report import StudyReport
-from bench.report.table import write_tables
+from bench.report.table.formats import write_tables
 from bench.report.table.numbers import MARK
 from bench.sampling.source import timed
 from bench.sampling.timing import WARM_UP_SECONDS, WarmUp, is_stable, latency, settle, warm_up

@@ -34,7 +34,7 @@ from bench.records.orphans import read_sign
 from bench.records.plugins import LeavingError, contained
 from bench.records.source_code import check_source, source_digest, source_files, source_hashes
 from bench.report.study_report import StudyReport
-from bench.report.table import render_table
+from bench.report.table.formats import render_table
 from bench.sampling.source import Source
 from bench.study.runner import Stopping
 from bench.tracking import NullTracker

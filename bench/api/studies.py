@@ -70,7 +70,7 @@ def run(
     from bench.commands.run import RunOptions
     from bench.commands.run.request import resolve
     from bench.progress.display import Display
-    from bench.report.table import write_tables
+    from bench.report.table.formats import write_tables
 
     given = {"methods": methods, "dataset": dataset, "seeds": seeds, "budget": budget}
     chosen = options_of(RunOptions, given | {"overrides": set} | options)
@@ -139,7 +139,7 @@ class Study:
 
     def table(self, format: str = "md") -> str:
         """Return the table as ``md``, ``csv``, ``latex`` or ``json``; UserError otherwise."""
-        from bench.report.table import render_table
+        from bench.report.table.formats import render_table
 
         return render_table(self.report, format)
 

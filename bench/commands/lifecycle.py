@@ -85,7 +85,7 @@ def finish(folder: Path) -> None:
     from bench.report.plots import write_plots
     from bench.report.plots.nfe_curve import write_nfe_plots
     from bench.report.study_report import StudyReport
-    from bench.report.table import render_table, write_tables
+    from bench.report.table.formats import render_table, write_tables
 
     report = StudyReport.read(folder)
     try:

@@ -14,7 +14,7 @@ from bench.records import Record, Status, direction, headline, nfe_curve, write_
 from bench.report.frame import device, metric_names, refuse_difference
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
-from bench.report.table import markdown_table
+from bench.report.table.formats import markdown_table
 from bench.report.table.numbers import NOTHING, number, plus_minus
 
 TABLES = ("nfe-curve.md", "nfe-curve.csv")

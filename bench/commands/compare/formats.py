@@ -13,7 +13,7 @@ from bench.commands.compare import comparison
 from bench.commands.compare.comparison import Compared, Comparison
 from bench.config import unknown
 from bench.report.ranking import LEVEL
-from bench.report.table import markdown_table
+from bench.report.table.formats import markdown_table
 from bench.report.table.numbers import number, plus_minus, scaled
 
 LARGE = 1e5

@@ -12,7 +12,7 @@ from bench.commands.options import study_folder
 from bench.config import UserError, check_name, datasets
 from bench.metrics import HELD_OUT, NOISE
 from bench.records import RECORD, Status, Value, cells, direction, hold, is_study, only_command
-from bench.report.table import markdown_table
+from bench.report.table.formats import markdown_table
 from bench.report.table.notes import measured as way_of
 from bench.report.table.numbers import number
 from methods import registry

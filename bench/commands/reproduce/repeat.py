@@ -21,7 +21,7 @@ from bench.records import CONFIG, RECORD, Record, Status, is_study, load, read_j
 from bench.records.environment import SOURCE
 from bench.records.study_file import REPRODUCED, placed_config
 from bench.report.frame import flatten
-from bench.report.table import markdown_table
+from bench.report.table.formats import markdown_table
 from bench.tracking import NullTracker
 from methods import registry
 

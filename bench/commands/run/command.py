@@ -76,7 +76,7 @@ def break_off(folder: Path, seconds: float) -> None:
         # Again and again, since an exception is lost where it meets a finaliser.
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 1.0)
         from bench.report.study_report import StudyReport
-        from bench.report.table import render_table, write_tables
+        from bench.report.table.formats import render_table, write_tables
 
         report = StudyReport.read(folder)
         write_tables(report)

@@ -23,7 +23,7 @@ from bench.commands.sensitivity.measure import CLEAN, Measurement, Page, Panel
 from bench.records import direction, write_atomically, write_text
 from bench.records.grid import grid_image, scale_for
 from bench.report.plots.drawing import DPI, STYLE, new_figure, save
-from bench.report.table import markdown_table
+from bench.report.table.formats import markdown_table
 from bench.report.table.numbers import NOTHING, number
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ def table(options: TableOptions = TableOptions()) -> int:
     """Print a study's comparison table, and write it in every format."""
     from bench.report.nfe_table import write_nfe_tables
     from bench.report.study_report import StudyReport
-    from bench.report.table import render_table, write_tables
+    from bench.report.table.formats import render_table, write_tables
 
     report = StudyReport.read(options.folder)
     write_tables(report)

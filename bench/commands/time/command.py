@@ -43,7 +43,7 @@ def time(options: TimeOptions = TimeOptions()) -> int:
     from bench.records import write_text
     from bench.report.plots import write_plots
     from bench.report.study_report import StudyReport
-    from bench.report.table import write_tables
+    from bench.report.table.formats import write_tables
 
     folder = options.folder
     check_writable(folder.parent)

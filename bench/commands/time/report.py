@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bench.costs.intervals import Interval
 from bench.records.interleaved import Bounds, Timing, reasons
 from bench.report.frame import device
-from bench.report.table import markdown_table
+from bench.report.table.formats import markdown_table
 from bench.report.table.numbers import MARK, NOTHING, number
 
 PAGE = "timing.md"
