@@ -23,7 +23,7 @@ from bench.config.errors import UserError
 from bench.metrics import features
 from bench.records import record
 from bench.records.record import Record, Value
-from bench.report import plots
+from bench.report.plots import write as plots
 from bench.report.study_report import StudyReport
 
 from .fake_study import table

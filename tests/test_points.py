@@ -20,7 +20,7 @@ from bench.metrics import extractors
 from bench.metrics.anchors import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
 from bench.records.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
-from bench.report.plots import write_plots
+from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from methods.mixtures import GaussianMixture, ring
 from tests.fake_study import write_study

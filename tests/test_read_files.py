@@ -18,7 +18,7 @@ from bench.metrics import features, references
 from bench.records import nfe_curve, record, write_archive
 from bench.records.files import to_json
 from bench.records.grid import read_samples
-from bench.report.plots import write_plots
+from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number, plus_minus, scaled, size, with_error
 from bench.training.checkpoint import read_state

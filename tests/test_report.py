@@ -26,11 +26,11 @@ from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import frame as frames
 from bench.report import ranking, study_report, summary
 from bench.report.frame import refuse_difference
-from bench.report.plots import write_plots
 from bench.report.plots.drawing import DPI, PlottedStudy, plain, save
 from bench.report.plots.quality import fidelity, pairs
 from bench.report.plots.samples import SamplePanel, samples, side_by_side
 from bench.report.plots.training_curves import ledger
+from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval, mean_intervals
 from bench.report.table.formats import escape_latex, to_json, write_tables

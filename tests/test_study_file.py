@@ -35,8 +35,8 @@ from bench.records.study_file import (
     read_study,
     write_study,
 )
-from bench.report import plots
 from bench.report.frame import difference
+from bench.report.plots import write as plots
 from bench.study import Request, check_study, preparation
 
 from . import fake_study

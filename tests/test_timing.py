@@ -42,7 +42,7 @@ from bench.progress.display import Display
 from bench.records import interleaved, record
 from bench.records.interleaved import TimedCell, Timing
 from bench.records.record import Cost, Status
-from bench.report import plots
+from bench.report.plots import write as plots
 from bench.report.plots.drawing import PlottedStudy
 from bench.report.plots.quality import FLOPS, TIME, fitness, quality
 from bench.report.study_report import StudyReport

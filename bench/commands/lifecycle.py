@@ -82,8 +82,8 @@ def background(results: Path) -> Background:
 def finish(folder: Path) -> None:
     """Write and print the tables, and draw the plots."""
     from bench.report.nfe_table import render_nfe_table, write_nfe_tables
-    from bench.report.plots import write_plots
     from bench.report.plots.nfe_curve import write_nfe_plots
+    from bench.report.plots.write import write_plots
     from bench.report.study_report import StudyReport
     from bench.report.table.formats import render_table, write_tables
 

@@ -13,6 +13,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
 from bench.records import Status, direction
 from bench.report.frame import of_one_source
@@ -45,8 +46,6 @@ def paired(one: Array, other: Array) -> Difference:
     Seeds that either lacks, by NaN or infinity, do not count. Differences that are all zero have
     p = 1. Where they do not vary and are not zero there is no test: no variance was seen.
     """
-    from scipy.special import stdtr, stdtrit
-
     both = np.isfinite(one) & np.isfinite(other)
     differences, count = one[both] - other[both], int(both.sum())
     if count == 0:
@@ -105,8 +104,6 @@ class Ranking:
     @property
     def hurdle(self) -> tuple[int, int, float]:
         """The most seeds of a pair, the tests, and the t value that the clearest pair needs."""
-        from scipy.special import stdtrit
-
         tests = [pair.test.count for pair in self.pairs if not np.isnan(pair.adjusted)]
         seeds = max(tests, default=0)
         if seeds < 2:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
 
 from bench.records import Status
 from bench.report.frame import TEXT
@@ -50,8 +51,6 @@ def mean_intervals(values: Array) -> tuple[Array, Array, NDArray[np.int64]]:
 
     NaN does not count. The half-width is NaN under two values and of a mean that is not finite.
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped, unused-ignore]
-
     there = ~np.isnan(values)
     count = there.sum(axis=1)
     mean, half = np.full((2, len(values)), np.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
 import re
 import shutil
@@ -212,8 +213,6 @@ def _connect(uri: str) -> MlflowClient:
 @contextlib.contextmanager
 def _no_chatter() -> Iterator[None]:
     """Keep MLflow's and alembic's lines about tables, migrations and retries off the terminal."""
-    import logging
-
     loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

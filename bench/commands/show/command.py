@@ -36,8 +36,8 @@ def table(options: TableOptions = TableOptions()) -> int:
 
 def plot(options: StudyOptions = StudyOptions()) -> int:
     """Draw a study's plots."""
-    from bench.report.plots import write_plots
     from bench.report.plots.nfe_curve import write_nfe_plots
+    from bench.report.plots.write import write_plots
     from bench.report.study_report import StudyReport
 
     report = StudyReport.read(options.folder)

@@ -41,7 +41,7 @@ def time(options: TimeOptions = TimeOptions()) -> int:
     from bench.commands.time.report import PAGE, render_timing
     from bench.progress.display import Display
     from bench.records import write_text
-    from bench.report.plots import write_plots
+    from bench.report.plots.write import write_plots
     from bench.report.study_report import StudyReport
     from bench.report.table.formats import write_tables
 

@@ -1,17 +1,14 @@
 """Whether a machine was fit to time on: what happened between two readings of it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Self, TypeVar
+
+import torch
 
 from bench.costs.machine.gpu import SLOWDOWNS, Gpu, Work
 from bench.costs.machine.readings import Reading, take
-
-if TYPE_CHECKING:
-    import torch
 
 N = TypeVar("N", int, float)
 SHORTEST = 0.5
@@ -135,7 +132,7 @@ class Watch:
     ) -> None:
         self.device, self.work, self.least = device, work, least
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self.before = self.after = take(self.device, self.work)
         return self
 

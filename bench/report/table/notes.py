@@ -6,22 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.frame import TOGETHER, is_comparable, of_one_source
+from bench.report.frame import TEXT, TOGETHER, is_comparable, of_one_source
 from bench.report.ranking import MIN_SEEDS, sentence
 from bench.report.study_report import StudyReport
 from bench.report.table.columns import corrected, error_within, leading
 from bench.report.table.numbers import MARK, UNBALANCED, number
 
-TOLD = [
-    "cell", "method", "dataset", "data_variant", "preset", "device",
-    "timed", "unfit", "imbalance", "source", "shared",
-]  # fmt: skip
-"""The columns of the frame that notes tell of."""
-
 
 def notes(report: StudyReport) -> list[str]:
     """Return the sentences under the table: what the numbers are, and what may be claimed."""
-    cells, finished = report.cell_frame[TOLD], report.finished[TOLD]
+    cells, finished = report.cell_frame[[*TEXT]], report.finished[[*TEXT]]
     return [
         f"Study: {report.folder.name}.",
         *_data_notes(cells),
