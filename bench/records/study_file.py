@@ -133,17 +133,14 @@ def latest(folders: Sequence[Path]) -> Path:
             content = None
         facts = content if isinstance(content, dict) else {}
         if not (facts.get("reproduces") or (folder / REPRODUCED).exists()):
-            told[folder] = str(facts.get("commanded") or _last_start(folder))
+            # An older version's study tells it by its cells alone.
+            records = (readable(path.parent) for path in folder.glob(f"*/{RECORD}"))
+            starts = (record.started or "" for record in records if record)
+            told[folder] = str(facts.get("commanded") or max(starts, default=""))
     if not told:
         names = ", ".join(folder.name for folder in folders)
         raise UserError(f"there are only reproductions, which are never the latest: name {names}")
     return max(told, key=lambda folder: (told[folder], folder.name))
-
-
-def _last_start(folder: Path) -> str:
-    """When the last cell of a study was started, of an older version's study."""
-    records = (readable(path.parent) for path in folder.glob(f"*/{RECORD}"))
-    return max((record.started or "" for record in records if record), default="")
 
 
 def study_at(results: Path, given: str) -> Path:

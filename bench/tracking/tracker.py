@@ -191,7 +191,7 @@ class Tracker:
             mine = [run for run in mine if start in {None, run.info.start_time}]
             if not mine:
                 tags = content.cell_tags(row, study) | {"origin": self._origin}
-                where, start = self._experiment(row.dataset), start or _now_ms()
+                where, start = self._experiment(row.dataset), start or int(time.time() * 1000)
                 mine = [self.client.create_run(where, start, tags, row.cell)]
             chosen = mine[0].info.run_id
             self._supersede([run for run in same if run.info.run_id != chosen])
@@ -299,7 +299,10 @@ class Tracker:
             return self.client.get_run(found[0].info.run_id)
         starts = [at for row in rows if (at := milliseconds(row.started))]
         tags = {"kind": "study", "study": study, "origin": self._origin}
-        experiment, start = self._experiment(rows[0].dataset), min(starts, default=_now_ms())
+        experiment, start = (
+            self._experiment(rows[0].dataset),
+            min(starts, default=int(time.time() * 1000)),
+        )
         return self.client.create_run(experiment, start, tags, run_name=study)
 
     def _end_orphans(self, study: Path) -> None:
@@ -349,7 +352,3 @@ class Tracker:
         if known.lifecycle_stage == "deleted":
             self.client.restore_experiment(known.experiment_id)
         return str(known.experiment_id)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -81,13 +81,12 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
 
 def spread(points: Sequence[Point]) -> list[Point]:
     """Move points of nearly equal cost a little apart, so that each can be seen."""
-    placed: list[Point] = []
-    cluster: list[Point] = []
+    clusters: list[list[Point]] = []
     for point in sorted(points, key=lambda point: point[1]):
-        if cluster and point[1] > cluster[-1][1] * NEAR:
-            placed, cluster = placed + fanned(cluster), []
-        cluster.append(point)
-    return placed + fanned(cluster)
+        if not clusters or point[1] > clusters[-1][-1][1] * NEAR:
+            clusters.append([])
+        clusters[-1].append(point)
+    return [moved for cluster in clusters for moved in fanned(cluster)]
 
 
 def fanned(cluster: Sequence[Point]) -> list[Point]:

@@ -34,22 +34,21 @@ def number(value: float, digits: int = 3) -> str:
 
 def plus_minus(mean: float, half: float) -> str:
     """Write a mean with its half-width, both to the half-width's second significant digit."""
-    if not math.isfinite(half) or half <= abs(mean) * 1e-9:
-        return number(mean, 4)
-    if not is_plain(mean, half):
-        return f"{mean:.3e} ± {half:.1e}"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
-    return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+    visible = math.isfinite(half) and half > abs(mean) * 1e-9
+    return "{} ± {}".format(*_alike(mean, half)) if visible else number(mean, 4)
+
+
+def _alike(value: float, width: float) -> tuple[str, str]:
+    if not is_plain(value, width):
+        return f"{value:.3e}", f"{width:.1e}"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(width))))
+    return f"{value:.{decimals}f}", f"{width:.{decimals}f}"
 
 
 def with_error(value: float, error: float) -> str:
     """Write a value of one seed with its standard error within it, told apart from ±."""
-    if not math.isfinite(error) or error <= 0:
-        return number(value, 4)
-    if not is_plain(value, error):
-        return f"{value:.3e} (se {error:.1e})"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
-    return f"{value:.{decimals}f} (se {error:.{decimals}f})"
+    visible = math.isfinite(error) and error > 0
+    return "{} (se {})".format(*_alike(value, error)) if visible else number(value, 4)
 
 
 def scaled(value: float, unit: str, half: float = float("nan")) -> str:
