@@ -299,11 +299,8 @@ class Tracker:
             return self.client.get_run(found[0].info.run_id)
         starts = [at for row in rows if (at := milliseconds(row.started))]
         tags = {"kind": "study", "study": study, "origin": self._origin}
-        experiment, start = (
-            self._experiment(rows[0].dataset),
-            min(starts, default=int(time.time() * 1000)),
-        )
-        return self.client.create_run(experiment, start, tags, run_name=study)
+        experiment, now = self._experiment(rows[0].dataset), int(time.time() * 1000)
+        return self.client.create_run(experiment, min(starts, default=now), tags, run_name=study)
 
     def _end_orphans(self, study: Path) -> None:
         """End runs left open whose cell's folder has gone."""
