@@ -1,8 +1,4 @@
-"""How processes are started: a :class:`Job` is given to an :class:`Executor`.
-
-An executor writes the job's file, has ``python -m TASK JOB.json`` run somewhere and gives a handle
-for it. The task's module calls :func:`serve`. Progress goes through a file of the job's folder.
-"""
+"""How processes are started: an executor has ``python -m TASK JOB.json`` run; see README.md."""
 
 # A face, as dense as its ``__all__``.
 # fmt: off

@@ -1,8 +1,4 @@
-"""The curve of quality against network evaluations: its points, and what a cell's file keeps.
-
-A finished cell is sampled again with other samplers and numbers of steps; its ``nfe-curve.json``
-holds one point for each. The cell's record and checkpoint stay as they are.
-"""
+"""Quality against network evaluations, of a finished cell sampled again: ``nfe-curve.json``."""
 
 from __future__ import annotations
 
@@ -101,10 +97,7 @@ def sampler_of(method_config: Mapping[str, Any]) -> SamplerSettings | None:
 def settings_for(
     name: str, asked: int, own: SamplerSettings, calls: float
 ) -> SamplerSettings | None:
-    """The cell's sampler settings with another sampler, at most ``asked`` network evaluations.
-
-    Noise levels and all else stay the cell's own. ``None`` if the sampler cannot do so few.
-    """
+    """The cell's settings with this sampler; ``None`` if ``asked`` evaluations are too few."""
     from methods import samplers
 
     within = math.floor(asked / calls + 1e-9)

@@ -64,10 +64,7 @@ def is_running(folder: Path) -> bool:
 
 
 def note_death(record: Record, folder: Path) -> None:
-    """Give a last attempt that nobody saw the end of the time of its last sign of life.
-
-    The sign is a content and no file's time, which a copy of the folder would change.
-    """
+    """Give a last attempt that nobody saw the end of the time that its last sign of life tells."""
     if not record.attempts or record.attempts[-1].seconds is not None:
         return
     attempt = record.attempts[-1]

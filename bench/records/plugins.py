@@ -21,10 +21,7 @@ class LeavingError(Exception):
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Make a LeavingError of what would end this process, unless a signal has asked for that.
-
-    That is ``sys.exit``, ``os._exit`` or a KeyboardInterrupt that nobody has typed.
-    """
+    """Make a LeavingError of what would end this process, unless a signal has asked for that."""
     thread, leave, heard = threading.get_ident(), os._exit, list[int]()
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in STOPS}
     before = {number: handler for number, handler in handlers.items() if callable(handler)}
@@ -57,10 +54,7 @@ def contained() -> Iterator[None]:
 
 
 def method_class(label: str) -> "type[Method]":
-    """Import the class of a method or of a variant's method; KeyError if there is no such method.
-
-    BrokenMethodError if it cannot be loaded, or would end this process.
-    """
+    """Import a label's class; KeyError if there is none, BrokenMethodError if it cannot be."""
     try:
         with contained():
             return registry.load(label)

@@ -186,10 +186,7 @@ class Record(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
 
     @property
     def imbalance(self) -> float:
-        """Fraction by which the ledger's parts miss the wall clock of the cell's processes.
-
-        0 where there is no ledger, or no clock to hold it against.
-        """
+        """Fraction by which the ledger's parts miss the processes' wall clock; 0 without either."""
         if not self.ledger or not self.attempts:
             return 0.0
         parts = sum(s for name, s in self.ledger.items() if name not in BESIDE)

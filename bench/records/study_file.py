@@ -68,10 +68,7 @@ def read_study(folder: Path) -> StudyFile:
 
 
 def check_content(folder: Path, settings: Settings, found: Mapping[str, Any]) -> None:
-    """Refuse files at other places than a study had them, unless they are the same.
-
-    ``found`` has their hashes, as ``Prepared`` has them. Raises UserError.
-    """
+    """UserError if files lie at other places than a study had them and have not its hashes."""
     if not is_study(folder):
         return
     study = read_study(folder)

@@ -80,10 +80,7 @@ def make_frame(
 
 
 def make_curves(cells: Cells) -> pd.DataFrame:
-    """Read cells' curves: method, seed, images, seconds, name and value, a row per logged point.
-
-    A point that was logged again after a resumption counts once, the last.
-    """
+    """Read cells' curves, a row a logged point; of one logged again after a resumption the last."""
     import pandas as pd
 
     names = ["method", "seed", "images", "seconds", "name", "value"]

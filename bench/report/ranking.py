@@ -62,10 +62,7 @@ def paired(one: Array, other: Array) -> Difference:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number, to be held against the level of all together.
-
-    NaN stays and does not count. Source: Holm 1979.
-    """
+    """Return p values corrected for their number (Holm 1979); NaN stays and does not count."""
     order = [place for place in np.argsort(p) if not np.isnan(p[place])]
     adjusted, largest = [float("nan")] * len(p), 0.0
     for done, place in enumerate(order):

@@ -78,10 +78,7 @@ class Running(Generic[Item]):
 
 
 class Runner(Generic[Item]):
-    """Runs planned cells, ``jobs`` at a time, whatever becomes of them.
-
-    Several may run on one study: a cell that another one works on is waited for.
-    """
+    """Runs planned cells, ``jobs`` at a time; one that another command works on is waited for."""
 
     def __init__(
         self, work: Work[Item], jobs: int, display: Display, executor: Executor | None = None

@@ -56,10 +56,7 @@ def final_metrics(row: Record) -> dict[str, float]:
 
 
 def curve_points(folder: Path) -> dict[tuple[str, int], tuple[float, float]]:
-    """Return ``(name, images seen) -> (value, seconds)`` in order of images.
-
-    A step that stands twice, since the cell was resumed from before it, counts as written last.
-    """
+    """Return ``(name, images) -> (value, seconds)`` by images; of a step logged twice the last."""
     found = {
         (_name(name), int(line["images"])): (float(value), float(line["seconds"]))
         for line in record.read_curves(folder)
