@@ -196,7 +196,7 @@ def bench_here(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing after a command in this process: a study's plots take seconds."""
-    monkeypatch.setattr("bench.report.plots.write_plots", lambda *_, **__: [])
+    monkeypatch.setattr("bench.report.plots.write.write_plots", lambda *_, **__: [])
 
 
 @pytest.fixture
