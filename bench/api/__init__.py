@@ -9,8 +9,5 @@ What is wrong with a value raises ``bench.config.errors.UserError``, as one line
     study.cell("sde", 0).samples(16)                # uint8 (16, 1, 8, 8)
 """
 
-from bench.api.cells import StudyCell
 from bench.api.images import evaluate
-from bench.api.studies import FailedCellsError, Study, open_study, run
-
-__all__ = ["FailedCellsError", "Study", "StudyCell", "evaluate", "open_study", "run"]
+from bench.api.studies import FailedCellsError, Study, StudyCell, open_study, run

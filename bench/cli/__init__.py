@@ -1,5 +1,3 @@
 """The ``bench`` command: parse, call, print; nothing else."""
 
 from bench.cli.main import main, script
-
-__all__ = ["main", "script"]

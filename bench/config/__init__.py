@@ -1,6 +1,5 @@
 """Settings: their schema, the presets, ``--set``, seeds, and errors that are the user's to mend."""
 
-# A face, as dense as its ``__all__``.
 # fmt: off
 # isort: off
 from bench.config.errors import MissingDataError, UserError
@@ -12,10 +11,3 @@ from bench.config.schema import (
 )
 from bench.config.text import bench_command, digest, one_line, to_yaml, without_secrets
 from bench.config.validation import build
-
-__all__ = [
-    "SECTIONS", "WHEREABOUTS", "Budget", "CellConfig", "MissingDataError", "Preset", "Sampling",
-    "Settings", "Training", "UserError", "apply_overrides", "bench_command", "build", "check_name",
-    "choose_preset", "config_folder", "datasets", "digest", "one_line", "parse_set", "read_cell",
-    "resolve_method", "to_yaml", "unknown", "without_secrets",
-]

@@ -8,5 +8,3 @@ drawn. Images are uint8 arrays (N, C, H, W), 0 to 255; methods see them as float
 from bench.data.catalogue import KNOWN, ROOT_VARIABLE
 from bench.data.dataset import Dataset, Split, to_uint8
 from bench.data.loading import load
-
-__all__ = ["KNOWN", "ROOT_VARIABLE", "Dataset", "Split", "load", "to_uint8"]

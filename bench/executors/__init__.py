@@ -1,6 +1,5 @@
 """How processes are started: an executor has ``python -m TASK JOB.json`` run; see README.md."""
 
-# A face, as dense as its ``__all__``.
 # fmt: off
 # isort: off
 from bench.executors.executor import (
@@ -9,8 +8,3 @@ from bench.executors.executor import (
 from bench.executors.job import Job, Limits
 from bench.executors.local import LocalExecutor
 from bench.executors.serve import serve
-
-__all__ = [
-    "BAD_INPUT", "DONE", "FAILED", "INTERRUPTED", "NO_DATA", "End", "Executor", "Handle", "Job",
-    "Limits", "LocalExecutor", "Told", "explain_end", "follow", "serve",
-]

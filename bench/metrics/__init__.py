@@ -15,9 +15,3 @@ from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
 from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names, to_stderr
 from bench.metrics.references import Reference, reference
-
-__all__ = [
-    "FAMILIES", "HELD_OUT", "NOISE", "PROTOCOL", "Evaluator", "Features", "Reference",
-    "anchor_notes", "cas", "diagnose", "evaluate", "extract", "extractors", "identity",
-    "measure_anchors", "metric_names", "reference", "self_test", "to_stderr",
-]  # fmt: skip

@@ -1,6 +1,5 @@
 """What lies on disk, as typed models: studies, cells, curves, and how files are written."""
 
-# A face, as dense as its ``__all__``.
 # fmt: off
 # isort: off
 from bench.records.files import (
@@ -21,14 +20,3 @@ from bench.records.study_file import (
     STUDY, Prepared, StudyFile, check_content, find_study, is_study, placed_config, read_study,
     studies, study_at, write_study,
 )
-
-__all__ = [
-    "ANCHORS", "CHECKPOINT", "CONFIG", "GRID", "HIGHER_IS_BETTER", "LOG", "LOWER_IS_BETTER",
-    "RECORD", "RESERVE", "SAMPLES", "SIGN", "STUDY", "Anchors", "Attempt", "CellLock", "Prepared",
-    "Record", "SharedBy", "Status", "StudyFile", "Value", "cell_name", "cells", "check_content",
-    "direction", "find_study", "given_command", "headline", "hold", "is_running", "is_sampled",
-    "is_study", "keep_reserve", "load", "metric_family", "new_file", "note_death", "note_end",
-    "now", "only_command", "placed_config", "read_curves", "read_json", "read_study", "readable",
-    "remove_unfinished", "save", "settle_study", "studies", "study_at", "sync_folder",
-    "write_anyhow", "write_archive", "write_atomically", "write_study", "write_text",
-]

@@ -6,9 +6,3 @@ from bench.study.execute import execute
 from bench.study.plan import NAMES, Planned, cell_key, decide, plan, portable
 from bench.study.request import RERUN, Request, check_study, differing, request_of
 from bench.study.runner import Runner, Work, deaf, stopping
-
-__all__ = [
-    "LOG", "NAMES", "RERUN", "CellWork", "Planned", "Request", "Runner", "Work", "cell_key",
-    "check_study", "deaf", "decide", "differing", "execute", "plan", "portable", "replace",
-    "request_of", "stopping",
-]  # fmt: skip

@@ -10,5 +10,3 @@ number that the results folder keeps, so that two people's runs on one server st
 from bench.tracking.background import Background
 from bench.tracking.store import has_store, store_uri
 from bench.tracking.tracker import NullTracker, Tracker, Warn
-
-__all__ = ["Background", "NullTracker", "Tracker", "Warn", "has_store", "store_uri"]

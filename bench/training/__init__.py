@@ -8,5 +8,3 @@ same bits as one that was never interrupted.
 from bench.training.checkpoint import State
 from bench.training.feed import Feed
 from bench.training.trainer import DivergedError, Hooks, InterruptedTrainingError, Trainer
-
-__all__ = ["DivergedError", "Feed", "Hooks", "InterruptedTrainingError", "State", "Trainer"]

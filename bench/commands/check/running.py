@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 import methods
-from bench.commands.check import rules, sampling_rules  # noqa: F401  # They fill RULES, in this order.
-from bench.commands.check.rule import RULES, BrokenRuleError, InterfaceRule
+from bench.commands.check import sampling_rules  # noqa: F401  # It adds to RULES.
+from bench.commands.check.rules import RULES, BrokenRuleError, InterfaceRule
 from bench.commands.check.subject import Subject
 from bench.config import UserError, choose_preset, one_line, unknown
 from bench.data.catalogue import KNOWN

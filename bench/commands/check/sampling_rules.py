@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.commands.check.rule import BrokenRuleError, demand, describe, rule, some
+from bench.commands.check.rules import BrokenRuleError, demand, describe, rule, some
 from bench.commands.check.subject import (
     CPU,
     SAMPLES,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, stdtr, stdtrit
 
 from bench.commands.compare.differences import differences
 from bench.config import UserError
@@ -136,8 +137,6 @@ def welch(one: Any, other: Any) -> Difference:
 
     Source: Welch 1947. No test where either has one value, or neither varies.
     """
-    from scipy.special import stdtr, stdtrit
-
     mean, count = float(other.mean() - one.mean()), len(one) + len(other)
     if min(len(one), len(other)) < 2:
         return Difference(mean, math.nan, math.nan, count)
@@ -153,8 +152,6 @@ def welch(one: Any, other: Any) -> Difference:
 
 def by_errors(mean: float, errors: Sequence[float]) -> Difference:
     """Test a difference of two values against their standard errors, as of normal ones."""
-    from scipy.special import ndtr
-
     error = math.hypot(*errors)
     if math.isnan(error) or error == 0:
         return Difference(mean, math.nan, math.nan, 1)

@@ -10,6 +10,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
+from scipy import stats
 
 from bench.records import CHECKPOINT, SAMPLES, Record, Status, Value, cells, read_curves
 from bench.report.frame import flatten
@@ -156,8 +158,6 @@ def _readable(
 
 def _hash(arrays: Mapping[str, Any]) -> str:
     """Identify arrays or tensors by name, type, shape and bits."""
-    import torch
-
     found = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
@@ -171,8 +171,6 @@ def _hash(arrays: Mapping[str, Any]) -> str:
 
 def _weights(before: Path, now: Path) -> Iterator[Row]:
     """Compare the final weights, and where training left its generators."""
-    import torch
-
     files = (torch.load(path, map_location="cpu", weights_only=True) for path in (before, now))
     states = [file["trainer"] for file in files]
     for name in sorted(states[0]["networks"].keys() | states[1]["networks"].keys()):
@@ -280,8 +278,6 @@ def _span(old: Value, new: Value, seeds: Sequence[float], metrics: int) -> tuple
     of both runs, which know of the samples alone. Bonferroni's bound makes the intervals hold
     together.
     """
-    from scipy import stats
-
     tail = 1 - (1 - CONFIDENCE) / (2 * metrics)
     if len(seeds) >= FEWEST_SEEDS:
         factor = float(stats.t.ppf(tail, len(seeds) - 1)) * math.sqrt(2)

@@ -16,6 +16,8 @@ from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from bench.data.dataset import Dataset, Split
 from bench.metrics.frechet_distance import permutation
@@ -53,8 +55,6 @@ def noised(images: Images, sigma: float) -> Images:
 
 def blurred(images: Images, width: float) -> Images:
     """Smooth each channel with a Gaussian of ``width`` pixels, mirrored at the borders."""
-    from scipy.ndimage import gaussian_filter
-
     widths = (0, 0, width, width)
     return _in_blocks(images, lambda block: gaussian_filter(block, widths, mode="reflect"))
 
@@ -80,8 +80,6 @@ def _in_blocks(images: Images, change: Callable[[Pixels], Pixels]) -> Images:
 
 def compressed(images: Images, quality: int) -> Images:
     """Send each image through JPEG at Pillow's ``quality``, its colours at half the resolution."""
-    from PIL import Image
-
     made = np.empty_like(images)
     grey = images.shape[1] == 1
     # 4:2:0 by name: the default is the library's own affair.

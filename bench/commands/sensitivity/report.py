@@ -5,8 +5,6 @@ two sets of clean images, and in the direction that the metric calls worse. In t
 direction the metric finds damaged images better than clean ones.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -14,9 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from bench.commands.sensitivity.damage import Damage
 from bench.commands.sensitivity.measure import CLEAN, Measurement, Page, Panel
@@ -25,10 +29,6 @@ from bench.records.grid import grid_image, scale_for
 from bench.report.plots.drawing import DPI, STYLE, new_figure, save
 from bench.report.table.formats import markdown_table
 from bench.report.table.numbers import NOTHING, number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SPREADS = 3.0
 """Standard deviations beyond which a change is not luck: one clean set in 400 lies there."""
@@ -62,8 +62,6 @@ def write_page(page: Page, folder: Path, environment: Mapping[str, Any]) -> list
 
     ``environment`` is what ``bench.records.environment.describe`` says of this process.
     """
-    from matplotlib import rc_context
-
     texts = {"sensitivity.md": markdown(page, environment), "sensitivity.csv": table(page)}
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -237,8 +235,6 @@ def heat_map(page: Page) -> Figure:
 
 
 def _fields(axes: Axes, panel: Panel) -> None:
-    from matplotlib.patches import Rectangle
-
     def write(row: int, text: str, **look: Any) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=8, **look)
 
@@ -278,9 +274,6 @@ def _labels(axes: Axes, panel: Panel, widest: int) -> None:
 
 def _colours() -> tuple[Any, Any]:
     """Return colours that the colour-blind tell apart: purple better, white alike, orange worse."""
-    from matplotlib import colormaps
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-
     edges = [*(-step for step in reversed(STEPS)), *STEPS]
     picked = colormaps["PuOr_r"](np.linspace(0, 1, len(edges) + 1))
     picked[len(edges) // 2] = 1.0
@@ -288,8 +281,6 @@ def _colours() -> tuple[Any, Any]:
 
 
 def _scale(figure: Figure, axes: Axes) -> None:
-    from matplotlib.cm import ScalarMappable
-
     colours, norm = _colours()
     bar = figure.colorbar(
         ScalarMappable(norm, colours), cax=axes, orientation="horizontal", spacing="uniform",

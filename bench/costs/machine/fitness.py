@@ -64,9 +64,7 @@ def between(before: Reading, after: Reading) -> Between:
 
 def _grown(before: N | None, after: N | None) -> N | None:
     """How much a counter has grown; nothing is told by one that went back."""
-    if before is None or after is None or after < before:
-        return None
-    return after - before
+    return None if before is None or after is None or after < before else after - before
 
 
 def unfit(before: Reading, after: Reading) -> list[str]:

@@ -5,5 +5,3 @@
 from bench.metrics.extractors.loading import (
     SHA256, Extractor, check_name, exact, is_here, load, names, sha256_of,
 )  # fmt: skip
-
-__all__ = ["SHA256", "Extractor", "check_name", "exact", "is_here", "load", "names", "sha256_of"]
