@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from bench.api.arguments import Names, options_of
 from bench.config import UserError, unknown
 from bench.records import Record, Status
-from bench.report.study_report import StudyReport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.commands.compare.comparison import Comparison
+    from bench.report.study_report import StudyReport
     from bench.worker import Trained
 
 
@@ -201,6 +201,8 @@ class Study:
     @cached_property
     def report(self) -> StudyReport:
         """The records, and what tables and plots are made of; its frames are not to be changed."""
+        from bench.report.study_report import StudyReport
+
         return StudyReport.read(self.folder)
 
     def frame(self) -> pd.DataFrame:
