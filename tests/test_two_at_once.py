@@ -128,6 +128,17 @@ def leave(cell: study.Planned, status: Status) -> None:
     files.write_text(cell.folder / "config.yaml", to_yaml(cell.config))
 
 
+def announce(work: study.CellWork, cell: study.Planned) -> None:
+    """Say what is to become of a cell, and stop before it is run."""
+    study.stopping.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            study.Runner(work, 1, Display()).run([cell])
+    finally:
+        study.stopping.clear()
+        study.stopping.since = None
+
+
 @pytest.mark.parametrize("status", [Status.FINISHED, Status.FAILED])
 def test_what_another_command_has_done_since_the_plan_stands(
     work: study.CellWork, status: Status
@@ -136,7 +147,7 @@ def test_what_another_command_has_done_since_the_plan_stands(
     assert cell.action == "run"
     leave(cell, status)
     before = (cell.folder / "record.json").read_bytes()
-    study.Runner(work, 1, Display()).announce(cell)
+    announce(work, cell)
     assert (cell.folder / "record.json").read_bytes() == before
     work.renew(cell, elsewhere=False)
     assert cell.action == ("reuse" if status == Status.FINISHED else "keep")
@@ -147,7 +158,7 @@ def test_results_are_replaced_only_when_their_cell_is_run(work: study.CellWork) 
     leave(cell, Status.FINISHED)
     (cell,) = study.plan(request(work.request.results, "all"), PREPARED)
     assert (cell.action, cell.why) == ("run", "done, asked for again")
-    study.Runner(work, 1, Display()).announce(cell)
+    announce(work, cell)
     assert record.load(cell.folder).status == Status.FINISHED  # type: ignore[union-attr]
     work.renew(cell, elsewhere=False)
     assert cell.action == "run"

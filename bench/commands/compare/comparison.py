@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, stdtr, stdtrit
 
-from bench.commands.compare.differences import differences
+from bench.commands.compare.surroundings import differences
 from bench.config import UserError
 from bench.records import direction
 from bench.report.frame import difference
