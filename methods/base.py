@@ -38,6 +38,8 @@ class Adam(Settings):
     """Thousands of images over which the rate rises linearly from 0."""
     decay: Literal["constant", "cosine"] = "constant"
     """``cosine`` falls to 0 at the end of the stage."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the network's gradient; ``None``: the study's, which has none by default."""
 
 
 class EMA(Settings):
@@ -74,6 +76,8 @@ class Batch:
     generator: torch.Generator
     """On the device of ``x``; all noise is drawn from it."""
     logs: dict[str, Tensor] = field(default_factory=dict)
+    overs: dict[str, Tensor] = field(default_factory=dict)
+    """Of what :meth:`log` was given ``over`` another value: that value."""
 
     def randn(self, *shape: int) -> Tensor:
         """Draw standard normal noise of ``shape`` (default: that of ``x``)."""
@@ -92,9 +96,16 @@ class Batch:
         """Draw integers in [0, high) of ``shape``."""
         return torch.randint(high, shape, generator=self.generator, device=self.x.device)
 
-    def log(self, name: str, value: Tensor) -> None:
-        """Report a scalar beside the loss, averaged over the logging interval; no sync."""
+    def log(self, name: str, value: Tensor, *, over: Tensor | None = None) -> None:
+        """Report a scalar beside the loss, averaged over the logging interval; no sync.
+
+        With ``over``, a ratio: the mean of ``value`` divided by that of ``over``, which is not the
+        mean of a batch's ratios where ``over`` comes near 0. What would be divided by 0 is left
+        out.
+        """
         self.logs[name] = value.detach()
+        if over is not None:
+            self.overs[name] = over.detach()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +139,10 @@ class Stage:
     objectives: Sequence[Objective]
     share: float = 1.0
     """Fraction of the training budget; the shares of a method sum to 1 unless it says so."""
+    batch: int | None = None
+    """Images a step; ``None``: the study's."""
+    flip: bool | None = None
+    """Whether images are mirrored with probability 1/2; ``None``: as the study says."""
     identity: Mapping[str, Any] | None = None
     """If set, all that decides the result of this stage, the module that holds its objectives as
     ``module``. A first stage of equal identity, budget, data and seed is trained once for all the

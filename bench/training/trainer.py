@@ -19,8 +19,19 @@ from bench.training.feed import Feed
 from bench.training.optimizing import StageRun, autocast, begin_stage, descend, learning_rate
 from methods.base import Batch, Method, Objective, Stage
 
+OVER = "/over"
+"""Ends the name of the mean that another, of the name before it, is divided by."""
 PLAIN = ("stage_index", "steps", "images", "snapshots", "last_loss", "train_flops", "counts")
 """What of a trainer goes into its state as it is."""
+
+
+def divided(means: dict[str, float]) -> dict[str, float]:
+    """Divide what was logged over another value by that, or leave it out where that is 0."""
+    return {
+        name: mean / over
+        for name, mean in means.items()
+        if not name.endswith(OVER) and (over := means.get(f"{name}{OVER}", 1.0))
+    }
 
 
 class DivergedError(Exception):
@@ -64,6 +75,7 @@ class Trainer:
         self.method, self.feed, self.settings, self.budget = method, feed, settings, budget
         self.ledger, self.hooks, self.seed = ledger, hooks, seed
         self.device = feed.device
+        self.usual = feed.batch, feed.flip
         self.generator = torch.Generator(self.device).manual_seed(derive(seed, "training"))
         self.stages = list(method.stages())
         self.total_share = sum(stage.share for stage in self.stages)
@@ -78,6 +90,7 @@ class Trainer:
 
     def run(self, state: State | None = None) -> None:
         """Train all stages, from ``state`` if given; then every network is its average."""
+        self.usual = self.feed.batch, self.feed.flip  # What a stage asks for is put back after it.
         if state is not None:
             self.load_state(state)
         while self.stage_index < len(self.stages):
@@ -130,6 +143,9 @@ class Trainer:
         self.snapshots = math.floor(done / self.total_share * self.settings.snapshots + 1e-9)
 
     def _begin(self, stage: Stage) -> StageRun:
+        batch, flip = self.usual
+        self.feed.batch = batch if stage.batch is None else stage.batch
+        self.feed.flip = flip if stage.flip is None else stage.flip
         # Dropout draws from a global generator: a shared first stage must leave no trace in the
         # second's masks.
         checkpoint.seed_everything(derive(self.seed, "dropout", self.stage_index))
@@ -177,14 +193,17 @@ class Trainer:
                 )
                 if self.settings.compile and run.is_counted:
                     self._compile(run)
-        descend(optimizer, network, rate=rate, clip=self.settings.clip)
+        clip = self.settings.clip if objective.optimizer.clip is None else objective.optimizer.clip
+        descend(optimizer, network, rate=rate, clip=clip)
         self.train_flops[label] = self.train_flops.get(label, 0.0) + run.flops[label]
-        for key, value in {f"loss/{label}": loss, **batch.logs}.items():
+        overs = {f"{name}{OVER}": value for name, value in batch.overs.items()}
+        for key, value in {f"loss/{label}": loss, **batch.logs, **overs}.items():
             # Summed on the device, without waiting for it.
             number = value.detach().float()
             self.sums[key] = self.sums[key] + number if key in self.sums else number
             self.counts[key] = self.counts.get(key, 0) + 1
         batch.logs.clear()
+        batch.overs.clear()
 
     def _loss_and_gradient(self, objective: Objective, batch: Batch) -> Tensor:
         with autocast(self.device, self.settings.precision):
@@ -254,7 +273,7 @@ class Trainer:
             return
         with self.ledger.part("log"):
             means = torch.stack([self.sums[k] / self.counts[k] for k in self.sums]).tolist()
-            values = dict(zip(self.sums, means, strict=True))
+            values = divided(dict(zip(self.sums, means, strict=True)))
             self.sums, self.counts = {}, {}
             self.hooks.log({**self._place(run), "values": values})
         losses = {k: v for k, v in values.items() if k.startswith("loss/")}

@@ -32,6 +32,11 @@ def stage_key(
     if stage.identity is None:
         return None
     training = settings.training.of(label).model_dump(mode="json", exclude=IRRELEVANT)
+    training |= {
+        name: own
+        for name, own in {"batch": stage.batch, "flip": stage.flip}.items()
+        if own is not None
+    }
     budget = [settings.budget.amount * stage.share, settings.budget.unit]
     place = [settings.device, settings.threads, data_sha256, seed]
     source = source_digest(str(stage.identity["module"]))

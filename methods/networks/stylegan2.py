@@ -11,11 +11,14 @@ Where we differ from the authors' code, and why:
 - The noise inputs are drawn from ``z`` by a hash: G is then a function of z alone, in training and
   evaluation alike, whatever else is in the batch. Their ``const`` mode gives every image the same
   noise, which training never saw; their ``random`` mode needs a generator that G is not given.
+- Truncation and style mixing are left out, as CIFAR-10's settings have them.
+- float32 throughout, or the harness's precision; no activation is clamped.
 
-Size: 19,422,227 parameters of synthesis at 32x32 and 262,656 a mapping layer of 512, 21.52 M with
-StyleGAN2's eight. Score mismatching reports 24.7 M "with its own mapping network", of which we know
-no more: six layers of 1024 (``mapping_width``) come to 24.67 M, twenty of 512 to 24.68 M. The
-setting ``mapping_depth=6, mapping_width=1024`` has the published size; its shape is our guess.
+Score mismatching's main code (Ye & Liu 2023) has a mapping of its own (``mapping="lstm"``): two
+slow layers, then an LSTM cell that is unrolled over the slots of the styles, a w for each.
+
+Size: 19,422,227 parameters of synthesis at 32x32; 262,656 a mapping layer of 512, 21.52 M with
+StyleGAN2's eight; 5,247,488 the LSTM mapping of two layers, 24,669,715 with it.
 """
 
 from __future__ import annotations
@@ -44,12 +47,15 @@ class StyleGAN2Settings(Settings):
     """Dimension of the latent (Karras et al. 2020; also SMM's main code base)."""
     w: int = Field(512, ge=1)
     """Dimension of the style."""
+    mapping: Literal["plain", "lstm"] = "plain"
+    """``plain``: one w for all layers (Karras et al. 2020); ``lstm``: a w for each (Ye & Liu 2023,
+    with ``mapping_depth`` 2)."""
     mapping_depth: int = Field(8, ge=1)
-    """Layers from z to w (Karras et al. 2020)."""
+    """Layers from z to w (Karras et al. 2020), of ``lstm`` those before the cell."""
     mapping_width: int = Field(512, ge=1)
     """Channels between them."""
     mapping_lr: float = Field(0.01, gt=0)
-    """Learning rate of the mapping, as a fraction of the others' (Karras et al. 2020)."""
+    """Learning rate of these layers, as a fraction of the others' (Karras et al. 2020)."""
     channels_base: int = Field(32768, ge=1)
     """A resolution has this over its side as channels, up to ``channels_max``."""
     channels_max: int = Field(512, ge=1)
@@ -81,6 +87,11 @@ def leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
+def normalise(z: Tensor) -> Tensor:
+    """Latents (B, z) of unit second moment."""
+    return z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
 class Mapping(nn.Module):
     """Latents (B, z), normalised to unit second moment, to styles (B, w)."""
 
@@ -94,10 +105,45 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Evaluate the layers."""
-        h = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        h = normalise(z)
         for layer in self.layers:
             h = leaky(layer(h))
         return h
+
+    def styles(self, z: Tensor, slots: int) -> list[Tensor]:
+        """The styles of the slots, each (B, w): one for all."""
+        return [self(z)] * slots
+
+
+class LSTMMapping(Mapping):
+    """The same layers, then an LSTM cell over the slots (Ye & Liu 2023).
+
+    With ``u = [layers(z), z]``: ``h = leaky(A u)``, ``c = leaky(B u)``, and for each slot
+    ``h, c = cell(u, (h, c))`` and ``w = h + C u``. All but the layers learn at the full rate.
+    """
+
+    def __init__(self, settings: StyleGAN2Settings) -> None:
+        super().__init__(settings)
+        w, u = settings.w, settings.w + settings.z
+        self.hidden, self.memory, self.skip = Linear(u, w), Linear(u, w), Linear(u, w)
+        # One matrix for u, one for h, one bias, of the gates input, forget, cell and output.
+        bound = 1 / math.sqrt(w)
+        self.cell_u = nn.Parameter(torch.empty(4 * w, u).uniform_(-bound, bound))
+        self.cell_h = nn.Parameter(torch.empty(4 * w, w).uniform_(-bound, bound))
+        self.cell_bias = nn.Parameter(torch.empty(4 * w).uniform_(-bound, bound))
+
+    def styles(self, z: Tensor, slots: int) -> list[Tensor]:
+        """The styles of the slots, each (B, w), each another."""
+        u = torch.cat([self(z), normalise(z)], dim=1)
+        h, c, skip = leaky(self.hidden(u)), leaky(self.memory(u)), self.skip(u)
+        seen = F.linear(u, self.cell_u, self.cell_bias)
+        found = []
+        for _ in range(slots):
+            i, f, g, o = (seen + F.linear(h, self.cell_h)).chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            found.append(h + skip)
+        return found
 
 
 class ModulatedConv(nn.Module):
@@ -172,7 +218,7 @@ class StyleGAN2(nn.Module):
             sides.insert(0, sides[0] // 2)
         self.sides = sides
         widths = [min(settings.channels_base // side, settings.channels_max) for side in sides]
-        self.mapping = Mapping(settings)
+        self.mapping = (LSTMMapping if settings.mapping == "lstm" else Mapping)(settings)
         self.constant = nn.Parameter(torch.randn(widths[0], sides[0], sides[0]))
         self.up = nn.ModuleList(
             Layer(before, after, settings.w, up=True) for before, after in pairwise(widths)
@@ -182,15 +228,19 @@ class StyleGAN2(nn.Module):
         self.enlarge = Resample("up", "fir")
 
     def forward(self, z: Tensor) -> Tensor:
-        """Generate images, (B, C, H, W), float32; in [-1, 1] if ``bounded``."""
-        w, noises = self.mapping(z), self._noises(z)
-        h = self.constant.expand(len(z), -1, -1, -1).to(w.dtype)
-        h = self.layers[0](h, w, noises[0])
-        image = self.images[0](h, w)
+        """Generate images, (B, C, H, W), float32; in [-1, 1] if ``bounded``.
+
+        A slot of the styles is that of a convolution; the image of a resolution takes the style of
+        the one after it, which is the next resolution's first, or a last one of its own.
+        """
+        w, noises = self.mapping.styles(z, 2 * len(self.sides)), self._noises(z)
+        h = self.constant.expand(len(z), -1, -1, -1).to(w[0].dtype)
+        h = self.layers[0](h, w[0], noises[0])
+        image = self.images[0](h, w[1])
         for level, up in enumerate(self.up, start=1):
-            h = up(h, w, noises[2 * level - 1])
-            h = self.layers[level](h, w, noises[2 * level])
-            image = self.enlarge(image) + self.images[level](h, w)
+            h = up(h, w[2 * level - 1], noises[2 * level - 1])
+            h = self.layers[level](h, w[2 * level], noises[2 * level])
+            image = self.enlarge(image) + self.images[level](h, w[2 * level + 1])
         return image.tanh() if self.settings.bounded else image
 
     def _noises(self, z: Tensor) -> list[Tensor]:

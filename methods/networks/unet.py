@@ -1,14 +1,14 @@
 """The DDPM++ and NCSN++ U-Nets as EDM configures them (Song et al. 2021; Karras et al. 2022, F.2).
 
 The default settings are EDM's DDPM++ for CIFAR-10; smaller presets are the same class with other
-numbers. NCSN++ is ``embedding="fourier", embedding_multiplier=2, encoder="residual",
-resample="fir"``.
+numbers. NCSN++ is the settings ``NCSNPP``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,17 @@ class UNetSettings(Settings):
         it takes; 0: none.
         """
         return UNet(self, data, classes=classes, augment=augment)
+
+
+NCSNPP: Mapping[str, Any] = {
+    "kind": "unet",
+    "embedding": "fourier",
+    "fourier_scale": 16.0,
+    "embedding_multiplier": 2,
+    "encoder": "residual",
+    "resample": "fir",
+}
+"""What makes a U-Net NCSN++ (Song et al. 2021), whatever its size."""
 
 
 class UNetBlock(nn.Module):
