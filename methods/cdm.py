@@ -94,12 +94,12 @@ PUBLISHED = {
     "estimator": "two_branches",
     "gap": "absolute",
     "consistency_weight": 10.0,
-    "max_gap": 0.05,
-    "sigma_floor": 0.002,
     "branch_steps": 5,
     "branch_sampler": "euler_maruyama",
 }
 AS_RELEASED = PUBLISHED | {
+    "max_gap": 0.05,
+    "sigma_floor": 0.002,
     "branch_dropout": "independent",
     "branch_labels": "dropped",
     "branch_start": "anew",

@@ -136,7 +136,9 @@ MAIN: Mapping[str, Any] = {
 
 Adam at 2.5e-3, (0, 0.99) for both, of which lazy regularisation takes the power, and the fraction,
 4/5 for the generator and 16/17 for the score network; the former's own penalty is 0."""
-SIMPLE = {
+SIMPLE: Mapping[str, Any] = {
+    "score_input": "as_is",
+    "score_output": "as_is",
     "score_lr_ratio": None,
     "levels": 20,
     "order": "score_first",
@@ -144,6 +146,7 @@ SIMPLE = {
     "generator_optimizer": _SIMPLE_ADAM,
     "score_optimizer": _SIMPLE_ADAM,
     "generator_ema": None,
+    "r1_gamma": 0.0,
 }
 """How the authors' simple code base trains."""
 

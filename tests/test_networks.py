@@ -23,21 +23,17 @@ from methods.networks.mlp import MLPClassifierSettings, MLPGeneratorSettings, ML
 from methods.networks.stylegan2 import (
     Layer,
     Linear,
+    LSTMMapping,
     ModulatedConv,
     StyleGAN2,
     StyleGAN2Settings,
+    ToImage,
     normals_from,
 )
-from methods.networks.unet import InputResidual, SelfAttention, UNet, UNetSettings
+from methods.networks.unet import NCSNPP, InputResidual, SelfAttention, UNet, UNetSettings
 
 CIFAR = DataSpec(channels=3, size=32, classes=10)
 POINTS = DataSpec(channels=2, size=1, classes=3)
-NCSNPP: dict[str, Any] = {
-    "embedding": "fourier",
-    "embedding_multiplier": 2,
-    "encoder": "residual",
-    "resample": "fir",
-}
 SMALL = UNetSettings(channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
 SCORES: dict[str, tuple[UNetSettings | MLPSettings, DataSpec]] = {
     "unet": (SMALL, DataSpec(channels=1, size=8, classes=3)),
@@ -203,12 +199,24 @@ def test_ncsnpp_is_the_ddpmpp_network_with_wider_features_and_the_image_s_convol
 
 
 def test_smm_s_score_network() -> None:
-    """0.47 M with NCSN++'s options; the authors' 0.48 M needs attention at 4x4 too, 0.479 M."""
+    """468,963 parameters, as in the authors' code, whose 483,219 hold some that nothing reaches.
+
+    Each of the three convolutions that the image passes on its way down has a second weight there,
+    of which no use is made. With Fourier features, NCSN++'s own, there are 16 features more.
+    """
     size: dict[str, Any] = {"channels": 16, "multipliers": (1, 2, 2, 2), "blocks": 1}
-    published = UNetSettings(**size, attention=(16, 8), dropout=0.1, **NCSNPP)
-    assert parameters(on_meta(published, CIFAR)) == 469_987
-    wider = published.model_copy(update={"attention": (16, 8, 4)})
-    assert parameters(on_meta(wider, CIFAR)) == 478_563
+    size |= {"attention": (16, 8), "dropout": 0.1, **NCSNPP}
+    published = UNetSettings(**size | {"embedding": "positional", "embedding_multiplier": 1})
+    assert parameters(on_meta(published, CIFAR)) == 468_963
+    assert 483_219 - 468_963 == 9 * (3 * 16 + 16 * 32 + 32 * 32)
+    assert parameters(on_meta(UNetSettings(**size), CIFAR)) == 468_963 + 16 * 64
+
+
+@pytest.mark.slow
+def test_dlsm_s_score_network() -> None:
+    """107.6 M parameters, as in the authors' code: NCSN++ with eight blocks a resolution."""
+    deep = UNetSettings(channels=128, multipliers=(1, 2, 2, 2), blocks=8, **NCSNPP)
+    assert parameters(on_meta(deep, CIFAR)) == pytest.approx(107.6e6, abs=0.05e6)
 
 
 # -- labels ---------------------------------------------------------------------------------------
@@ -443,10 +451,12 @@ def test_the_classifier_is_the_standard_resnet_and_the_noise_embedding(
 # -- StyleGAN2 ------------------------------------------------------------------------------------
 
 
-def small_stylegan2(size: int = 16) -> StyleGAN2:
+def small_stylegan2(size: int = 16, mapping: Any = "plain") -> StyleGAN2:
     """A generator whose noise inputs count."""
     torch.manual_seed(0)
-    settings = StyleGAN2Settings(channels_max=16, z=8, w=8, mapping_width=8, mapping_depth=2)
+    settings = StyleGAN2Settings(
+        channels_max=16, z=8, w=8, mapping_width=8, mapping_depth=2, mapping=mapping
+    )
     generator = settings.build(DataSpec(channels=3, size=size))
     for name, parameter in generator.named_parameters():
         if name.endswith("noise_strength"):
@@ -465,13 +475,79 @@ def test_the_generator_at_stylegan2_s_size(size: int) -> None:
     assert parameters(network) == expected
 
 
-def test_sizes_of_the_mapping_that_give_smm_s_generator() -> None:
-    """24.7 M (METHODS): six mapping layers of 1024, or twenty of 512; StyleGAN2's own has 21.5."""
+LSTM: dict[str, Any] = {"mapping": "lstm", "mapping_depth": 2}
+
+
+def test_the_generator_at_smm_s_size() -> None:
+    """24,669,715 parameters, 5,247,488 of them the mapping's, as in the authors' code.
+
+    Two layers of 512; three maps of 1024 numbers to 512; a cell of four gates.
+    """
+    network = on_meta(StyleGAN2Settings(**LSTM), CIFAR)
+    assert isinstance(network, StyleGAN2)
+    layers, maps = 2 * (512**2 + 512), 3 * (1024 * 512 + 512)
+    cell = 4 * 512 * (1024 + 512 + 1)
+    assert parameters(network.mapping) == layers + maps + cell == 5_247_488
+    assert parameters(network) == 19_422_227 + 5_247_488 == 24_669_715
     assert parameters(on_meta(StyleGAN2Settings(), CIFAR)) == 21_523_475
-    wide = StyleGAN2Settings(mapping_depth=6, mapping_width=1024)
-    assert parameters(on_meta(wide, CIFAR)) == 24_670_739
-    deep = StyleGAN2Settings(mapping_depth=20)
-    assert parameters(on_meta(deep, CIFAR)) == 24_675_347
+    fast = sum(p.numel() for n, p in network.mapping.named_parameters() if "layers" not in n)
+    assert fast / 5_247_488 == pytest.approx(0.9, abs=0.01)
+
+
+def test_the_lstm_mapping_is_a_cell_unrolled_over_the_slots() -> None:
+    """Against torch's own cell; what it is told stays, its state and memory begin as maps of it."""
+    torch.manual_seed(0)
+    settings = StyleGAN2Settings(z=6, w=5, mapping_width=7, mapping_lr=0.1, **LSTM)
+    mapping = LSTMMapping(settings)
+    z = 3 * torch.randn(4, 6)
+    normal = z / z.square().mean(1, keepdim=True).sqrt()
+    h = normal
+    for layer in mapping.layers:
+        weight = layer.weight * 0.1 / layer.weight.shape[1] ** 0.5
+        h = F.leaky_relu(h @ weight.T + 0.1 * layer.bias, 0.2) * 2**0.5
+    u = torch.cat([h, normal], 1)
+
+    def mapped(layer: Linear) -> Tensor:
+        return u @ layer.weight.T / 11**0.5 + layer.bias
+
+    cell = nn.LSTMCell(11, 5)
+    with torch.no_grad():
+        cell.weight_ih.copy_(mapping.cell_u)
+        cell.weight_hh.copy_(mapping.cell_h)
+        cell.bias_ih.copy_(mapping.cell_bias)
+        cell.bias_hh.zero_()
+    state = tuple(
+        F.leaky_relu(mapped(layer), 0.2) * 2**0.5 for layer in (mapping.hidden, mapping.memory)
+    )
+    found = mapping.styles(z, 3)
+    for style in found:
+        state = cell(u, state)
+        torch.testing.assert_close(style, state[0] + mapped(mapping.skip))
+    assert (found[1] - found[2]).abs().max() > 1e-3
+
+
+def test_each_slot_of_the_styles_has_its_layer() -> None:
+    """A resolution's image takes the style of the next one's first convolution; the last its own.
+
+    32x32 has eight slots: seven of convolutions, one of the last image.
+    """
+    settings = StyleGAN2Settings(channels_max=8, z=8, w=8, **LSTM)
+    generator, seen = settings.build(DataSpec(channels=3, size=32)), []
+    generator.mapping.styles = lambda z, slots: [
+        torch.full((len(z), 8), float(slot)) for slot in range(slots)
+    ]
+    for module in generator.modules():
+        if isinstance(module, (Layer, ToImage)):
+            module.register_forward_hook(
+                lambda layer, inputs, _: seen.append((type(layer), int(inputs[1][0, 0])))
+            )
+    generator(torch.randn(2, 8))
+    assert seen == [
+        (Layer, 0), (ToImage, 1),
+        (Layer, 1), (Layer, 2), (ToImage, 3),
+        (Layer, 3), (Layer, 4), (ToImage, 5),
+        (Layer, 5), (Layer, 6), (ToImage, 7),
+    ]  # fmt: skip
 
 
 def modulated_weight(layer: ModulatedConv, style: Tensor) -> Tensor:
@@ -545,8 +621,9 @@ def test_an_image_is_a_function_of_its_latent_alone() -> None:
     assert torch.equal(generator(z), images)
 
 
-def test_noise_inputs_act_and_every_parameter_learns() -> None:
-    generator, z = small_stylegan2(), torch.randn(6, 8)
+@pytest.mark.parametrize("mapping", ["plain", "lstm"])
+def test_noise_inputs_act_and_every_parameter_learns(mapping: str) -> None:
+    generator, z = small_stylegan2(mapping=mapping), torch.randn(6, 8)
     images = generator(z)
     images.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in generator.parameters())
@@ -584,6 +661,7 @@ def test_noise_from_latents_is_standard_normal_and_independent() -> None:
 GENERATORS: dict[str, Any] = {
     "dcgan": GeneratorSettings(channels=8, z=8),
     "stylegan2": StyleGAN2Settings(channels_max=8, z=8),
+    "lstm": StyleGAN2Settings(channels_max=8, z=8, **LSTM),
     "mlp": MLPGeneratorSettings(z=8),
 }
 

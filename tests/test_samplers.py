@@ -147,10 +147,10 @@ def test_levels_are_karras() -> None:
 
 def test_levels_are_geometric() -> None:
     levels = noise_levels(SamplerSettings(steps=1000, schedule="geometric"))
-    assert (float(levels[0]), float(levels[-1])) == (50, 0)
-    assert float(levels[-2]) == pytest.approx(0.01)
+    assert (float(levels[0]), float(levels[-1])) == (100, 0)
+    assert float(levels[-2]) == pytest.approx(0.02)
     ratios = levels[1:-1] / levels[:-2]
-    torch.testing.assert_close(ratios, torch.full_like(ratios, (0.01 / 50) ** (1 / 999)))
+    torch.testing.assert_close(ratios, torch.full_like(ratios, (0.02 / 100) ** (1 / 999)))
 
 
 def test_levels_are_the_vp_sde_s() -> None:
@@ -167,7 +167,7 @@ def test_levels_are_the_vp_sde_s() -> None:
     ("settings", "message"),
     [
         ({"sigma_min": 90.0}, "sigma_min 90.0 is not below sigma_max 80.0"),
-        ({"geometric_max": 0.01}, "geometric_min 0.01 is not below geometric_max 0.01"),
+        ({"geometric_max": 0.02}, "geometric_min 0.02 is not below geometric_max 0.02"),
         ({"schedule": "linear"}, "schedule"),
         ({"name": "huen"}, "name"),
         ({"snr": 0.0}, "snr"),
@@ -430,14 +430,69 @@ def test_euler_maruyama_ends_with_a_denoise_at_the_last_level(
 
 
 @pytest.mark.parametrize("schedule", ["geometric", "vp"])
-def test_a_corrector_s_step_is_no_longer_than_the_noise(schedule: str) -> None:
-    """Where the score is 0 it adds sqrt(2) times the level's noise, in x as in u = x / c."""
+@pytest.mark.parametrize(("numbers", "width"), [(3, 0), (15, 0), (16, 1), (192, 1)])
+def test_a_corrector_s_step_has_a_limit(schedule: str, numbers: int, width: int) -> None:
+    """Where the score is 0 it adds sqrt(2) times a noise, in x as in u = x / c.
+
+    Of points that is the level's own; of images it is as wide as images in [-1, 1] can be.
+    """
     seen: list[Tensor] = []
-    x, levels = torch.ones(2, 3, dtype=torch.float64), torch.tensor([3.0, 0.0])
+    x, levels = torch.ones(2, numbers, dtype=torch.float64), torch.tensor([3.0, 0.0])
     denoise = lambda x, sigma: seen.append(x) or x  # noqa: E731
     sample(denoise, x, "predictor_corrector", levels, schedule=schedule)
     z = samplers.noise_like(x, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(seen[1], x + 3 * math.sqrt(2) * z)
+    torch.testing.assert_close(seen[1], x + math.sqrt(2 * (3**2 + width)) * z)
+
+
+def smooth_images() -> GaussianMixture:
+    """Images of 64 numbers, smooth on the scale of the small levels: two classes, no details."""
+    generator = torch.Generator().manual_seed(0)
+    means = 0.3 * torch.randn(2, 64, generator=generator, dtype=torch.float64)
+    covariances = 0.1 * torch.eye(64, dtype=torch.float64).expand(2, 64, 64)
+    weights = torch.tensor([0.6, 0.4], dtype=torch.float64)
+    return GaussianMixture(weights, means, covariances.clone(), torch.arange(2))
+
+
+def song_s_sampler(x: Tensor, score: Callable[[Tensor, Tensor], Tensor], steps: int) -> Tensor:
+    """The authors' VE predictor and corrector on images in [0, 1]: norms are the batch's means."""
+    levels = torch.logspace(math.log10(50), math.log10(0.01), steps, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    for sigma, next_ in pairwise([*levels, torch.zeros((), dtype=torch.float64)]):
+        z, s = samplers.noise_like(x, generator), score(x, sigma)
+        norms = (z.flatten(1).norm(dim=1).mean(), s.flatten(1).norm(dim=1).mean())
+        eps = 2 * (0.16 * norms[0] / norms[1]) ** 2
+        x = x + eps * s + (2 * eps).sqrt() * z
+        fall = sigma**2 - next_**2
+        mean = x + fall * score(x, sigma)
+        x = mean + fall.sqrt() * samplers.noise_like(x, generator)
+    return mean
+
+
+@pytest.mark.parametrize("label", [None, 1])
+def test_predictor_and_corrector_are_the_authors_at_batch_1(label: int | None) -> None:
+    """Unguided, and guided by the exact classifier: 60 levels of one smooth image in [0, 1].
+
+    The limit of the noise's variance would bind here, and change the image by a third.
+    """
+    mixture, labels = smooth_images(), None if label is None else torch.tensor([label])
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        """Of images in [0, 1] at Song's level: twice that of theirs in [-1, 1] at twice that."""
+        found = mixture.score(2 * x - 1, 2 * sigma)
+        if labels is not None:
+            found = found + mixture.likelihood_score(2 * x - 1, 2 * sigma, labels)
+        return 2 * found
+
+    x = 50 * torch.randn(1, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = 2 * song_s_sampler(x, score, 60) - 1
+    found = sample(
+        lambda x, sigma: mixture.denoise(x, sigma, labels),
+        2 * x - 1,
+        "predictor_corrector",
+        schedule="geometric",
+        steps=60,
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_draw_starts_from_noise_of_the_largest_level() -> None:

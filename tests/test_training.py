@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -311,6 +312,88 @@ def test_every_number_of_a_run_is_the_one_by_hand(clip: float | None, move: floa
     assert [p["fraction"] for p in told] == pytest.approx([step / 20 for step in range(1, 21)])
     assert told[-2]["loss"] == points[18]["loss/late"]
     assert told[2]["loss"] == pytest.approx(points[3]["loss/a"] + points[3]["loss/b"])
+
+
+def test_a_network_s_own_clipping_comes_before_the_study_s() -> None:
+    """Of gradients of norm 8: at 4 they move a half-sized step each, at 2 a fifth."""
+    for study, moves in ((None, (1 / 3, 1 / 2)), (2.0, (1 / 3, 1 / 5))):
+        method, trainer = ramps(Watch(), clip=study)
+        (a, b), late = trainer.stages[0].objectives, trainer.stages[1]
+        a = replace(a, optimizer=a.optimizer.model_copy(update={"clip": 4.0}), ema=None)
+        trainer.stages = [replace(trainer.stages[0], objectives=[a, b]), late]
+        trainer.run()
+        assert method.a.w == pytest.approx(-moves[0] * sum(map(falling_rate, range(15))))
+        assert method.b.w == pytest.approx(-moves[1] * (8 * 0.2 + 5 * 0.4))
+
+
+def test_a_stage_s_own_batch_and_flips_come_before_the_study_s() -> None:
+    """30 steps of 8 images as they are, then 5 of 16 that may be mirrored; resumed in either."""
+
+    def begin(watch: Watch) -> tuple[Trainer, list[Any]]:
+        method, trainer = ramps(watch)
+        trainer.stages[0] = replace(trainer.stages[0], batch=8, flip=False)
+        seen: list[Any] = []
+        original = method.loss_b
+
+        def note(batch: Batch) -> torch.Tensor:
+            seen.append((len(batch.x), trainer.feed.flip))
+            return original(batch)
+
+        trainer.stages = [
+            replace(
+                stage,
+                objectives=[
+                    replace(o, loss=note) if o.network == "b" else o for o in stage.objectives
+                ],
+            )
+            for stage in trainer.stages
+        ]
+        return trainer, seen
+
+    whole, seen = begin(watch := Watch())
+    whole.run()
+    assert seen == [(8, False)] * 15 + [(16, True)] * 5
+    assert (whole.steps, whole.images, whole.feed.drawn) == (35, 320, 320)
+    assert {p["images"] / p["step"] for p in watch.points if p["stage"] == "both"} == {8}
+    for stop_at, left in ((7, [(8, False)] * 11 + [(16, True)] * 5), (32, [(16, True)] * 3)):
+        with pytest.raises(InterruptedTrainingError):
+            begin(first := Watch(stop_at))[0].run()
+        again, seen = begin(Watch())
+        again.run(first.state)
+        assert seen == left
+        assert (again.steps, again.images, again.feed.drawn) == (35, 320, 320)
+        for key, value in weights(whole.method).items():
+            assert torch.equal(value, weights(again.method)[key]), key
+
+
+def test_a_logged_ratio_is_that_of_the_means() -> None:
+    """1, 2, 3 over 4, 1, 1 have a ratio of 1, where the mean of the ratios is 7/4.
+
+    What would be divided by 0 is left out; a run may be stopped within an interval.
+    """
+    numbers = {0: (1.0, 4.0), 1: (2.0, 1.0), 2: (3.0, 1.0)}
+
+    def begin(watch: Watch) -> Trainer:
+        method, trainer = ramps(watch)
+
+        def loss(batch: Batch) -> torch.Tensor:
+            value, over = numbers[trainer.steps % 3]
+            batch.log("ratio", torch.tensor(value), over=torch.tensor(over))
+            batch.log("lost", torch.tensor(value), over=torch.tensor(0.0))
+            return method.a(batch.x).mean()
+
+        a = replace(trainer.stages[0].objectives[0], loss=loss)
+        trainer.stages = [replace(trainer.stages[0], objectives=[a])]
+        return trainer
+
+    begin(watch := Watch()).run()
+    with pytest.raises(InterruptedTrainingError):
+        begin(first := Watch(7)).run()
+    begin(second := Watch()).run(first.state)
+    assert [point["values"].keys() for point in watch.points] == [{"loss/a", "ratio"}] * 5
+    assert [point["values"]["ratio"] for point in watch.points] == [1.0] * 5
+    values = [point["values"] for point in first.points + second.points]
+    assert values == [point["values"] for point in watch.points]
 
 
 def test_a_budget_in_flops_counts_rarer_objectives_by_their_share() -> None:

@@ -14,13 +14,17 @@ from bench.commands.method_labels import check_reach, resolve_label
 from bench.config.errors import UserError
 from bench.config.presets import choose_preset, datasets, merge, presets
 from bench.config.schema import Preset
-from bench.costs.flops import count_calls, count_flops
+from bench.costs.flops import count_calls, count_flops, parameters
 from bench.costs.ledger import PARTS
 from bench.records import record
 from bench.training import Trainer
 from bench.worker.shared_stages import stage_key
 from methods import registry
-from methods.base import DataSpec, Method
+from methods.base import EMA, Adam, DataSpec, Method
+from methods.dlsm import DLSM, DLSMConfig
+from methods.noise import VENoise
+from methods.samplers import SamplerSettings, nfe, noise_levels
+from methods.smm import SMM, SMMConfig
 
 from .conftest import Bench
 from .tiny import GREY, Watch, draw, make_batch, make_trainer, weights
@@ -101,7 +105,12 @@ def test_a_key_of_another_kind_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "ratio"),
-    [("cdm:published", 17 / 3), ("cdm:one_step", 3.0), ("cdm:semi", 4 / 3)],
+    [
+        ("cdm:published", 17 / 3),
+        ("cdm:as_released", 19 / 3),
+        ("cdm:one_step", 3.0),
+        ("cdm:semi", 4 / 3),
+    ],
 )
 def test_the_cost_of_consistency_is_what_is_said(label: str, ratio: float) -> None:
     """Forward-equivalents of a step over those of denoising score matching, which takes 3."""
@@ -271,11 +280,96 @@ def test_churn_makes_the_stochastic_sampler_another() -> None:
     assert not torch.equal(draw(make("sde:edm_stochastic")), draw(make("sde:heun")))
 
 
-@pytest.mark.parametrize("label", ["smm:main", "smm:simple"])
-def test_published_rates_are_not_scaled_by_the_preset(label: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "ratio"), [("smm:main", (16 / 17) / (4 / 5)), ("smm:simple", 1.0)]
+)
+def test_published_rates_are_not_scaled_by_the_preset(label: str, ratio: float) -> None:
     method = make(label, score_lr_ratio=7.0)
     rates = {o.network: o.optimizer.lr for o in method.stages()[0].objectives}
-    assert rates["score"] == rates["generator"]
+    assert rates["score"] / rates["generator"] == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize("label", ["smm", "smm:main"])
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "images64"])
+def test_smm_at_the_paper_s_preset_is_the_authors_main_recipe(label: str, dataset: str) -> None:
+    """``train.py --cfg=cifar --aug=noaug``: 2.5e-3, (0, 0.99), rescaled by lazy regularisation.
+
+    Every 4 and 16 steps a penalty: the rate times n / (n + 1), the betas to that power.
+    """
+    _, preset = choose_preset(dataset, "paper", "cpu")
+    config = SMMConfig.model_validate(resolve_label(label, preset))
+    for optimizer, every in ((config.generator_optimizer, 4), (config.score_optimizer, 16)):
+        lazy = every / (every + 1)
+        assert optimizer.lr == pytest.approx(2.5e-3 * lazy, rel=1e-6)
+        assert optimizer.betas == pytest.approx((0, 0.99**lazy), rel=1e-6)
+        assert (optimizer.warmup_kimg, optimizer.decay, optimizer.clip) == (0, "constant", None)
+    with torch.device("meta"):
+        method = SMM(config, DataSpec(channels=3, size=32))
+    assert {name: parameters(network) for name, network in method.networks.items()} == {
+        "score": 468_963,
+        "generator": 24_669_715,
+    }
+    assert parameters(method.generator.mapping) == 5_247_488
+    assert (config.score_input, config.score_output) == ("doubled", "over_ncsn")
+    assert (config.r1_gamma, config.r1_every, config.r1_beside) == (0.01, 16, "sum")
+    assert (config.levels, config.order, config.generator_noises) == (10, "generator_first", 2)
+    assert config.generator_ema == EMA(halflife_kimg=500, rampup_ratio=0.05)
+    assert config.score_network.dropout == 0.1
+    assert preset.training["per_method"]["smm"] == {"batch": 64}
+    assert preset.training["flip"] is False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "blocks"), [("cifar10", (2, 2, 2, 2)), ("cifar100", (3, 4, 6, 3))]
+)
+def test_dlsm_at_the_paper_s_preset_is_the_authors_release(
+    dataset: str, blocks: tuple[int, ...]
+) -> None:
+    """configs/default_cifar_configs.py and those of score and classifier; twice their levels."""
+    _, preset = choose_preset(dataset, "paper", "cpu")
+    config = DLSMConfig.model_validate(resolve_label("dlsm:as_released", preset))
+    with torch.device("meta"):
+        method = DLSM(config, DataSpec(channels=3, size=32, classes=10))
+    assert parameters(method.denoiser) == pytest.approx(107.6e6, abs=0.05e6)
+    assert config.network.dropout == 0.1
+    assert config.noise == VENoise(sigma_min=2 * 0.01, sigma_max=2 * 50)
+    assert config.classifier_noise is None
+    assert config.optimizer == Adam(lr=2e-4, warmup_kimg=5000 * 128 / 1000, clip=1)
+    warm = {"cifar10": 0, "cifar100": 1000 * 150 / 1000}[dataset]
+    assert config.classifier_optimizer == Adam(lr=2e-4, warmup_kimg=warm, clip=1)
+    assert config.classifier.blocks == blocks
+    assert (config.balance, config.ce_weight, config.guidance, config.augment) == (0, 1, 1, 0)
+    # 1/sigma^2 of images in [0, 1] is 4 times ours.
+    assert config.dlsm_weight == 4
+    assert (config.sampler.name, config.sampler.snr) == ("predictor_corrector", 0.16)
+    assert nfe(config.sampler) == 2000
+    levels = noise_levels(config.sampler)
+    assert (float(levels[0]), float(levels[-2])) == pytest.approx((100, 0.02))
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"])
+def test_the_paper_s_stochastic_sampler_churns_as_edm_s(dataset: str) -> None:
+    """30 over 256 steps, 511 evaluations; over 18 steps it would be held at sqrt 2 - 1."""
+    _, preset = choose_preset(dataset, "paper", "cpu")
+    sampler = SamplerSettings.model_validate(resolve_label("sde", preset)["sampler"])
+    assert (sampler.name, nfe(sampler)) == ("edm_stochastic", 511)
+    assert sampler.s_churn / sampler.steps == pytest.approx(0.117, abs=1e-3)
+
+
+def test_cdm_as_released_is_published_with_the_authors_three_accidents() -> None:
+    for dataset in ("digits", "cifar10"):
+        _, preset = choose_preset(dataset, "paper", "cpu")
+        found = {key: resolve_label(f"cdm:{key}", preset) for key in ("published", "as_released")}
+        assert {
+            key: value
+            for key, value in found["as_released"].items()
+            if found["published"][key] != value
+        } == {
+            "branch_dropout": "independent",
+            "branch_labels": "dropped",
+            "branch_start": "anew",
+        }
 
 
 @pytest.mark.parametrize(
