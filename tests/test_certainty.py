@@ -496,7 +496,7 @@ def test_numbers_with_an_error() -> None:
 # Published values ---------------------------------------------------------------------------------
 
 
-HEUN, MISMATCHING = "sde:heun", "smm"
+HEUN, MISMATCHING, REAL = "sde:heun", "smm", "real (held-out)"
 PAPER = {"data": "cifar10", "extractor": "inception-legacy", "reference_n": 50_000, "n": 50_000}
 
 
@@ -585,7 +585,7 @@ def test_real_images_have_known_values_too(tmp_path: Path) -> None:
         name: Value(value=value, provenance=provenance(**PAPER | {"n": 10_000}))
         for name, value in {"fid_legacy_10k": 3.15, "is_legacy_10k": 12.5}.items()
     }
-    study = paper_study(tmp_path, HEUN, [1.97], anchors={"real (held-out)": real})
+    study = paper_study(tmp_path, HEUN, [1.97], anchors={REAL: real})
     rows = StudyReport.read(study).published.beside
     assert {(one.published.metric, one.verdict) for one in rows if one.row != HEUN} == {
         ("fid_legacy_10k", "inside"),
@@ -598,29 +598,122 @@ def test_other_data_have_no_published_values(tmp_path: Path) -> None:
     assert "No published value applies to a: none is known of these data." in text
 
 
-def test_every_published_value_can_be_reached(tmp_path: Path) -> None:
-    """The paper preset is what the values were published with, but for the length of one."""
-    known = published.read_published("cifar10")
-    assert {value.source for value in known}
-    labels = ("sde", "sde:heun", "sde:conditional+heun", "cdm", "cdm:conditional", "smm")
+LABELS = (
+    "sde", HEUN, "sde:conditional+heun", "cdm:as_released", "cdm:conditional+as_released", "smm",
+    "smm:main",
+)  # fmt: skip
+OWN_LENGTH = {"smm": 100_000, "smm:main": 100_000}
+"""Lengths of training that are not the preset's."""
+IDLE = {"log_kimg", "snapshots", "checkpoint_seconds", "share_stages", "compile", "per_method"}
+"""Settings of training that decide no result; the methods' own are looked at by themselves."""
+INERT = {
+    "heun": {
+        "geometric_min", "geometric_max", "vp_beta_min", "vp_beta_range", "vp_end", "s_churn",
+        "s_min", "s_max", "s_noise", "snr", "corrector_steps",
+    },
+    "positional": {"fourier_scale"},
+    "absolute": {"min_ratio"},
+}  # fmt: skip
+"""Settings that a choice leaves without effect."""
+
+
+def published_configs(place: Path) -> dict[str, dict[str, Any]]:
+    """The flat ``config.yaml`` of the rows that have published values, at CIFAR-10's ``paper``."""
     request = resolve(
         RunOptions(
-            methods=labels, dataset="cifar10", preset="paper", device="cpu", results=tmp_path,
+            methods=LABELS, dataset="cifar10", preset="paper", device="cpu", results=place,
             rerun=("none",),
         )
     )  # fmt: skip
     settings = request.settings.model_dump(mode="json")
-    reached = set()
-    for value in known:
-        assert value.why
-        for label in set(value.rows) & set(request.methods):
-            config = {"settings": settings, "method_config": dict(request.methods[label])}
-            flat = flatten("", config) | (
-                {"settings.budget.amount": 100_000} if label == MISMATCHING else {}
-            )
-            if all(flat.get(key) == expected for key, expected in value.setting.items()):
-                reached.add(value.value)
+    configs = {}
+    for label, own in request.methods.items():
+        flat = flatten("", {"settings": settings, "method_config": dict(own)})
+        length = OWN_LENGTH.get(label, flat["settings.budget.amount"])
+        configs[label] = flat | {"settings.budget.amount": length}
+    return configs
+
+
+def recipe(config: dict[str, Any], method: str) -> set[str]:
+    """The settings of a cell that decide its result: all of the method's, and of training."""
+    values = {value for value in config.values() if isinstance(value, str)}
+    inert = IDLE.union(*(INERT[choice] for choice in values & INERT.keys()))
+    # What a method has of its own stands in for the study's.
+    part = f".per_method.{method}"
+    inherited = {name.replace(part, "") for name in config if part in name}
+    return {
+        name
+        for name in config.keys() - inherited
+        if name.startswith(("method_config.", "settings.training.", "settings.budget."))
+        and not inert & set(name.split("."))
+    }
+
+
+def test_every_published_value_can_be_reached(tmp_path: Path) -> None:
+    """The paper preset is what the values were published with, but for the length of one."""
+    reached = {
+        value.value
+        for value in published.read_published("cifar10")
+        for label, config in published_configs(tmp_path).items()
+        if label in value.rows and not published._differs(value.setting, config)
+    }
     assert reached == {1.97, 2.01, 1.79, 1.82, 1.95, 1.77, 8.10}
+
+
+def test_whatever_differs_from_its_recipe_unpins_a_published_value(tmp_path: Path) -> None:
+    """Each setting of the method and of training, as the preset has it: none may be another."""
+    configs, tried = published_configs(tmp_path), 0
+    for value in published.read_published("cifar10"):
+        for label in set(value.rows) & configs.keys():
+            config = configs[label]
+            if published._differs(value.setting, config):
+                continue  # The stochastic row, which is another sampler's.
+            method = label.split(":")[0]
+            theirs = f"settings.training.per_method.{method}"
+            own = {f"{theirs}.{key}": 7 for key in ("batch", "flip", "clip", "precision")}
+            names = recipe(config, method)
+            assert len(names) > 35
+            for name in sorted(names):
+                told = published._differs(value.setting, config | {name: "another"})
+                assert told.startswith(f"{name} is another"), f"{value.source}: {name} is free"
+            for name, other in own.items():
+                told = published._differs(value.setting, config | {name: other})
+                assert told.startswith(f"{name} is 7"), f"{value.source}: {name} is free"
+            tried += 1
+    assert tried == 8
+
+
+def test_a_published_value_says_what_it_was_held_against(tmp_path: Path) -> None:
+    """One nobody has checked is marked in the table."""
+    unchecked = {
+        v.value for v in published.read_published("cifar10") if v.rows[0] != REAL and not v.checked
+    }
+    assert unchecked == {8.10}
+    study = paper_study(tmp_path, MISMATCHING, [8.0], budget="100000kimg")
+    assert "as quoted by a later paper (not checked)" in table(study)
+    heun = paper_study(tmp_path / "2", HEUN, [1.97])
+    assert "(not checked)" not in table(heun)
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "ours"),
+    [
+        ([{}, {}], 2.03),
+        ([{"fid_legacy_5k": 1.5}], 2.03),
+        ([{"fid_legacy": 1.96}, {"fid_legacy": 2.1}], 1.96),
+    ],
+)
+def test_the_best_snapshot_stands_beside_a_best_snapshot(
+    tmp_path: Path, snapshots: list[dict[str, float]], ours: float
+) -> None:
+    """Of those that were measured as the end is; the end where there are none."""
+    study = paper_study(tmp_path, "cdm:as_released", [2.03])
+    (cell,) = study.glob("cdm*")
+    points = [*snapshots, {"fid_legacy": 2.03}]
+    lines = [{"images": k, "step": k, "seconds": k, "values": v} for k, v in enumerate(points)]
+    files.write_text(cell / record.CURVES, "".join(f"{json.dumps(line)}\n" for line in lines))
+    (beside,) = StudyReport.read(study).published.beside
+    assert (beside.published.value, beside.mean) == (1.95, ours)
 
 
 def test_a_band_that_does_not_hold_its_value_is_refused(

@@ -27,6 +27,7 @@ from methods.samplers import SamplerSettings, nfe, noise_levels
 from methods.smm import SMM, SMMConfig
 
 from .conftest import Bench
+from .test_samplers import DETERMINISTIC
 from .tiny import GREY, Watch, draw, make_batch, make_trainer, weights
 
 VARIANTS = [
@@ -355,6 +356,10 @@ def test_the_paper_s_stochastic_sampler_churns_as_edm_s(dataset: str) -> None:
     sampler = SamplerSettings.model_validate(resolve_label("sde", preset)["sampler"])
     assert (sampler.name, nfe(sampler)) == ("edm_stochastic", 511)
     assert sampler.s_churn / sampler.steps == pytest.approx(0.117, abs=1e-3)
+    for name in DETERMINISTIC:
+        for label in (f"sde:{name}", *(["sde:conditional+heun"] if name == "heun" else [])):
+            sampler = SamplerSettings.model_validate(resolve_label(label, preset)["sampler"])
+            assert (sampler.name, sampler.steps) == (name, 18)
 
 
 def test_cdm_as_released_is_published_with_the_authors_three_accidents() -> None:

@@ -9,15 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bench.config import UserError, config_folder, one_line
-from bench.records import Status
+from bench.records import Status, read_curves
+from bench.records.metric_names import direction
 from bench.report.frame import Cells, flatten, read_config
-from bench.report.summary import TableRow
+from bench.report.summary import TableRow, mean_interval
 
 Provenance = Mapping[str, Mapping[str, Any]]
 """What each metric's values were made with."""
@@ -35,8 +36,12 @@ class Published(BaseModel, frozen=True, extra="forbid"):
     why: str
     """The reason for the band's width."""
     source: str
+    checked: str = ""
+    """What the value was held against; nothing where nobody has."""
+    rule: Literal["end", "best_snapshot"] = "end"
+    """``best_snapshot``: the best of the end and of the snapshots measured alike, as theirs is."""
     setting: dict[str, Any] = {}
-    """What the cell's ``config.yaml`` must hold, by dotted path."""
+    """What the cell's ``config.yaml`` must hold, by dotted path; null: null, or nothing."""
     provenance: dict[str, Any] = {}
     """What our value's provenance must hold."""
 
@@ -121,13 +126,29 @@ def _of_row(
             continue
         if told := _mismatch(row, published, provenance, cells):
             reason = f"{told} ({published.metric} {published.value:g}, {published.source})"
-            continue
-        name = f"metrics.{published.metric}"
-        half = float(row.get(f"{name}:half", math.nan))
-        alone = row.get(f"{name}:n", 1) <= 1
-        error = float(row.get(f"{name}.error", math.nan)) if alone else math.nan
-        found.append(Beside(str(row["method"]), float(row[name]), half, error, published))
+        else:
+            found.append(_beside(row, published, cells))
     return found, reason
+
+
+def _beside(row: TableRow, published: Published, cells: Sequence[Path]) -> Beside:
+    name = f"metrics.{published.metric}"
+    mean, half = float(row[name]), float(row.get(f"{name}:half", math.nan))
+    alone = row.get(f"{name}:n", 1) <= 1
+    error = float(row.get(f"{name}.error", math.nan)) if alone else math.nan
+    if published.rule == "best_snapshot":
+        best = [_best(cell, published.metric) for cell in cells]
+        if best and not any(map(math.isnan, best)):
+            mean, half, _ = mean_interval(best)
+    return Beside(str(row["method"]), mean, half, error, published)
+
+
+def _best(cell: Path, metric: str) -> float:
+    """Return the best value of a metric on a cell's curves, whose last point is the end's."""
+    values = [point["values"].get(metric, math.nan) for point in read_curves(cell)]
+    known = [value for value in values if not math.isnan(value)]
+    best = max if direction(metric) == "↑" else min
+    return best(known, default=math.nan)
 
 
 def _mismatch(
@@ -145,6 +166,7 @@ def _mismatch(
 def _differs(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Say in what the found values depart from the expected ones, or nothing."""
     for key, value in expected.items():
-        if key not in found or found[key] != value:
-            return f"{key} is {found.get(key, 'not said')}, published with {value}"
+        if found.get(key) != value:
+            published = "nothing" if value is None else value
+            return f"{key} is {found.get(key, 'not said')}, published with {published}"
     return ""

@@ -49,7 +49,8 @@ def published_rows(report: StudyReport) -> Texts:
         known, (low, high) = one.published, one.published.band
         alone = math.isnan(one.half)
         ours = with_error(one.mean, one.error) if alone else plus_minus(one.mean, one.half)
-        told = [f"{known.value:g}", f"{low:g} to {high:g}", one.verdict, known.source]
+        source = known.source if known.checked else f"{known.source} (not checked)"
+        told = [f"{known.value:g}", f"{low:g} to {high:g}", one.verdict, source]
         rows.append([one.row, known.metric, ours, *told])
     return rows
 
