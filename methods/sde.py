@@ -14,7 +14,7 @@ Where we differ from the authors' code, and why. From EDM's:
 - The default sampler is stochastic (the posterior kernel on EDM's levels), because this row stands
   for the multi-step SDE sampler; ``sde:heun``, EDM's own, and the other samplers are variants,
   which share one training. ``paper`` has EDM's stochastic sampler at 256 steps (511 evaluations),
-  its table's; at the deterministic one's 18, churn 30 would be held at 0.414 a step, not 0.117.
+  where they churn; at the deterministic one's 18, churn 30 would be held at 0.414, not be 0.117.
 - The rate of the warm-up and the average are those of EDM's next step: after 100 steps weights
   differ by 1.9 % of the way that they moved, after 2,000 by 0.1 %.
 - A gradient that is not finite ends the run; theirs becomes 0, or 1e5 where it is infinite.
