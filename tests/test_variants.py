@@ -22,8 +22,10 @@ from bench.worker.shared_stages import stage_key
 from methods import registry
 from methods.base import EMA, Adam, DataSpec, Method
 from methods.dlsm import DLSM, DLSMConfig
+from methods.networks.unet import UNetSettings
 from methods.noise import VENoise
 from methods.samplers import SamplerSettings, nfe, noise_levels
+from methods.sde import DenoiserConfig
 from methods.smm import SMM, SMMConfig
 
 from .conftest import Bench
@@ -439,3 +441,35 @@ def test_cells_that_share_a_stage_say_so_and_pay_in_full(tmp_path: Path, call_be
 
 def cells(study: Path) -> list[tuple[str, record.Record]]:
     return [(folder.name, row) for folder, row in record.cells(study)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "batch", "dropout"),
+    [("paper", 256, 0.05), ("paper-ffhq", 256, 0.05), ("paper-afhq", 128, 0.25)],
+)
+def test_papers_at_64_pixels_have_their_presets_by_name(
+    preset: str, batch: int, dropout: float
+) -> None:
+    """``--cres=1,2,2,2 --lr=2e-4 --augment=0.15``, batch and dropout: EDM's and CDM's READMEs."""
+    name, chosen = choose_preset("images64", preset, "cpu")
+    assert (name, chosen.training["batch"], chosen.budget) == (preset, batch, "200000kimg")
+    for label in ("sde", "cdm:as_released"):
+        config = registry.load(label).Config.model_validate(resolve_label(label, chosen))
+        assert isinstance(config, DenoiserConfig)
+        network = config.network
+        assert isinstance(network, UNetSettings)
+        assert (network.channels, network.multipliers, network.dropout) == (
+            128,
+            (1, 2, 2, 2),
+            dropout,
+        )
+        assert (config.optimizer.lr, config.augment) == (2e-4, 0.15)
+        assert (config.sampler.name, nfe(config.sampler)) == ("heun", 79)
+
+
+def test_lsun_has_smm_s_recipe_and_length() -> None:
+    _, chosen = choose_preset("images64", "paper-lsun", "cpu")
+    _, cifar = choose_preset("cifar10", "paper", "cpu")
+    assert chosen.budget == "100000kimg"
+    assert chosen.training["per_method"]["smm"] == {"batch": 64}
+    assert resolve_label("smm", chosen) == resolve_label("smm", cifar)
