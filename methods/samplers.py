@@ -33,83 +33,24 @@ and fewer of it at the end of few steps) and ``ipndm_v`` (the last step) say it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from methods.base import DenoiserFn, Settings
+from methods.base import DenoiserFn
+from methods.levels import Name, SamplerSettings, noise_levels
+from methods.multistep import dpmpp_2m, dpmpp_3m, ipndm, ipndm_v, unipc
 
+__all__ = [
+    "SAMPLERS", "Sampler", "SamplerSettings", "ancestral", "ancestral_step", "draw",
+    "edm_stochastic", "euler", "euler_maruyama", "euler_maruyama_step", "heun", "langevin_step",
+    "nfe", "noise_levels", "noise_like", "predictor_corrector", "steps_for_nfe",
+]  # fmt: skip
 CONCENTRATED = 16
 """Numbers an image from which its norms concentrate: of Gaussian data, a Langevin step of snr 0.16
 passes their variance with a probability of 1.5e-7 there, and of 0.05 in a plane."""
-FEW_STEPS = 15
-"""Below it the DPM-Solver family lowers its order at the end (diffusers' threshold)."""
-Name = Literal[
-    "ancestral",
-    "dpmpp_2m",
-    "dpmpp_3m",
-    "edm_stochastic",
-    "euler",
-    "euler_maruyama",
-    "heun",
-    "ipndm",
-    "ipndm_v",
-    "predictor_corrector",
-    "unipc",
-]
-
-
-class SamplerSettings(Settings):
-    """Which sampler, on which noise levels."""
-
-    name: Name = "ancestral"
-    steps: int = Field(18, ge=1)
-    """Steps N. Published: 18 for Heun on CIFAR-10 (EDM), 1000 for ``predictor_corrector``."""
-    schedule: Literal["karras", "geometric", "vp"] = "karras"
-    """Spacing of the N levels: EDM's, the VE SDE's, or the VP SDE's."""
-    sigma_min: float = Field(0.002, gt=0)
-    """``karras``: the smallest level (EDM table 1)."""
-    sigma_max: float = Field(80.0, gt=0)
-    """``karras``: the largest level (EDM table 1)."""
-    rho: float = Field(7.0, gt=0)
-    """``karras``: the exponent (EDM eq. 5)."""
-    geometric_min: float = Field(0.02, gt=0)
-    """``geometric``: the smallest level (Song et al. 2021, appendix C, CIFAR-10: 0.01 for images in
-    [0, 1], which is twice that for ours in [-1, 1])."""
-    geometric_max: float = Field(100.0, gt=0)
-    """``geometric``: the largest level (the same: 50 for images in [0, 1])."""
-    vp_beta_min: float = Field(0.1, gt=0)
-    """``vp``: ``beta(0)`` (Song et al. 2021, appendix C)."""
-    vp_beta_range: float = Field(19.9, gt=0)
-    """``vp``: ``beta(1) - beta(0)`` (Song et al. 2021, appendix C: beta from 0.1 to 20)."""
-    vp_end: float = Field(1e-3, gt=0, lt=1)
-    """``vp``: the time of the smallest level (Song et al. 2021, appendix C, sampling)."""
-    s_churn: float = Field(30.0, ge=0)
-    """``edm_stochastic``: amount of noise added a step (EDM table 5, CIFAR-10 VP); 0 is Heun's."""
-    s_min: float = Field(0.01, ge=0)
-    """``edm_stochastic``: churn from this level (EDM table 5, CIFAR-10 VP)."""
-    s_max: float = Field(1.0, gt=0)
-    """``edm_stochastic``: churn up to this level (EDM table 5, CIFAR-10 VP)."""
-    s_noise: float = Field(1.007, gt=0)
-    """``edm_stochastic``: scale of the added noise (EDM table 5, CIFAR-10 VP)."""
-    snr: float = Field(0.16, gt=0)
-    """``predictor_corrector``: the corrector's signal-to-noise ratio (Song et al. 2021, CIFAR-10:
-    0.16, with one corrector step, N = 1000)."""
-    corrector_steps: int = Field(1, ge=0)
-    """``predictor_corrector``: Langevin steps at each level; 0 leaves the predictor alone."""
-
-    @model_validator(mode="after")
-    def _levels_fall(self) -> SamplerSettings:
-        for low, high in (("sigma_min", "sigma_max"), ("geometric_min", "geometric_max")):
-            if getattr(self, low) >= getattr(self, high):
-                raise ValueError(
-                    f"{low} {getattr(self, low)} is not below {high} {getattr(self, high)}"
-                )
-        return self
 
 
 class Sampler(Protocol):
@@ -125,43 +66,6 @@ class Sampler(Protocol):
         settings: SamplerSettings,
     ) -> Tensor:
         """Return images at level 0."""
-
-
-# -- levels ---------------------------------------------------------------------------------------
-
-
-def karras_sigmas(settings: SamplerSettings, device: torch.device | str = "cpu") -> Tensor:
-    """The levels ``(a + i/(N-1) (b - a))^rho`` and a final 0, (N + 1,), float64 (EDM eq. 5)."""
-    high = settings.sigma_max ** (1 / settings.rho)
-    low = settings.sigma_min ** (1 / settings.rho)
-    levels = (high + _ramp(settings, device) * (low - high)) ** settings.rho
-    return torch.cat([levels, levels.new_zeros(1)])
-
-
-def geometric_sigmas(settings: SamplerSettings, device: torch.device | str = "cpu") -> Tensor:
-    """The VE SDE's ``max (min / max)^(i/(N-1))`` and a final 0, (N + 1,), float64."""
-    ratio = settings.geometric_min / settings.geometric_max
-    levels = settings.geometric_max * ratio ** _ramp(settings, device)
-    return torch.cat([levels, levels.new_zeros(1)])
-
-
-def vp_sigmas(settings: SamplerSettings, device: torch.device | str = "cpu") -> Tensor:
-    """The VP SDE's ``sqrt(exp(beta_range t^2 / 2 + beta_min t) - 1)``, t evenly from 1, and 0."""
-    t = 1 + _ramp(settings, device) * (settings.vp_end - 1)
-    levels = (settings.vp_beta_range * t**2 / 2 + settings.vp_beta_min * t).expm1().sqrt()
-    return torch.cat([levels, levels.new_zeros(1)])
-
-
-def _ramp(settings: SamplerSettings, device: torch.device | str) -> Tensor:
-    return torch.linspace(0, 1, settings.steps, dtype=torch.float64, device=device)
-
-
-SCHEDULES = {"karras": karras_sigmas, "geometric": geometric_sigmas, "vp": vp_sigmas}
-
-
-def noise_levels(settings: SamplerSettings) -> Tensor:
-    """The levels of the chosen schedule, falling to 0: (N + 1,), float64, on the CPU."""
-    return SCHEDULES[settings.schedule](settings)
 
 
 # -- stochastic samplers --------------------------------------------------------------------------
@@ -335,175 +239,6 @@ def heun(
     for i in range(steps):
         x = _heun_step(D, x, sigmas[i], sigmas[i + 1], last=i == steps - 1)
     return x
-
-
-def interpolation_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """Weights w with ``sum_j w_j nodes_j^k = moments_k``: exact for polynomials, in float64."""
-    points = torch.tensor(nodes, dtype=torch.float64)
-    powers = points ** torch.arange(len(nodes))[:, None]
-    return torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64)).tolist()
-
-
-def exponential_weights(levels: Sequence[float], start: float, end: float) -> list[float]:
-    """Weights of the denoised images at ``levels`` for the step of the flow from start to end.
-
-    In ``l = -ln sigma`` the flow is ``dx / dl = D - x``, so that with ``h = l(end) - l(start)``
-    ``x(end) = e^-h x(start) + int_0^h e^(s - h) D(s) ds``. D is replaced by the polynomial through
-    its values at ``levels``; the integrals of its powers follow from partial integration.
-    """
-    h = math.log(start / end)
-    nodes = [math.log(start / level) / h for level in levels]
-    moments = [-math.expm1(-h)]
-    for k in range(1, len(nodes)):
-        moments.append(1 - k / h * moments[-1])
-    return interpolation_weights(nodes, moments)
-
-
-def adams_weights(levels: Sequence[float], start: float, end: float) -> list[float]:
-    """Weights of the slopes at ``levels`` for the step from start to end (Adams-Bashforth)."""
-    h = end - start
-    nodes = [(level - start) / h for level in levels]
-    return [h * w for w in interpolation_weights(nodes, [1 / (k + 1) for k in range(len(nodes))])]
-
-
-def _last(levels: Sequence[float], i: int, count: int) -> list[float]:
-    """The levels i, i - 1, ... of which there are values, ``count`` at most."""
-    return list(levels[max(0, i + 1 - count) : i + 1])[::-1]
-
-
-def _order(levels: Sequence[float], i: int, order: int) -> int:
-    """The order of step ``i``: lower at the start and, for few steps, at the end.
-
-    With few steps the last ones are so much longer than those before them that extrapolating over
-    them does harm; the authors of DPM-Solver++ and UniPC lower the order there as well.
-    """
-    left = len(levels) - 2 - i
-    return min(order, i + 1, left) if len(levels) - 1 < FEW_STEPS else min(order, i + 1)
-
-
-def _weighted(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    """The sum of the first ``values`` times ``weights``."""
-    total = weights[0] * values[0]
-    for weight, value in zip(weights[1:], values[1:], strict=False):
-        total = total + weight * value
-    return total
-
-
-def dpmpp_2m(
-    D: DenoiserFn,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    generator: torch.Generator,
-    settings: SamplerSettings,
-) -> Tensor:
-    """DPM-Solver++(2M), Lu et al. 2022, algorithm 2: second-order multistep in ln sigma; NFE N.
-
-    With ``h = ln(sigma / sigma')`` and ``r = h_previous / h``:
-    ``x' = e^-h x + (1 - e^-h) ((1 + 1/2r) D - 1/2r D_previous)``.
-    """
-    levels = sigmas.tolist()
-    previous = denoised = D(x, sigmas[0])
-    for i in range(len(levels) - 2):
-        ratio, share = levels[i + 1] / levels[i], 0.0
-        if _order(levels, i, 2) == 2:
-            share = 0.5 * math.log(ratio) / math.log(levels[i] / levels[i - 1])
-        x = ratio * x + (1 - ratio) * ((1 + share) * denoised - share * previous)
-        previous, denoised = denoised, D(x, sigmas[i + 1])
-    return denoised
-
-
-def dpmpp_3m(
-    D: DenoiserFn,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    generator: torch.Generator,
-    settings: SamplerSettings,
-) -> Tensor:
-    """DPM-Solver++(3M), Lu et al. 2022: third-order multistep in ln sigma; NFE N.
-
-    The exact integral of the parabola through the last three denoised images (two, one at the
-    start). The authors' code halves its quadratic term, which costs it the third order.
-    """
-    levels = sigmas.tolist()
-    history = [D(x, sigmas[0])]
-    for i in range(len(levels) - 2):
-        known = _last(levels, i, _order(levels, i, 3))
-        weights = exponential_weights(known, levels[i], levels[i + 1])
-        x = levels[i + 1] / levels[i] * x + _weighted(weights, history)
-        history = [D(x, sigmas[i + 1]), *history[:2]]
-    return history[0]
-
-
-def unipc(
-    D: DenoiserFn,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    generator: torch.Generator,
-    settings: SamplerSettings,
-) -> Tensor:
-    """UniPC, Zhao et al. 2023, of order 3 with data prediction; NFE N.
-
-    ``dpmpp_3m``'s step predicts; the denoised image there, which the next step needs anyhow, then
-    corrects the step by one order more. Solving for all coefficients, as here, cancels their
-    function B(h); their code fixes one of them at 1/2 in the first two steps, where B matters.
-    """
-    levels = sigmas.tolist()
-    history = [D(x, sigmas[0])]
-    for i in range(len(levels) - 2):
-        start, end, ratio = levels[i], levels[i + 1], levels[i + 1] / levels[i]
-        known = _last(levels, i, _order(levels, i, 3))
-        predicted = ratio * x + _weighted(exponential_weights(known, start, end), history)
-        values = [D(predicted, sigmas[i + 1]), *history]
-        x = ratio * x + _weighted(exponential_weights([end, *known], start, end), values)
-        history = values[:3]
-    return history[0]
-
-
-def ipndm(
-    D: DenoiserFn,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    generator: torch.Generator,
-    settings: SamplerSettings,
-) -> Tensor:
-    """Improved PNDM, Zhang & Chen 2023: fourth-order Adams-Bashforth in sigma; NFE N.
-
-    The first steps are of orders 1, 2, 3. The classical coefficients (55, -59, 37, -9) / 24 are
-    used as published, as if the steps were equal; on other levels the order is 2 at most, and yet
-    few steps do well. ``ipndm_v`` has the coefficients for the levels given.
-    """
-    return _adams_bashforth(D, x, sigmas, equal_steps=True)
-
-
-def ipndm_v(
-    D: DenoiserFn,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    generator: torch.Generator,
-    settings: SamplerSettings,
-) -> Tensor:
-    """``ipndm`` with the coefficients of the levels' own spacing; fourth order, NFE N."""
-    return _adams_bashforth(D, x, sigmas, equal_steps=False)
-
-
-def _adams_bashforth(D: DenoiserFn, x: Tensor, sigmas: Tensor, *, equal_steps: bool) -> Tensor:
-    levels = sigmas.tolist()
-    denoised = D(x, sigmas[0])
-    history: list[Tensor] = []
-    for i in range(len(levels) - 2):
-        start, end = levels[i], levels[i + 1]
-        history = [(x - denoised) / sigmas[i], *history[:3]]
-        known = _last(levels, i, 4)
-        if equal_steps:
-            known = [start - j * (end - start) for j in range(len(known))]
-        x = x + _weighted(adams_weights(known, start, end), history)
-        denoised = D(x, sigmas[i + 1])
-    return denoised
 
 
 SAMPLERS: dict[str, Sampler] = {

@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods import samplers
+from methods.base import DenoiserFn
+from methods.levels import karras_sigmas
 from methods.mixtures import GaussianMixture, gmm2d
-from methods.samplers import FEW_STEPS, SAMPLERS, DenoiserFn, SamplerSettings, noise_levels
+from methods.multistep import FEW_STEPS, adams_weights, exponential_weights
+from methods.samplers import SAMPLERS, SamplerSettings, noise_levels
 
 STOCHASTIC = ("ancestral", "edm_stochastic", "euler_maruyama", "predictor_corrector")
 DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
@@ -136,7 +139,7 @@ def test_samples_of_a_class_are_that_class_s(name: str) -> None:
 
 
 def test_levels_are_karras() -> None:
-    levels = samplers.karras_sigmas(SamplerSettings(steps=18))
+    levels = karras_sigmas(SamplerSettings(steps=18))
     assert len(levels) == 19
     assert levels[0] == pytest.approx(80)
     assert levels[17] == pytest.approx(0.002)
@@ -234,7 +237,7 @@ def test_errors_fall_at_the_sampler_s_order(name: str, smooth: tuple[Tensor, Ten
 
 def test_ipndm_s_coefficients_are_the_classical_ones() -> None:
     for count, expected in {2: (3, -1), 3: (23, -16, 5), 4: (55, -59, 37, -9)}.items():
-        weights = samplers.adams_weights([3.0, 4.0, 5.0, 6.0][:count], 3.0, 2.0)
+        weights = adams_weights([3.0, 4.0, 5.0, 6.0][:count], 3.0, 2.0)
         scale = {2: 2, 3: 12, 4: 24}[count]
         assert [-scale * weight for weight in weights] == pytest.approx(expected)
 
@@ -331,7 +334,7 @@ def test_the_weights_of_the_exponential_integrator_integrate_polynomials() -> No
     levels, start, end = [2.0, 5.0, 7.0], 2.0, 0.9
     h = math.log(start / end)
     for count in (1, 2, 3):
-        weights = samplers.exponential_weights(levels[:count], start, end)
+        weights = exponential_weights(levels[:count], start, end)
         for power in range(count):
             exact, _ = quad(lambda s, k=power: math.exp(s - h) * s**k, 0, h)
             nodes = [math.log(start / level) ** power for level in levels[:count]]
@@ -385,7 +388,7 @@ def test_dpmpp_3m_and_unipc_integrate_the_polynomial_through_their_values() -> N
                 values: list[tuple[float, float]], high: float, low: float, at: float
             ) -> float:
                 nodes = [level for level, _ in values]
-                weights = samplers.exponential_weights(nodes, high, low)
+                weights = exponential_weights(nodes, high, low)
                 return low / high * at + sum(
                     w * d for w, (_, d) in zip(weights, values, strict=True)
                 )
@@ -411,7 +414,7 @@ def test_ipndm_has_the_classical_coefficients_and_ipndm_v_those_of_the_levels() 
         x, slopes, expected = 5.0, [], [5.0]
         for i, (sigma, next_) in enumerate(pairwise(LEVELS)):
             slopes = [(x - toy(x, sigma)) / sigma, *slopes]
-            weights = samplers.adams_weights(LEVELS[i::-1][:4], sigma, next_)
+            weights = adams_weights(LEVELS[i::-1][:4], sigma, next_)
             if name == "ipndm":
                 weights = [(next_ - sigma) * w for w in ADAMS[min(i, 3)]]
             x += sum(w * k for w, k in zip(weights, slopes, strict=False))

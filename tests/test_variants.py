@@ -261,6 +261,9 @@ def test_the_first_stage_is_the_same_for_whom_it_should_be() -> None:
     assert key("sde") == key("sde:heun") == key("dlsm:on_sde")
     assert key("dlsm") == key("dlsm:ce") == key("dlsm:dlsm_alone")
     assert key("dlsm") != key("sde")  # a smaller share of the budget
+    own = preset.training["batch"]
+    assert key("dlsm", score_batch=own, score_flip=False) == key("dlsm")
+    assert key("dlsm", score_batch=own + 1) != key("dlsm") != key("dlsm", score_flip=True)
     assert key("sde") != key("sde", seed=1)
     assert key("sde") != key("sde", budget="2kimg")
     assert key("sde") != key("sde:conditional")
