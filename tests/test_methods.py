@@ -413,6 +413,26 @@ def test_cdm_s_loss_and_gradient_are_the_paper_s(build: Build, variant: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("variant", "within"), [("published", [True] * 4), ("as_released", [False] * 5)]
+)
+def test_a_branch_s_evaluations_are_the_code_s(
+    build: Build, variant: str, within: list[bool]
+) -> None:
+    """D0 is evaluated once, or anew in both branches; whether each hears of the transforms."""
+    method = build("cdm", **{**CDM.variants[variant], "augment": 0.5, "conditional": True})
+    seen: list[tuple[int, bool]] = []
+
+    class Noting(Told):
+        def forward(self, x: Tensor, sigma: Tensor, *told: Tensor | None) -> Tensor:
+            seen.append((len(x), told[1] is not None))
+            return super().forward(x, sigma, *told)
+
+    method.denoiser = Noting()
+    method.loss(make_batch(4))
+    assert seen == [(4, True), *((8, told) for told in within), (8, True)]
+
+
+@pytest.mark.parametrize(
     ("settings", "least"), [({"max_gap": 0.3}, 0.7), ({"gap": "relative", "min_ratio": 0.2}, 0.2)]
 )
 def test_branches_end_evenly_within_the_gap(
