@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from methods.base import DenoiserFn
+from bench.config.schema import Evaluation
+from bench.metrics import diagnose
+from methods.base import DataSpec, DenoiserFn
 from methods.diagnostics import LEVELS, Track, martingale_violation, mean_product, score_error
 from methods.mixtures import GaussianMixture, gmm2d
 from methods.samplers import SamplerSettings, noise_like
@@ -155,3 +160,32 @@ def test_a_measurement_follows_its_seed() -> None:
         for seed in (0, 0, 1)
     )
     assert first == again != other
+
+
+def test_the_violation_is_measured_at_the_levels_asked_for() -> None:
+    """``D = g(t)`` again, at 30 and 80, where a path begins above its sampler's levels or on them.
+
+    What is kept names the levels from the smallest on, and the values in the same order.
+    """
+
+    def D(x: Tensor, sigma: Tensor) -> Tensor:
+        return sigma.expand(len(x)).reshape(-1, 1, 1, 1) ** 2 / 10 + 0 * x
+
+    plain = SimpleNamespace(needs_labels=False, denoiser_for=lambda labels: D)
+    dataset: Any = SimpleNamespace(variant="points", sha256="0", truth=None)
+    found = {}
+    for levels in ((80.0, 30.0), LEVELS):
+        value = diagnose(
+            cast(Any, plain), dataset, DataSpec(channels=2, size=1), n=3, labels=lambda: None,
+            generator=seeded(), levels=levels,
+        )["violation"]  # fmt: skip
+        expected = [((t**2 - (t / 2) ** 2) / 10 / t) ** 2 for t in sorted(levels)]
+        assert value.provenance["levels"] == sorted(levels)
+        assert value.provenance["by_level"] == pytest.approx(expected, rel=1e-4)
+        assert value.value == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+        found[levels] = value.value
+    assert len(set(found.values())) == 2
+    assert Evaluation(extractor="digits").violation_levels == LEVELS
+    for wrong in ((), (0.0,), (-1.0, 2.0), (math.inf,)):
+        with pytest.raises(ValidationError, match="violation_levels"):
+            Evaluation(extractor="digits", violation_levels=wrong)

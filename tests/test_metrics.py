@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch.nn import functional
 
 from bench import data, metrics
 from bench.config.errors import UserError
+from bench.config.schema import Evaluation
 from bench.data.dataset import Dataset, Split, fingerprint, to_uint8
 from bench.metrics import (
     evaluation,
@@ -37,6 +40,7 @@ from bench.metrics.inception_score_and_accuracy import accuracy as share_right
 from bench.metrics.inception_score_and_accuracy import inception_score
 from bench.metrics.kernel_and_precision_recall import kernel_distance, mean_within, overlap
 from bench.records import Value
+from bench.worker import run as worker
 
 POINTS = ("gmm2d", "moons")
 
@@ -451,6 +455,34 @@ def test_mixtures_are_refused(
     other = dataclasses.replace(reference, extractor_sha256="0" * 64)
     with pytest.raises(ValueError, match="different extractors"):
         metrics.evaluate(samples, other, extractor=extractor, n=20)
+
+
+def test_snapshots_as_large_as_the_end_s_sample_are_measured_as_it_is(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By all extractors; smaller ones by the lead alone. And diagnostics at the levels set."""
+    second = dataclasses.replace(extractor, name="second")
+    evaluator = metrics.Evaluator(digits, [(extractor, reference), (second, reference)], 128)
+    images, points = digits.test.images[:60], list[dict[str, Any]]()
+    monkeypatch.setattr(worker, "draw_batches", lambda source, n, size: (images[:n], None, None))
+    seen: list[Any] = []
+    monkeypatch.setattr(worker.metrics, "diagnose", lambda *_, levels, **__: seen.append(levels))
+    for wanted, samples, names in ((60, 60, {"digits", "second"}), (50, 60, {"digits"})):
+        told = Evaluation(
+            extractor="digits", samples=samples, snapshot_samples=wanted, violation_levels=(30, 80)
+        )
+        cell: Any = SimpleNamespace(
+            evaluation=told, settings=SimpleNamespace(sampling=SimpleNamespace(batch=60)),
+            built=SimpleNamespace(source=lambda name: None, method=None),
+            ledger=SimpleNamespace(part=lambda name: nullcontext()), evaluator=evaluator,
+            note_peak_memory=lambda: None, device=torch.device("cpu"), dataset=digits,
+            add_point=points.append, config=SimpleNamespace(seed=0),
+        )  # fmt: skip
+        worker.take_snapshot(cell, {"step": 1})
+        assert {name.split("_")[1] for name in points[-1]["values"]} == names
+        worker.diagnose(cell)
+    assert seen == [(30.0, 80.0)] * 2
 
 
 def anchors_of(

@@ -105,12 +105,17 @@ class Evaluation(Section):
     reference_images: int | None = Field(None, ge=2, le=MOST)
     """Training images that make the reference; ``null``: all."""
     snapshot_samples: int = Field(500, ge=2, le=MOST)
-    """Samples at each snapshot of the curves."""
+    """Samples at each snapshot of the curves; with ``samples`` or more, all extractors' values."""
     batch: int = Field(250, ge=1, le=MOST)
     """Images through the extractor at a time."""
     diagnostic_samples: int = Field(64, ge=2, le=MOST)
     """Paths on which a denoiser's martingale violation is measured, and draws of its score error;
     some 250 network evaluations each."""
+    violation_levels: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(
+        (0.1, 0.2, 0.4, 0.8, 1.6, 3.2), min_length=1
+    )
+    """Levels at which the violation is measured, its mean being over all of them; Daras et al. 2023
+    show 30 and 80."""
 
     @property
     def extractors(self) -> tuple[str, ...]:

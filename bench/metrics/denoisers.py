@@ -1,6 +1,6 @@
 """What a method's denoiser is worth beside its samples: see :mod:`methods.diagnostics`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -19,25 +19,28 @@ from methods.samplers import SamplerSettings
 def diagnose(
     method: Method, dataset: Dataset, data: DataSpec, *, n: int,
     labels: Callable[[], Tensor | None], generator: torch.Generator,
+    levels: Sequence[float] = LEVELS,
 ) -> dict[str, Value]:  # fmt: skip
     """Return ``violation``, and ``score_error`` where the density is known; both 0 at best.
 
     The violation is that of the denoiser that the method samples with, of the classes that
-    ``labels`` draws (n,) where it needs them, along the levels of its own sampler. The score error
-    is of the unconditional denoiser; ``score_error_class`` of the one with classes. A method
-    without a denoiser has neither.
+    ``labels`` draws (n,) where it needs them, at ``levels`` and along those of its own sampler. The
+    score error is of the unconditional denoiser; ``score_error_class`` of the one with classes. A
+    method without a denoiser has neither.
     """
     classes = labels() if method.needs_labels else None
     D = method.denoiser_for(classes)
     if D is None:
         return {}
     shared = {"protocol": PROTOCOL, "n": n, "data": dataset.variant}
-    shared |= {"data_sha256": dataset.sha256, "levels": list(LEVELS)}
+    shared |= {"data_sha256": dataset.sha256}
     settings = getattr(getattr(method, "config", None), "sampler", None)
     if not isinstance(settings, SamplerSettings):  # A plug-in may call anything else a sampler.
         settings = SamplerSettings()
-    found = martingale_violation(_held(D), (n, *data.shape), settings, generator)
-    details = {"standard_error": found.standard_error, "by_level": rounded(found.by_level)}
+    found = martingale_violation(_held(D), (n, *data.shape), settings, generator, levels=levels)
+    by_level = rounded(found.by_level.flip(0))  # From the smallest level, as they are named.
+    details = {"standard_error": found.standard_error, "by_level": by_level}
+    details |= {"levels": sorted(set(levels))}
     values = {"violation": Value(value=found.value, provenance=shared | details)}
     if dataset.truth is None:
         return values
@@ -46,7 +49,7 @@ def diagnose(
     score = partial(score_error, method.denoiser_for, dataset.truth, n=n, generator=generator)
     for name, labelled in kinds.items():
         errors = score(labelled=labelled)
-        provenance = shared | {"by_level": rounded(errors)}
+        provenance = shared | {"levels": list(LEVELS), "by_level": rounded(errors)}
         values[name] = Value(value=float(errors.mean()), provenance=provenance)
     return values
 

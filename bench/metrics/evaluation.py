@@ -269,6 +269,10 @@ class Evaluator:
             say(f"no {protocol.cas_name(self.dataset.name, len(images))}: {NO_LABELS}")
         return values
 
-    def measure_for_curve(self, images: Pixels) -> dict[str, Value]:
-        """Return what the curves of training show of samples, by the lead extractor alone."""
-        return replace(self, pairs=self.pairs[:1]).measure(images, families=("fd", "is"))
+    def measure_for_curve(self, images: Pixels, *, is_whole: bool = False) -> dict[str, Value]:
+        """Return what the curves of training show of samples.
+
+        That is the lead extractor's, or all of them if there are as many samples as at the end.
+        """
+        chosen = self if is_whole else replace(self, pairs=self.pairs[:1])
+        return chosen.measure(images, families=("fd", "is"))

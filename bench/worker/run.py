@@ -127,7 +127,8 @@ def take_snapshot(cell: Cell, place: dict[str, Any]) -> None:
         images, _, _ = draw_batches(source, wanted, size)
     cell.note_peak_memory()
     with cell.ledger.part("evaluate"):
-        values = cell.evaluator.measure_for_curve(images)
+        whole = wanted >= cell.evaluation.samples
+        values = cell.evaluator.measure_for_curve(images, is_whole=whole)
     if cell.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(cell.device)
     cell.add_point({**place, "values": {name: v.value for name, v in values.items()}})
@@ -216,4 +217,5 @@ def diagnose(cell: Cell) -> dict[str, Value]:
     return metrics.diagnose(
         cell.built.method, cell.dataset, data_spec(cell.dataset),
         n=n, labels=lambda: source.labels(n, 0), generator=generator,
+        levels=cell.evaluation.violation_levels,
     )  # fmt: skip

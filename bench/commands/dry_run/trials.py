@@ -198,6 +198,7 @@ def diagnostic_evaluations(candidate: Candidate) -> float:
     metrics.diagnose(
         method, candidate.dataset, data_spec(candidate.dataset), n=FEW,
         labels=lambda: torch.zeros(FEW, dtype=torch.int64), generator=torch.Generator(),
+        levels=candidate.settings.evaluation.violation_levels,
     )  # fmt: skip
     return images / FEW * candidate.settings.evaluation.diagnostic_samples
 
