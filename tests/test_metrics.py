@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from bench import data, metrics
 from bench.config.errors import UserError
-from bench.config.schema import Evaluation
+from bench.config.schema import Evaluation, Settings
 from bench.data.dataset import Dataset, Split, fingerprint, to_uint8
 from bench.metrics import (
     evaluation,
@@ -483,6 +483,33 @@ def test_snapshots_as_large_as_the_end_s_sample_are_measured_as_it_is(
         assert {name.split("_")[1] for name in points[-1]["values"]} == names
         worker.diagnose(cell)
     assert seen == [(30.0, 80.0)] * 2
+
+
+def test_the_inception_score_is_of_as_many_splits_as_are_set(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference, tmp_path: Path
+) -> None:
+    """One has all samples in it: exp of their mean KL to their own marginal, and no spread."""
+    images = digits.test.images[:60]
+    p = metrics.extract(extractor, images).probabilities.astype(np.float64)
+    whole = np.exp((p * np.log(np.maximum(p, 1e-300) / p.mean(0))).sum(1).mean())
+    found = {}
+    for splits in (1, 10):
+        settings = Settings.model_validate(
+            {
+                "dataset": "digits", "preset": "smoke", "device": "cpu", "budget": "1kimg",
+                "evaluation": {"extractor": "digits", "samples": 60, "is_splits": splits},
+            }
+        )  # fmt: skip
+        evaluator = metrics.Evaluator.open(
+            settings, digits, device=torch.device("cpu"), cache=tmp_path
+        )
+        value = evaluator.measure(images, families={"is"})["is_digits_60"]
+        assert value.provenance["splits"] == splits
+        found[splits] = value
+    assert found[1].value == pytest.approx(whole, rel=1e-6)
+    assert found[1].spread == 0
+    assert found[10].value < 0.9 * whole
+    assert metrics.Evaluator(digits, [(extractor, reference)], 128).splits == 10
 
 
 def anchors_of(

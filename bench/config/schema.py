@@ -111,6 +111,9 @@ class Evaluation(Section):
     diagnostic_samples: int = Field(64, ge=2, le=MOST)
     """Paths on which a denoiser's martingale violation is measured, and draws of its score error;
     some 250 network evaluations each."""
+    is_splits: int = Field(10, ge=1, le=1000)
+    """Parts that the Inception Score is averaged over: 10 (Salimans et al. 2016); Song et al. 2021
+    and Chao et al. 2022 report that of all samples, 1."""
     violation_levels: tuple[Annotated[float, Field(gt=0, le=1e4)], ...] = Field(
         (0.1, 0.2, 0.4, 0.8, 1.6, 3.2), min_length=1
     )

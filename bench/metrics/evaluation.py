@@ -15,7 +15,7 @@ from bench.metrics import frechet_distance, inception_score_and_accuracy, points
 from bench.metrics.classification_score import cas
 from bench.metrics.extractors.loading import Extractor, load, sha256_of
 from bench.metrics.features import Features, features_of, share_of
-from bench.metrics.inception_score_and_accuracy import count_classes, gap_of
+from bench.metrics.inception_score_and_accuracy import SPLITS, count_classes, gap_of
 from bench.metrics.kernel_and_precision_recall import LEAST, kernel_distance, overlap
 from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics, reference
@@ -38,7 +38,7 @@ def identity(settings: Settings) -> dict[str, Any]:
 def evaluate(
     samples: Features, reference: Reference, *, extractor: Extractor, n: int,
     labels: NDArray[np.integer] | None = None, families: Collection[str] | None = None,
-    jackknife: bool = False, insist: bool = False,
+    jackknife: bool = False, insist: bool = False, splits: int = SPLITS,
     extra_provenance: dict[str, Any] | None = None, say: Say = to_stderr,
 ) -> dict[str, Value]:  # fmt: skip
     """Return what stored features and class probabilities tell of n samples, by full names.
@@ -47,8 +47,9 @@ def evaluate(
     the extractor tells this data set's classes, and a class-wise Fréchet distance; points of a
     known density have ``sw2`` and ``modes``. ``families`` are wanted, of ``FAMILIES`` (``None``:
     all). With ``jackknife`` the Fréchet distance of 40 samples or more gets its error within the
-    seed and its corrected value, in 34 CPU-seconds for 50,000 of 2048 features. ``say`` is told
-    what could not be had, and why; with ``insist`` also of what such samples never have.
+    seed and its corrected value, in 34 CPU-seconds for 50,000 of 2048 features. The Inception Score
+    is a mean over ``splits``. ``say`` is told what could not be had, and why; with ``insist`` also
+    of what such samples never have.
 
     Raises UserError where the reference was imported and has another number of features.
     """
@@ -62,7 +63,7 @@ def evaluate(
             f"'{extractor.name}' {samples.features.shape[1]}; give those of the same extractor"
         )
     names, wanted = metric_names(extractor.name, n), FAMILIES if families is None else families
-    context = Context(samples, reference, extractor, labels, jackknife)
+    context = Context(samples, reference, extractor, labels, jackknife, splits)
     values: dict[str, Value] = {}
     for answers, measure in _MEASURES:
         asked = [family for family in answers if family in wanted]
@@ -87,6 +88,7 @@ class Context:
     extractor: Extractor
     labels: NDArray[np.integer] | None
     jackknife: bool
+    splits: int
 
 
 class Never(str):
@@ -114,7 +116,7 @@ def _inception_score(context: Context) -> Answer:
     probabilities = context.samples.probabilities
     if probabilities.shape[1] == 0:
         return f"extractor '{context.extractor.name}' tells no classes"
-    splits = min(inception_score_and_accuracy.SPLITS, len(probabilities))
+    splits = min(context.splits, len(probabilities))
     score, spread = inception_score_and_accuracy.inception_score(probabilities, splits)
     return {"is": Value(value=score, spread=spread, provenance={"splits": splits})}
 
@@ -212,6 +214,7 @@ class Evaluator:
     dataset: Dataset
     pairs: Sequence[tuple[Extractor, Reference]]
     batch: int
+    splits: int = SPLITS
 
     @classmethod
     def open(
@@ -237,7 +240,7 @@ class Evaluator:
                 progress=share_of(progress, place, len(loaded)),
             )  # fmt: skip
             pairs.append((extractor, found))
-        return cls(dataset, pairs, evaluation.batch)
+        return cls(dataset, pairs, evaluation.batch, evaluation.is_splits)
 
     def measure(
         self, images: Pixels, labels: NDArray[Any] | None = None, *,
@@ -256,7 +259,8 @@ class Evaluator:
             values |= evaluate(
                 features_of(extractor, images, batch=self.batch, folder=folder, progress=share),
                 against, extractor=extractor, n=len(images), labels=labels, families=families,
-                jackknife=jackknife, insist=insist, extra_provenance=provenance, say=say,
+                jackknife=jackknife, insist=insist, splits=self.splits, extra_provenance=provenance,
+                say=say,
             )  # fmt: skip
         if families is not None and "cas" not in families:
             return values
