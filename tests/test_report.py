@@ -34,6 +34,7 @@ from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval, mean_intervals
 from bench.report.table.formats import escape_latex, to_json, write_tables
+from bench.report.table.notes import measured
 from bench.report.table.numbers import number, plus_minus, scaled, size
 
 from .fake_study import (
@@ -668,3 +669,22 @@ def test_each_part_of_a_measurement_is_compared(key: str) -> None:
         refuse_difference("fd", ("a", alike), ("b", alike | {key: "two"}))
     with pytest.raises(UserError, match=f"{key} is one and not said"):
         refuse_difference("fd", ("a", alike), ("b", {}))
+
+
+@pytest.mark.parametrize(
+    ("key", "usual", "other", "told"),
+    [
+        ("splits", 10, 1, "splits 1"),
+        ("levels", [0.1, 0.2, 0.4, 0.8, 1.6, 3.2], [30.0, 80.0], "levels [30.0, 80.0]"),
+    ],
+)
+def test_what_is_measured_as_usual_goes_without_saying(
+    key: str, usual: object, other: object, told: str
+) -> None:
+    """And is alike whether it is said or not; any other way is told, and compares with itself."""
+    refuse_difference("is", ("a", {key: usual}), ("b", {}))
+    refuse_difference("is", ("a", {key: other}), ("b", {key: other}))
+    with pytest.raises(UserError, match=f"not measured alike: {key} is "):
+        refuse_difference("is", ("a", {key: usual}), ("b", {key: other}))
+    assert measured({"protocol": 1, key: usual}) == "protocol 1"
+    assert measured({"protocol": 1, key: other}) == f"protocol 1, {told}"

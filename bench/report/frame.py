@@ -28,6 +28,8 @@ BESIDE = ("spread", "error", "corrected")
 """What a metric's value can have beside it: ``metrics.<name>.spread``; see ``Value``."""
 COMPARABLE = ("protocol", "extractor", "reference", "resize", "quantis", "data")
 """Beginnings of the provenance keys that, with ``n``, two values must share to be compared."""
+USUAL: dict[str, Any] = {"splits": 10, "levels": [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]}
+"""What must be shared too, and goes without saying where it is this."""
 HASHED = {"data": "data_sha256", "reference_file": "reference_sha256"}
 """Names of files, or of how they were kept, and the hashes that count in their place."""
 NO_NUMBERS = {"peak_memory_kind", "timing", "unfit"}
@@ -217,8 +219,10 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return f"{key} is {_short(left.get(key))} and {_short(right.get(key))}{more}"
 
 
-def is_comparable(key: str) -> bool:
+def is_comparable(key: str, value: Any = None) -> bool:
     """Whether two values must share this part of their provenance to be compared."""
+    if key in USUAL:
+        return bool(value != USUAL[key])
     return key == "n" or key.startswith(COMPARABLE)
 
 
@@ -226,11 +230,11 @@ def comparable(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a provenance which two values must share to be compared."""
     # Filtered before it is flattened, for speed, and after: ``n`` is compared, ``n.x`` is not.
     names = {name for name, sha256 in HASHED.items() if sha256 in provenance}
-    told = {k: value for k, value in provenance.items() if is_comparable(k) and k not in names}
+    told = {k: v for k, v in provenance.items() if is_comparable(k, v) and k not in names}
     return {
         key: json.dumps(value, default=str, sort_keys=True)
         for key, value in flatten("", told).items()
-        if is_comparable(key)
+        if is_comparable(key, value)
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report.frame import TEXT, TOGETHER, is_comparable, of_one_source
+from bench.report.frame import TEXT, TOGETHER, USUAL, is_comparable, of_one_source
 from bench.report.ranking import MIN_SEEDS, sentence
 from bench.report.study_report import StudyReport
 from bench.report.table.columns import corrected, error_within, leading
@@ -53,7 +53,9 @@ def measured(provenance: Mapping[str, Any]) -> str:
         f"{key.replace('_', ' ')} "
         + (f"{str(value)[:12]}…" if "sha" in key or "hash" in key else str(value))
         for key, value in provenance.items()
-        if is_comparable(key) and not isinstance(value, (dict, list)) and value not in (None, "")
+        if is_comparable(key, value)
+        and value not in (None, "")
+        and (key in USUAL or not isinstance(value, (dict, list)))
     ]
     return ", ".join(parts) or "provenance not stored"
 
