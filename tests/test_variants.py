@@ -308,6 +308,7 @@ def test_smm_at_the_paper_s_preset_is_the_authors_main_recipe(label: str, datase
         lazy = every / (every + 1)
         assert optimizer.lr == pytest.approx(2.5e-3 * lazy, rel=1e-6)
         assert optimizer.betas == pytest.approx((0, 0.99**lazy), rel=1e-6)
+        assert optimizer.eps == pytest.approx(1e-8 / (64 * 3072), rel=1e-3)
         assert (optimizer.warmup_kimg, optimizer.decay, optimizer.clip) == (0, "constant", None)
     with torch.device("meta"):
         method = SMM(config, DataSpec(channels=3, size=32))
