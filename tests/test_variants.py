@@ -16,6 +16,7 @@ from bench.config.presets import choose_preset, datasets, merge, presets
 from bench.config.schema import Preset
 from bench.costs.flops import count_calls, count_flops, parameters
 from bench.costs.ledger import PARTS
+from bench.data.catalogue import KNOWN
 from bench.records import record
 from bench.training import Trainer
 from bench.worker.shared_stages import stage_key
@@ -477,3 +478,21 @@ def test_lsun_has_smm_s_recipe_and_length() -> None:
     assert chosen.budget == "100000kimg"
     assert chosen.training["per_method"]["smm"] == {"batch": 64}
     assert resolve_label("smm", chosen) == resolve_label("smm", cifar)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", datasets())
+def test_released_recipes_fit_every_data_set(dataset: str) -> None:
+    """Their networks can be built for it at each of its presets; small presets have small ones."""
+    known = KNOWN.get(dataset)
+    size, channels = (known.size, known.channels) if known else (64, 3)
+    data = DataSpec(channels=channels, size=size, classes=3)
+    for name in presets(dataset):
+        _, preset = choose_preset(dataset, name, "cpu")
+        for label in ("cdm:as_released", "dlsm:as_released", "smm:main", "smm:simple"):
+            kind = registry.load(label)
+            with torch.device("meta"):
+                method = kind(kind.Config.model_validate(resolve_label(label, preset)), data)
+            if name in ("smoke", "quick"):
+                total = sum(parameters(network) for network in method.networks.values())
+                assert total < 3e6, f"{dataset} {name} {label}"
