@@ -26,6 +26,8 @@ from bench.metrics.classification_score import (
     real_samples,
     tensors,
 )
+from bench.metrics.kernel_and_precision_recall import overlap
+from bench.records import direction
 
 Labels = np.ndarray
 
@@ -128,6 +130,59 @@ def measure(
         say=said.append,
     )
     return values, said
+
+
+# Class-wise precision, recall, density, coverage
+
+CLASS_WISE = ("precisionc", "recallc", "densityc", "coveragec")
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_overlap_of_each_class_is_that_of_its_own_images(
+    extractor: extractors.Extractor, wrong: int
+) -> None:
+    """Samples are the reference; of two classes exchanged nothing is near its own class.
+
+    Without classes all is as near as before.
+    """
+    features, labels, reference = made_up(extractor, 40)
+    apart = features + 50 * labels[:, None].astype(np.float32)
+    reference = dataclasses.replace(reference, features=apart)
+    given = labels.copy()
+    if wrong:
+        given[labels == 0], given[labels == wrong] = wrong, 0
+    found = metrics.evaluate(
+        metrics.Features(apart, np.full((120, 10), 0.1, np.float32)), reference,
+        extractor=extractor, n=120, labels=given, families=(*CLASS_WISE, "precision", "coverage"),
+    )  # fmt: skip
+    value = {name.split("_")[0]: one.value for name, one in found.items()}
+    assert value["precision"] == value["coverage"] == 1
+    right = 1 / 3 if wrong else 1
+    assert [value[name] for name in ("precisionc", "recallc", "coveragec")] == [right] * 3
+    own = apart[labels == 2 if wrong == 1 else labels == 1]
+    assert value["densityc"] == pytest.approx(
+        overlap(own, own).density / 3
+        if wrong
+        else np.mean([overlap(apart[labels == k], apart[labels == k]).density for k in range(3)])
+    )
+    assert found["precisionc_digits_120"].provenance["fewest_of_a_class"] == 40
+
+
+def test_overlap_of_each_class_is_measured_where_it_is_asked_for(
+    extractor: extractors.Extractor,
+) -> None:
+    assert not {*metrics.BY_DEFAULT} & {*CLASS_WISE}
+    assert {*metrics.FAMILIES} == {*metrics.BY_DEFAULT, *CLASS_WISE}
+    features, labels, reference = made_up(extractor, 5)
+    said: list[str] = []
+    samples = metrics.Features(features, np.full((15, 10), 0.1, np.float32))
+    given = {"extractor": extractor, "n": 15, "labels": labels}
+    assert not metrics.evaluate(samples, reference, **given, families=CLASS_WISE, say=said.append)
+    assert said == [
+        "no precisionc_digits_15, recallc_digits_15, densityc_digits_15, coveragec_digits_15: "
+        "neighbours need 6 images or more of each class on either side"
+    ]
+    assert all(direction(f"{name}_digits_15") == "↑" for name in CLASS_WISE)
 
 
 @pytest.mark.parametrize("per_class", [3, 40])

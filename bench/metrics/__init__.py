@@ -13,5 +13,5 @@ from bench.metrics.denoisers import diagnose
 from bench.metrics.evaluation import Evaluator, evaluate, identity
 from bench.metrics.features import Features, extract
 from bench.metrics.known_answers import self_test
-from bench.metrics.protocol import FAMILIES, PROTOCOL, metric_names, to_stderr
+from bench.metrics.protocol import BY_DEFAULT, FAMILIES, PROTOCOL, metric_names, to_stderr
 from bench.metrics.references import Reference, reference

@@ -12,7 +12,7 @@ from bench.metrics.classification_score import random_part
 from bench.metrics.evaluation import Evaluator
 from bench.metrics.features import share_of
 from bench.metrics.inception_score_and_accuracy import gap_of
-from bench.metrics.protocol import FAMILIES
+from bench.metrics.protocol import BY_DEFAULT
 from bench.metrics.references import selected_rows
 from bench.records import Value
 
@@ -33,7 +33,7 @@ def measure_anchors(
     of the held-out split. Its classification accuracy score is of a classifier trained on n real
     training images. ``anchor_notes`` says what a data set is too small for.
     """
-    dataset, wanted = evaluator.dataset, {*(FAMILIES if families is None else families)}
+    dataset, wanted = evaluator.dataset, {*(BY_DEFAULT if families is None else families)}
     held_out = random_part(dataset.test, n)
     splits = {NOISE: Split(noise_like(dataset, n), None), HELD_OUT: held_out}
     rows: dict[str, dict[str, Value]] = {}

@@ -15,9 +15,10 @@ from bench.metrics import frechet_distance, inception_score_and_accuracy, points
 from bench.metrics.classification_score import cas
 from bench.metrics.extractors.loading import Extractor, load, sha256_of
 from bench.metrics.features import Features, features_of, share_of
+from bench.metrics.frechet_distance import Vectors
 from bench.metrics.inception_score_and_accuracy import SPLITS, count_classes, gap_of
 from bench.metrics.kernel_and_precision_recall import LEAST, kernel_distance, overlap
-from bench.metrics.protocol import FAMILIES, PROTOCOL, Say, metric_names, to_stderr
+from bench.metrics.protocol import BY_DEFAULT, CLASS_WISE, PROTOCOL, Say, metric_names, to_stderr
 from bench.metrics.references import KERNEL, Reference, read_statistics, reference
 from bench.records import Value
 
@@ -44,12 +45,12 @@ def evaluate(
     """Return what stored features and class probabilities tell of n samples, by full names.
 
     Labelled samples, ``labels`` (n,) being the classes that were asked for, have an accuracy, where
-    the extractor tells this data set's classes, and a class-wise Fréchet distance; points of a
-    known density have ``sw2`` and ``modes``. ``families`` are wanted, of ``FAMILIES`` (``None``:
-    all). With ``jackknife`` the Fréchet distance of 40 samples or more gets its error within the
-    seed and its corrected value, in 34 CPU-seconds for 50,000 of 2048 features. The Inception Score
-    is a mean over ``splits``. ``say`` is told what could not be had, and why; with ``insist`` also
-    of what such samples never have.
+    the extractor tells this data set's classes, and class-wise values; points of a known density
+    have ``sw2`` and ``modes``. ``families`` are wanted, of ``FAMILIES`` (``None``: ``BY_DEFAULT``).
+    With ``jackknife`` the Fréchet distance of 40 samples or more gets its error within the seed and
+    its corrected value, in 34 CPU-seconds for 50,000 of 2048 features. The Inception Score is a
+    mean over ``splits``. ``say`` is told what could not be had, and why; with ``insist`` also of
+    what such samples never have.
 
     Raises UserError where the reference was imported and has another number of features.
     """
@@ -62,7 +63,7 @@ def evaluate(
             f"the reference's statistics have {len(reference.mu)} features and extractor "
             f"'{extractor.name}' {samples.features.shape[1]}; give those of the same extractor"
         )
-    names, wanted = metric_names(extractor.name, n), FAMILIES if families is None else families
+    names, wanted = metric_names(extractor.name, n), BY_DEFAULT if families is None else families
     context = Context(samples, reference, extractor, labels, jackknife, splits)
     values: dict[str, Value] = {}
     for answers, measure in _MEASURES:
@@ -159,6 +160,33 @@ def _accuracy(context: Context) -> Answer:
 
 
 def _classwise(context: Context) -> Answer:
+    pairs = _by_class(context)
+    if isinstance(pairs, str):
+        return pairs
+    distances = [frechet_distance.frechet_between(own, real) for own, real in pairs]
+    facts = {"classes": len(pairs), "fewest_of_a_class": min(len(own) for own, _ in pairs)}
+    return {"fdc": Value(value=float(np.mean(distances)), provenance=facts)}
+
+
+def _classwise_overlap(context: Context) -> Answer:
+    pairs = _by_class(context)
+    if isinstance(pairs, str):
+        return pairs
+    # As many of each, as of all classes together.
+    counts = [min(len(own), len(real)) for own, real in pairs]
+    if min(counts) < LEAST:
+        return f"neighbours need {LEAST} images or more of each class on either side"
+    device = context.extractor.device
+    found = [overlap(real[: len(own)], own, device=device) for own, real in pairs]
+    facts = {"classes": len(pairs), "fewest_of_a_class": min(counts)}
+    return {
+        name: Value(value=float(np.mean([vars(one)[name[:-1]] for one in found])), provenance=facts)
+        for name in CLASS_WISE
+    }
+
+
+def _by_class(context: Context) -> list[tuple[Vectors, Vectors]] | str:
+    """The features of samples and reference of each class, or why there are none."""
     labels, samples, reference = context.labels, context.samples, context.reference
     if labels is None:
         return Never(NO_LABELS)
@@ -170,10 +198,8 @@ def _classwise(context: Context) -> Answer:
     known = np.bincount(reference.labels, minlength=reference.classes)
     if gap := gap_of(counts, "samples") or gap_of(known, "reference images"):
         return gap
-    between, classes = frechet_distance.frechet_between, range(reference.classes)
-    distances = [between(samples.features[labels == k], reference.of_class(k)) for k in classes]
-    facts = {"classes": len(counts), "fewest_of_a_class": int(counts.min())}
-    return {"fdc": Value(value=float(np.mean(distances)), provenance=facts)}
+    classes = range(reference.classes)
+    return [(samples.features[labels == k], reference.of_class(k)) for k in classes]
 
 
 def _of_points(context: Context) -> Answer:
@@ -190,6 +216,7 @@ _MEASURES: Sequence[tuple[tuple[str, ...], Callable[[Context], Answer]]] = (
     (("precision", "recall", "density", "coverage"), _overlap),
     (("accuracy",), _accuracy),
     (("fdc",), _classwise),
+    (CLASS_WISE, _classwise_overlap),
     (("sw2", "modes"), _of_points),
 )
 """Which families each measure answers."""

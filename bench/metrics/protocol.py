@@ -41,11 +41,19 @@ FAMILIES = {
     "coverage": "coverage, k = 5",
     "accuracy": "share of samples seen as the class asked for",
     "fdc": "Fréchet distance of each class, averaged",
+    "precisionc": "precision of each class, averaged",
+    "recallc": "recall of each class, averaged",
+    "densityc": "density of each class, averaged",
+    "coveragec": "coverage of each class, averaged",
     "cas": "classification accuracy score",
     "sw2": "sliced Wasserstein distance, of points",
     "modes": "share of the components found, of points",
 }
 """What can be measured of samples, by the word that ``--metrics`` takes."""
+CLASS_WISE = ("precisionc", "recallc", "densityc", "coveragec")
+"""What is measured where it is asked for alone (Chao et al. 2022 report them)."""
+BY_DEFAULT = tuple(family for family in FAMILIES if family not in CLASS_WISE)
+"""What is measured where nothing is asked for."""
 
 _INCEPTION_SAYS = {"fd": "fid", "kd": "kid", "fdc": "fidc"}
 """The names that the 2015 Inception alone may bear."""

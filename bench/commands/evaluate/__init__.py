@@ -51,7 +51,8 @@ class EvaluateOptions(MeasureOptions, GivenPath):
 
     metrics: Names | None = None
     """What to measure: fd (fid), kd (kid), is, precision, recall, density, coverage, accuracy, fdc,
-    cas, sw2, modes. Default: all."""
+    cas, sw2, modes. Default: all of these. Of each class: precisionc, recallc, densityc,
+    coveragec."""
     dataset: str | None = None
     """Data set that images made elsewhere are compared with."""
     samples: options.Whole | None = None

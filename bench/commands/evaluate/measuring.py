@@ -51,7 +51,7 @@ class EvaluationRequest:
     settings: Settings
     cache: Path
     families: Collection[str] | None
-    """Of ``metrics.FAMILIES``; ``None``: all."""
+    """Of ``metrics.FAMILIES``; ``None``: ``BY_DEFAULT``."""
     device: str
     passing: Passing
     data_sha256: str | None = None

@@ -21,7 +21,7 @@ from bench.records.nfe_curve import Point
 from bench.sampling.source import draw_batches
 from bench.worker import Progress, excused, load_finished, stoppable
 
-WITHOUT_TRAINING = tuple(family for family in metrics.FAMILIES if family != "cas")
+WITHOUT_TRAINING = tuple(family for family in metrics.BY_DEFAULT if family != "cas")
 """What is measured at each point: all but the score that takes a training of its own."""
 
 

@@ -29,11 +29,11 @@ from bench.metrics.evaluation import Evaluator, evaluate
 from bench.metrics.extractors.loading import Extractor
 from bench.metrics.features import Features, features_of, hash_of, share_of
 from bench.metrics.frechet_distance import permutation
-from bench.metrics.protocol import FAMILIES, Say, metric_names
+from bench.metrics.protocol import BY_DEFAULT, Say, metric_names
 from bench.metrics.references import Reference
 from bench.records import Value, direction
 
-MEASURED = tuple(name for name in FAMILIES if name not in {"cas", "sw2", "modes"})
+MEASURED = tuple(name for name in BY_DEFAULT if name not in {"cas", "sw2", "modes"})
 """Families of metrics on the page: those of images that take no training."""
 SHARES = ("precision", "recall", "coverage", "accuracy")
 MOST = 5000
