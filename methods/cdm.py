@@ -255,13 +255,15 @@ class CDM(SDE):
         landed: tuple[Tensor, Tensor],
         differences: tuple[Tensor, Tensor],
     ) -> None:
-        """Log the share of dropout in the term, from an eighth of the batch.
+        """Log the share of dropout in the term, from an eighth of the batch, if that is an image.
 
         ``<D1 - D0, D2' - D0'>``, where the primes have masks of their own, has no dropout variance
         in expectation. ``landed`` is where the second branch ends: images and levels. Independent
         masks are D2's own already.
         """
-        few = -(-len(start.at.x) // 8)
+        few = len(start.at.x) // 8
+        if not few:
+            return
         part = start.first(few)
         x, end = (each[:few] for each in landed)
         first, second = (each[:few] for each in differences)

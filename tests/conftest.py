@@ -200,6 +200,13 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def short() -> Iterator[None]:
+    """Have commands in this process warm up and score little: see ``forking.short``."""
+    with forking.short():
+        yield
+
+
+@pytest.fixture
 def forks(processes: None) -> Iterator[None]:
     """Have commands in this process fork it for their jobs: some 4 s less for each cell."""
     with forking.forked():

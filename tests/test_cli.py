@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from bench.records import record
 from bench.records.record import Status
 from methods import registry
 
-from . import plugins
+from . import forking, plugins
 from .conftest import Bench, python_path
 
 ALL = ",".join(registry.names())
@@ -220,8 +219,7 @@ def test_failed_cells_stay_apart(tmp_path: Path, call_bench: Bench) -> None:
 def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, call_bench: Bench) -> None:
     """Ctrl-C in training ends cleanly; the same command goes on; the samples are the same bits."""
     arguments = ["run", "--methods", "sde", *SMOKE, "--budget", "12kimg", "--no-tracking"]
-    command = [sys.executable, "-m", "bench", *arguments, "--results", "stopped"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with forking.command(tmp_path, *arguments, "--results", "stopped") as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "kimg" in line and "score" in line:
@@ -256,9 +254,8 @@ def read_images(folder: Path) -> int:
 
 @pytest.mark.usefixtures("processes")
 def test_a_killed_command_leaves_no_orphan(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", "run", "--methods", "sde", *POINTS]
-    command += ["--budget", "50000kimg", "--no-tracking"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    asked = ["--methods", "sde", *POINTS, "--budget", "50000kimg", "--no-tracking"]
+    with forking.command(tmp_path, "run", *asked) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "kimg" in line and "score" in line:

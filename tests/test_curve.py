@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -227,8 +226,7 @@ def test_a_stopped_command_keeps_what_it_has(study: Path, forks: None, call_benc
     """Ctrl-C leaves no failures behind, and the same command goes on."""
     asked = ["sample", "--cells", "sde-seed0", "--samplers", "euler", "--nfe", "5,800"]
     asked += ["--results", str(study.parent), "--no-tracking"]
-    command = [sys.executable, "-m", "bench", *asked]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with forking.command(study.parent.parent, *asked) as process:
         deadline = time.monotonic() + 120
         while stored(study / "sde-seed0").points[-1].sampler["name"] != "euler":
             assert time.monotonic() < deadline

@@ -212,6 +212,7 @@ def install(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("block", SHELL)
 def test_commands_run_as_typed(
     block: Block, place: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -251,6 +252,7 @@ def small(text: str) -> str:
     return ours(text)
 
 
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("block", PYTHON)
 def test_snippets_run(block: Block, place: Path) -> None:
     exec(compile(small(block.text), str(block), "exec"), {"__name__": "snippet"})

@@ -278,7 +278,7 @@ def test_metrics_of_points(
     samples = metrics.extract(extractor, points.test.images[:2000])
     labels = points.test.labels[:2000]
     values = metrics.evaluate(samples, reference, extractor=extractor, n=2000, labels=labels)
-    families = {*metrics.FAMILIES} - {"cas"}  # That one takes a training.
+    families = {*metrics.BY_DEFAULT} - {"cas"}  # That one takes a training.
     assert set(values) == {f"{family}_{points.name}_2k" for family in families}
     for value in values.values():
         assert value.provenance["quantisation"] == "none: float32 points"
