@@ -137,7 +137,7 @@ def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def fidelity(content: PlottedStudy, precision: str, recall: str) -> Figure:
-    """Draw a point for each row of the table; bars are 95 % t intervals over seeds."""
+    """Draw a point for each row of the table; bars are 95 % t intervals over seeds, in 0 to 1."""
     figure, (axes,) = new_figure(4.6, 4.2)
     names = (f"metrics.{recall}", f"metrics.{precision}")
     for row in _with_all(content.report.method_rows, names):
@@ -158,10 +158,14 @@ def _with_all(rows: Sequence[TableRow], names: Sequence[str]) -> list[TableRow]:
 
 
 def _point(axes: Axes, row: TableRow, names: Sequence[str], **style: Any) -> None:
-    x, y = ([row[name]] for name in names)
+    x, y = (row[name] for name in names)
     halves = [row.get(f"{name}:half", math.nan) for name in names]
-    x_bar, y_bar = (None if math.isnan(half) else half for half in halves)
+    # Cut where no precision and no recall can be.
+    x_bar, y_bar = (
+        None if math.isnan(half) else [[min(half, value)], [min(half, 1 - value)]]
+        for value, half in zip((x, y), halves, strict=True)
+    )
     axes.errorbar(
-        x, y, xerr=x_bar, yerr=y_bar, label=str(row["method"]), elinewidth=1.2, capsize=3,
+        [x], [y], xerr=x_bar, yerr=y_bar, label=str(row["method"]), elinewidth=1.2, capsize=3,
         clip_on=False, zorder=3, **style | {"linestyle": "none"},
     )  # fmt: skip
