@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401  # which torch's first optimizer would load in each of them
 
 from bench.cli import script
 from bench.costs.machine.readings import oom_kills
@@ -118,6 +117,8 @@ def short() -> Iterator[None]:
 @contextmanager
 def forked() -> Iterator[None]:
     """Have commands in this process fork it for their jobs, which are short."""
+    import torch._dynamo  # noqa: F401  # which torch's first optimizer would load in each of them
+
     with short(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.executors.LocalExecutor.start", start)
         yield
@@ -125,6 +126,8 @@ def forked() -> Iterator[None]:
 
 def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start ``bench`` in a folder: a process of its own, whose jobs are forks in their turn."""
+    import torch._dynamo  # noqa: F401  # as above
+
     before = set(os.listdir("/dev/fd"))
 
     def run() -> None:
