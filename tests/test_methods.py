@@ -454,14 +454,14 @@ def test_branches_end_evenly_within_the_gap(
 def test_a_consistency_step_costs_what_is_said(build: Build, dropout: float, steps: int) -> None:
     """D0, D1, D2 with gradients (9 forward-equivalents) and 2 (steps - 1) calls without.
 
-    The gauge of dropout has two more of an eighth of the batch, here 2 of 12 images.
+    The gauge of dropout has two more of an eighth of the batch, here 1 of 12 images.
     """
     method = build("cdm", network={"channels": 8, "dropout": dropout}, branch_steps=steps)
     method.networks["denoiser"].train()
     (objective,) = method.stages()[0].objectives
     with count_calls(method.networks) as counted:
         objective.loss(make_batch())
-    gauge = 2 * 2 if dropout else 0
+    gauge = 2 if dropout else 0
     assert counted["denoiser"] == (3 + 2 * (steps - 1)) * 12 + gauge
     plain = build("sde", network={"channels": 8, "dropout": dropout})
     (baseline,) = plain.stages()[0].objectives
