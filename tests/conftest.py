@@ -65,6 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "processes" in getattr(item, "fixturenames", ()):
             item.add_marker("process")
+    # What takes longest goes first, or one worker would wait for it at the end.
+    items.sort(key=lambda item: item.path.name != "test_wheel.py")
 
 
 @pytest.hookimpl(wrapper=True)

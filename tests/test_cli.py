@@ -180,7 +180,7 @@ def test_failed_cells_stay_apart(tmp_path: Path, call_bench: Bench) -> None:
     import mlflow
 
     methods = ",".join([*plugins.NAMES, "broken", "smm"])
-    limits = ("--timeout", "30", "--memory", "4GiB")
+    limits = ("--timeout", "20", "--memory", "4GiB")
     done = call_bench("run", "--methods", methods, *SMOKE, *limits)
     assert done.returncode == 1, done.stderr
     study = tmp_path / "results" / "digits-smoke"
@@ -200,7 +200,7 @@ def test_failed_cells_stay_apart(tmp_path: Path, call_bench: Bench) -> None:
     assert "no_such_module" in found["broken"][1]
     assert found["exits"] == (Status.KILLED, "its process ended with code 3; see log.txt")
     assert found["unfit"] == (Status.DIVERGED, "a sample is not finite")
-    assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 30 s")
+    assert found["hangs"] == (Status.TIMEOUT, "ran past the limit of 20 s")
     for name in (*plugins.NAMES, "broken"):
         assert re.search(rf"^\|.*{name}.*\|", done.stdout, re.MULTILINE), name
         assert f"{name}-seed0 did not finish" in done.stderr

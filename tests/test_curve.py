@@ -339,7 +339,7 @@ def test_a_failed_point_is_a_row_with_its_reason(sample_fragile: Sampled, fragil
     ("sampler", "reason", "more"),
     [
         ("unipc", "its process was ended by SIGKILL, perhaps for lack of memory", []),
-        ("ipndm", "ran past the limit of 15 s", ["--timeout", "15"]),
+        ("ipndm", "ran past the limit of 10 s", ["--timeout", "10"]),
     ],
 )
 def test_points_of_a_lost_process_have_its_reason(
