@@ -117,6 +117,7 @@ def short() -> Iterator[None]:
 @contextmanager
 def forked() -> Iterator[None]:
     """Have commands in this process fork it for their jobs, which are short."""
+    # A thread that loads it while another forks would leave its locks taken for good.
     import torch._dynamo  # noqa: F401  # which torch's first optimizer would load in each of them
 
     with short(), pytest.MonkeyPatch.context() as patch:
@@ -125,7 +126,11 @@ def forked() -> Iterator[None]:
 
 
 def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start ``bench`` in a folder: a process of its own, whose jobs are forks in their turn."""
+    """Start ``bench`` in a folder: a process of its own, whose jobs are forks in their turn.
+
+    For what is not tracked: it has no threads when it forks. It draws no plots at its end, which
+    take seconds.
+    """
     import torch._dynamo  # noqa: F401  # as above
 
     before = set(os.listdir("/dev/fd"))
@@ -139,7 +144,8 @@ def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
         sys.argv = ["bench", *arguments]
         code: object = 1
         try:
-            with forked():
+            with forked(), pytest.MonkeyPatch.context() as patch:
+                patch.setattr("bench.report.plots.write.write_plots", lambda *_, **__: [])
                 script()
         except SystemExit as end:
             code = end.code

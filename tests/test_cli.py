@@ -181,8 +181,9 @@ def test_failed_cells_stay_apart(tmp_path: Path, call_bench: Bench) -> None:
 
     methods = ",".join([*plugins.NAMES, "broken", "smm"])
     limits = ("--timeout", "20", "--memory", "4GiB")
-    done = call_bench("run", "--methods", methods, *SMOKE, *limits)
+    done = call_bench("run", "--methods", methods, *SMOKE, *limits, "--no-tracking")
     assert done.returncode == 1, done.stderr
+    assert call_bench("sync").returncode == 0
     study = tmp_path / "results" / "digits-smoke"
     found = {row.method: (row.status, row.reason) for row in records(study).values()}
     assert found["smm"] == (Status.FINISHED, "")
@@ -218,7 +219,7 @@ def test_failed_cells_stay_apart(tmp_path: Path, call_bench: Bench) -> None:
 @pytest.mark.usefixtures("forks", "no_plots")
 def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, call_bench: Bench) -> None:
     """Ctrl-C in training ends cleanly; the same command goes on; the samples are the same bits."""
-    arguments = ["run", "--methods", "sde", *SMOKE, "--budget", "12kimg", "--no-tracking"]
+    arguments = ["run", "--methods", "sde", *SMOKE, "--budget", "7kimg", "--no-tracking"]
     with forking.command(tmp_path, *arguments, "--results", "stopped") as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -230,7 +231,7 @@ def test_a_stopped_command_continues_to_the_same_result(tmp_path: Path, call_ben
     (study,) = (tmp_path / "stopped").glob("digits-smoke*")
     row = records(study)["sde-seed0"]
     assert row.status == Status.INTERRUPTED
-    assert 0 < read_images(study / "sde-seed0") < 12_000
+    assert 0 < read_images(study / "sde-seed0") < 7_000
 
     resumed = call_bench(*arguments, "--results", "stopped")
     assert resumed.returncode == 0, resumed.stderr

@@ -212,7 +212,7 @@ def install(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "no_plots")
 @pytest.mark.parametrize("block", SHELL)
 def test_commands_run_as_typed(
     block: Block, place: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -127,7 +127,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.usefixtures("forks", "faulty")
+@pytest.mark.usefixtures("forks", "faulty", "no_plots")
 def test_a_full_disk_is_a_row(small_disk: Path, call_bench: Bench) -> None:
     """The cell that fills it fails for want of space, by its record; the next one finishes."""
     done = call_bench("run", "--methods", "fills,smm", *SMOKE, "--jobs", "1")

@@ -25,14 +25,19 @@ from bench.records.orphans import settle_study
 from bench.records.record import Status
 from bench.tracking import NullTracker
 
-from . import forking
 from .fake_study import PREPARED, make_record, write_cell
 
 SMOKE = ("--dataset", "gmm2d", "--preset", "smoke", "--study", "s")
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    return forking.command(place, "run", *SMOKE, *arguments)
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", *SMOKE, *arguments],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.usefixtures("processes")
