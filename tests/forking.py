@@ -116,8 +116,10 @@ def short() -> Iterator[None]:
 
 @contextmanager
 def forked() -> Iterator[None]:
-    """Have commands in this process fork it for their jobs, which are short."""
-    # A thread that loads it while another forks would leave its locks taken for good.
+    """Have commands in this process fork it for their jobs, which are short.
+
+    For what is not tracked: a thread that holds a lock at a fork leaves it taken for good.
+    """
     import torch._dynamo  # noqa: F401  # which torch's first optimizer would load in each of them
 
     with short(), pytest.MonkeyPatch.context() as patch:
