@@ -162,6 +162,9 @@ class Method(ABC):
     """Named settings that differ from the default: ``cdm:semi`` runs ``cdm`` with ``semi``'s."""
     needs_labels: bool = False
     """Whether training or sampling needs class labels; may depend on the settings."""
+    sampling_settings: frozenset[str] = frozenset()
+    """Settings that act when samples are drawn and in no loss: trained networks can be drawn from
+    with others (``bench sample --sweep``)."""
     second_order: frozenset[str] = frozenset()
     """Networks whose input gradient is differentiated again; torch.compile cannot do that."""
 

@@ -16,6 +16,7 @@ Variants, as the paper compares them: ``ce`` (cross entropy alone), ``ce_scaled`
 alpha = 10), ``dlsm_alone`` (no cross entropy), ``total`` (both). ``on_sde`` spends the whole
 budget on the score stage, which it then shares with the ``sde`` cell of the same settings and
 seed, and half as much again on the classifier: dearer than its neighbours, and charged so.
+``balance_0``, ``balance_2`` and ``ve_levels`` have the authors' powers and training levels.
 ``as_released`` is the authors' CIFAR release: the VE SDE with NCSN++ (its size is the preset's:
 107.6 M in ``paper``), balance 0, predictor and corrector on 1000 levels (2000 evaluations), and
 their batches, rates, clipping and averages; with ``--budget 130600kimg`` their lengths too,
@@ -173,11 +174,15 @@ class DLSM(SDE):
         "ce_scaled": {"dlsm_weight": 0.0, "ce_weight": 1.0, "guidance": 10.0},
         "dlsm_alone": {"dlsm_weight": 1.0, "ce_weight": 0.0},
         "total": {"dlsm_weight": 1.0, "ce_weight": 1.0},
+        "balance_0": {"balance": 0.0},
+        "balance_2": {"balance": 2.0},
+        "ve_levels": {"classifier_noise": {"kind": "ve"}},
         "on_sde": {"score_share": 1.0, "classifier_share": 0.5},
         "as_released": AS_RELEASED,
         **SAMPLER_VARIANTS,
     }
     needs_labels = True
+    sampling_settings = frozenset({"sampler", "guidance"})
     second_order = frozenset({"classifier"})
 
     config: DLSMConfig

@@ -113,6 +113,7 @@ class SDE(Method):
         "ve": VE,
         "vp": VP,
     }
+    sampling_settings = frozenset({"sampler"})
 
     config: DenoiserConfig
 

@@ -83,8 +83,10 @@ def finish(folder: Path) -> None:
     """Write and print the tables, and draw the plots."""
     from bench.report.nfe_table import render_nfe_table, write_nfe_tables
     from bench.report.plots.nfe_curve import write_nfe_plots
+    from bench.report.plots.sweep import write_sweep_plots
     from bench.report.plots.write import write_plots
     from bench.report.study_report import StudyReport
+    from bench.report.sweep_table import write_sweep_tables
     from bench.report.table.formats import render_table, write_tables
 
     report = StudyReport.read(folder)
@@ -99,6 +101,8 @@ def finish(folder: Path) -> None:
     if write_nfe_tables(report):
         write_nfe_plots(report)
         print(render_nfe_table(report))
+    write_sweep_tables(report)
+    write_sweep_plots(report)
 
 
 def show_in_store(folder: Path) -> None:

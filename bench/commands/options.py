@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter, Token
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from bench.config import UserError
+from bench.config import UserError, number_typed
 from bench.config.schema import MOST
 from bench.records import find_study
 
@@ -73,6 +73,29 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A setting, as ``guidance`` or ``sampler.s_churn``, and the values that it takes in turn."""
+
+    setting: str
+    values: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.setting}={comma_separated(self.values)}"
+
+
+def parse_sweep(text: str) -> Sweep:
+    """Parse ``guidance=0,1,2``; UserError if it is no setting with numbers, each once."""
+    setting, equals, values = (part.strip() for part in text.partition("="))
+    parts = [part.strip() for part in values.split(",")]
+    numbers = [number_typed(part) for part in parts]
+    if not equals or not all(setting.split(".")) or None in numbers or len({*numbers}) < len(parts):
+        raise UserError(
+            f"--sweep '{text[:80]}': write a setting and numbers, each once, as guidance=0,1,2,5"
+        )
+    return Sweep(setting, tuple(number for number in numbers if number is not None))
+
+
 def comma_separated(values: Sequence[object]) -> str:
     """Write a list as it is typed."""
     return ",".join(map(str, values))
@@ -90,6 +113,7 @@ def _listed(parse: Callable[[str], Any], metavar: str, **more: Any) -> Parameter
 Names = Annotated[tuple[str, ...], _listed(split, "NAMES")]
 Seeds = Annotated[tuple[int, ...], _listed(parse_seeds, "SEEDS", show_default=comma_separated)]
 Evaluations = Annotated[tuple[int, ...], _listed(parse_nfe, "NUMBERS")]
+Swept = Annotated[Sweep, _listed(parse_sweep, "KEY=NUMBERS", n_tokens=1, accepts_keys=False)]
 Whole = Annotated[int, Parameter(converter=lambda kind, tokens: parse_whole(tokens[-1]))]
 Size = Annotated[
     int, Parameter(converter=lambda kind, tokens: parse_size(tokens[-1].value), metavar="SIZE")

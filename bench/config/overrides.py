@@ -29,10 +29,15 @@ def parse_set(texts: Iterable[str]) -> dict[str, Any]:
             parsed = yaml.load(value, Loader=TypedLoader)
         except yaml.YAMLError as error:
             raise UserError(f"cannot read the value of --set '{text}': not valid YAML") from error
-        for part in reversed(path):
-            parsed = {part: parsed}
-        result = merge(result, parsed)
+        result = put_setting(result, key.strip(), parsed)
     return result
+
+
+def put_setting(settings: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """Return nested settings with the one at ``path``, as ``sampler.steps``, at another value."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return merge(settings, value)
 
 
 SECTIONS = {"training": Training, "sampling": Sampling, "evaluation": Evaluation}

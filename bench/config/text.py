@@ -57,6 +57,15 @@ for _tag, _words in {
     )
 
 
+def number_typed(text: str) -> int | float | None:
+    """Return the plain decimal number that a word is, as ``--set`` reads it; ``None`` if none."""
+    try:
+        found = yaml.load(text, Loader=TypedLoader)
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, int | float) else None
+
+
 def one_line(text: object) -> str:
     """Join a text's lines, squeeze its spaces, and leave out where in memory objects lie."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(text).split()))

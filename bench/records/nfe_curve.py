@@ -1,4 +1,7 @@
-"""Quality against network evaluations, of a finished cell sampled again: ``nfe-curve.json``."""
+"""What finished cells gave when they were sampled again: ``nfe-curve.json``.
+
+Quality against network evaluations for several samplers, or against a setting of sampling.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class Point(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     sampler: dict[str, Any]
     """The sampler's settings, resolved."""
     samples: int
-    asked: list[int]
+    swept: dict[str, float] = Field(default_factory=dict)
+    """The setting that was swept, by its path in the method's, and its value; empty for a point of
+    quality against evaluations."""
+    asked: list[int] = Field(default_factory=list)
     """The network evaluations asked for that these settings are the answer to."""
     seed: int
     nfe: Amount | None = None
@@ -50,7 +56,14 @@ class Point(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
 
     def is_for(self, other: Point) -> bool:
         """Whether the other point is of the same settings."""
-        return (self.sampler, self.samples) == (other.sampler, other.samples)
+        mine, others = ((x.sampler, x.swept, x.samples) for x in (self, other))
+        return mine == others
+
+    @property
+    def title(self) -> str:
+        """What it is of, in words."""
+        told = ", ".join(f"{key} {value:g}" for key, value in self.swept.items())
+        return told or f"{self.sampler['name']} with {self.sampler['steps']} steps"
 
 
 class Curve(BaseModel, extra="forbid", ser_json_inf_nan="constants"):

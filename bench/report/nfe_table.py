@@ -1,7 +1,7 @@
 """Quality against network evaluations, from sampling finished cells again: a table and a plot."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,21 +75,10 @@ def load_points(report: StudyReport) -> NfePoints | None:
     rows: list[dict[str, Any]] = []
     too_few: dict[tuple[str, str], set[int]] = {}
     sampled = False
-    for folder, record in report.cells:
-        if record.status != Status.FINISHED:
-            continue
-        try:
-            stored = nfe_curve.read(folder, record)
-        except ValueError as error:
-            path = folder / nfe_curve.FILE
-            raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
-        sampled = sampled or bool(stored.points or stored.too_few)
-        rows += [_row(folder, record, point) for point in (None, *stored.points)]
-        for point in stored.points:
-            owner = f"{folder.name}, {point.sampler['name']}"
-            for name in [name for name in point.metrics if name in record.metrics]:
-                own, other = record.metrics[name].provenance, point.metrics[name].provenance
-                refuse_difference(name, (folder.name, own), (owner, other))
+    for folder, record, stored in drawn_again(report):
+        points = [point for point in stored.points if not point.swept]
+        sampled = sampled or bool(points or stored.too_few)
+        rows += [point_row(folder, record, point) for point in (None, *points)]
         for sampler, asked in stored.too_few.items():
             too_few.setdefault((record.method, sampler), set()).update(asked)
     # A method that has a sampler to exchange and was not sampled again is left out.
@@ -98,7 +87,28 @@ def load_points(report: StudyReport) -> NfePoints | None:
     return NfePoints(pd.DataFrame(told), too_few, report) if sampled else None
 
 
-def _row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[str, Any]:
+def drawn_again(report: StudyReport) -> Iterator[tuple[Path, Record, nfe_curve.Curve]]:
+    """Yield each finished cell with what it gave when it was sampled again, which may be nothing.
+
+    UserError where that cannot be read, or was measured otherwise than the cell.
+    """
+    for folder, record in report.cells:
+        if record.status != Status.FINISHED:
+            continue
+        try:
+            stored = nfe_curve.read(folder, record)
+        except ValueError as error:
+            path = folder / nfe_curve.FILE
+            raise UserError(f"'{path}' cannot be read; remove it and sample again") from error
+        for point in stored.points:
+            for name in [name for name in point.metrics if name in record.metrics]:
+                own, other = record.metrics[name].provenance, point.metrics[name].provenance
+                owner = f"{folder.name}, {point.title}"
+                refuse_difference(name, (folder.name, own), (owner, other))
+        yield folder, record, stored
+
+
+def point_row(folder: Path, record: Record, point: nfe_curve.Point | None) -> dict[str, Any]:
     """A point that was drawn again; without one, the cell's own record as a point."""
     origin, cost = (record, record.cost) if point is None else (point, point)
     own = next((value.provenance for value in record.metrics.values()), {})

@@ -1,5 +1,6 @@
 """From a cell's configuration to its data, its device and its method; with final weights, too."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.config import CellConfig, Settings, UserError, build, one_line
+from bench.config import CellConfig, Settings, UserError, build, one_line, put_setting
 from bench.config.random_streams import derive
 from bench.data import Dataset, load
 from bench.records import CHECKPOINT, Record, placed_config
@@ -138,9 +139,12 @@ class Trained:
             network.eval().requires_grad_(False)
         return built
 
-    def with_sampler(self, sampler: dict[str, Any]) -> "Trained":
-        """The same weights, to be drawn from otherwise."""
-        body = self.config.method_config | {"sampler": sampler}
+    def with_settings(self, swept: Mapping[str, float], sampler: dict[str, Any]) -> "Trained":
+        """The same weights, to be drawn from otherwise: values by setting, the sampler whole."""
+        body = self.config.method_config
+        for path, value in swept.items():
+            body = put_setting(body, path, value)
+        body = body | {"sampler": sampler}
         return replace(self, config=self.config.model_copy(update={"method_config": body}))
 
 

@@ -89,6 +89,8 @@ def config_rule(subject: Subject) -> None:
             demand(False, f"'{name}' of a finished Config can be set")
     again = kind.model_validate(json.loads(json.dumps(config.model_dump(mode="json"))))
     demand(again == config, "the settings written as YAML read back as others")
+    lost = sorted(set(subject.kind.sampling_settings) - set(kind.model_fields))
+    demand(not lost, f"sampling_settings names {some(lost)}, which Config has not")
     for variant in subject.kind.variants.values():
         resolve_method(kind, subject.preset, subject.label.partition(":")[0], [variant])
 

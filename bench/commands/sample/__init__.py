@@ -24,6 +24,9 @@ class SampleOptions(options.StudyOptions):
     """Samplers, as heun,dpmpp_3m. Default: one of each kind, seven."""
     nfe: options.Evaluations | None = None
     """Network evaluations an image, at most. Default: 5,10,20,35,50,100,250."""
+    sweep: options.Swept | None = None
+    """A setting that acts in sampling alone, and its values: guidance=0,1,2,5 for dlsm's alpha, or
+    sampler.s_churn=0,10. All else is the cell's own; cells whose method lacks it are left out."""
     samples: options.Whole | None = None
     """Samples a point. Default: as many as the cell's own."""
     jobs: options.Whole | None = None
@@ -37,6 +40,11 @@ class SampleOptions(options.StudyOptions):
         options.check_limits(self.jobs, self.timeout)
         options.check_each_once("cells", self.cells)
         options.check_each_once("samplers", self.samplers)
+        if self.sweep and (self.samplers or self.nfe):
+            raise UserError(
+                "--sweep draws with each cell's own sampler; drop --samplers and --nfe, or sweep "
+                "sampler.steps"
+            )
         options.check_number("samples", self.samples, 2, "samples")
         if self.nfe is not None and not self.nfe:
             raise UserError("--nfe '': write network evaluations as 5,10,20")

@@ -1,4 +1,4 @@
-"""Sampling finished cells again for the curve of quality against network evaluations.
+"""Sampling finished cells again: quality against network evaluations, or against a setting.
 
 Each cell is sampled in a process of its own (:mod:`bench.commands.sample.worker`). Points that
 are there are reused, so the command resumes and extends; a cell's record and checkpoint are
@@ -11,12 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.commands.finished_cells import choose_cells
+from bench.commands.options import Sweep
 from bench.commands.sample import NFE, SampleOptions
-from bench.config import UserError, bench_command, read_cell, unknown
+from bench.config import (
+    CellConfig,
+    UserError,
+    bench_command,
+    build,
+    put_setting,
+    read_cell,
+    unknown,
+)
 from bench.executors import End, Job
 from bench.progress.display import Display
 from bench.records import CONFIG, Record, Status, nfe_curve, only_command, read_study
 from bench.records.nfe_curve import Curve, Point
+from bench.records.plugins import method_class
+from bench.report.frame import flatten
 from bench.study import Planned, Request, Runner, Work, replace
 from methods.samplers import SAMPLERS
 from methods.samplers import nfe as evaluations
@@ -31,20 +42,24 @@ class CurveCell(Planned):
 
 
 def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
-    """Find the points that a cell lacks; UserError if it has no sampler."""
+    """Find the points that a cell lacks; UserError if it has no sampler, or not what is swept."""
     config = read_cell(folder / CONFIG)
-    own = nfe_curve.sampler_of(config.method_config)
-    if own is None:
-        why = "its method has no sampler to exchange; its record is its point of the curve"
-        raise UserError(f"{folder.name}: {why}")
-    names, nfe = options.samplers or nfe_curve.SAMPLERS, {*(options.nfe or NFE)}
-    wanted = nfe_curve.choose(
-        names, sorted(nfe), seed=config.seed, own=own,
-        samples=options.samples or config.settings.evaluation.samples,
-        # Of networks for one of the sampler's, as the cell counted: 2 with a classifier.
-        calls=(record.cost.nfe or evaluations(own)) / evaluations(own),
-    )  # fmt: skip
-    missing = note(folder, record, wanted, names, nfe)
+    samples = options.samples or config.settings.evaluation.samples
+    if options.sweep:
+        wanted = swept_points(config, options.sweep, samples)
+        missing = note(folder, record, wanted)
+    else:
+        own = nfe_curve.sampler_of(config.method_config)
+        if own is None:
+            why = "its method has no sampler to exchange; its record is its point of the curve"
+            raise UserError(f"{folder.name}: {why}")
+        names, nfe = options.samplers or nfe_curve.SAMPLERS, {*(options.nfe or NFE)}
+        wanted = nfe_curve.choose(
+            names, sorted(nfe), seed=config.seed, own=own, samples=samples,
+            # Of networks for one of the sampler's, as the cell counted: 2 with a classifier.
+            calls=(record.cost.nfe or evaluations(own)) / evaluations(own),
+        )  # fmt: skip
+        missing = note(folder, record, wanted, names, nfe)
     action = "sample" if missing else "reuse"
     why = f"{len(missing)} of {len(wanted)} points to draw"
     return CurveCell(
@@ -52,9 +67,36 @@ def plan(folder: Path, record: Record, options: SampleOptions) -> CurveCell:
     )
 
 
+def is_swept(config: CellConfig, setting: str) -> bool:
+    """Whether a cell's method has a setting, and says that it acts in sampling alone."""
+    allowed = method_class(config.method).sampling_settings
+    own = flatten("", config.method_config).get(setting, "")
+    return setting.partition(".")[0] in allowed and isinstance(own, int | float | None)
+
+
+def swept_points(config: CellConfig, sweep: Sweep, samples: int) -> list[Point]:
+    """The points of a sweep; UserError if the method has no such setting, or not such a value."""
+    if not is_swept(config, sweep.setting):
+        allowed = sorted(method_class(config.method).sampling_settings)
+        told = ", ".join(allowed) or "none"
+        raise UserError(
+            f"'{config.method}' has no number '{sweep.setting}' that acts in sampling alone; "
+            f"settings of it that do: {told}"
+        )
+    points = []
+    for value in sweep.values:
+        body = put_setting(config.method_config, sweep.setting, value)
+        whole = build(method_class(config.method).Config, body, f"--sweep {sweep}: {config.method}")
+        sampler = whole.model_dump(mode="json").get("sampler") or {}
+        points.append(
+            Point(sampler=sampler, swept={sweep.setting: value}, samples=samples, seed=config.seed)
+        )
+    return points
+
+
 def note(
-    folder: Path, record: Record, wanted: Sequence[Point], samplers: Sequence[str],
-    nfe: Collection[int],
+    folder: Path, record: Record, wanted: Sequence[Point], samplers: Sequence[str] = (),
+    nfe: Collection[int] = (),
 ) -> list[Point]:  # fmt: skip
     """Note in a cell's file what is asked for; return the points that have no result yet."""
     try:
@@ -77,6 +119,13 @@ def note(
     if stored != before:
         nfe_curve.save(stored, folder)
     return missing
+
+
+def fits(config: CellConfig, sweep: Sweep | None) -> bool:
+    """Whether a cell can be sampled otherwise: by what is swept, or by another sampler."""
+    if sweep:
+        return is_swept(config, sweep.setting)
+    return nfe_curve.sampler_of(config.method_config) is not None
 
 
 class SamplingWork(Work[CurveCell]):
@@ -120,8 +169,7 @@ class SamplingWork(Work[CurveCell]):
         reasons: dict[str, list[str]] = {}
         for found in filter(None, map(stored.find, cell.missing)):
             if found.reason:
-                what = f"{found.sampler['name']} with {found.sampler['steps']} steps"
-                reasons.setdefault(found.reason, []).append(what)
+                reasons.setdefault(found.reason, []).append(found.title)
         name, log = cell.folder.name, cell.folder / nfe_curve.LOG
         for why, points in reasons.items():
             self.failures.append(f"{name}: {', '.join(points)}: {why}; see {log}")
@@ -155,12 +203,13 @@ def draw_curves(request: Request, options: SampleOptions, display: Display) -> l
     with only_command(request.folder, wait), tempfile.TemporaryDirectory() as scratch:
         found, reasons = choose_cells(
             request.folder, options.cells, data_sha256,
-            lambda folder: bool(nfe_curve.sampler_of(read_cell(folder / CONFIG).method_config)),
+            lambda folder: fits(read_cell(folder / CONFIG), options.sweep),
         )  # fmt: skip
         refused = [f"{name}: {reason}" for name, reason in reasons.items()]
         if not found:
+            wanted = f"setting '{options.sweep.setting}'" if options.sweep else "sampler"
             nothing = (
-                f"study '{request.name}' has no finished cell whose method has a sampler; see its "
+                f"study '{request.name}' has no finished cell whose method has a {wanted}; see its "
                 f"table: {bench_command('table', request.name, results=request.results)}"
             )
             raise UserError(refused[0] if refused else nothing)

@@ -1,6 +1,6 @@
 """Sampling a finished cell again, in a process of its own.
 
-The cell's final weights are drawn from with other sampler settings, and the samples measured as
+The cell's final weights are drawn from with other settings of sampling, and the samples measured as
 the cell's own were. Each point is kept as soon as it is there; nothing is ever trained. Exit
 codes: 0 done, 1 a point failed (its reason is in the file), 75 interrupted.
 """
@@ -46,8 +46,7 @@ class Resampling:
             return
         for at, point in enumerate(wanted):
             with excused(partial(self._lose, [point])):
-                what = f"{point.sampler['name']}, {point.sampler['steps']} steps"
-                self.progress("sampling", fraction=at / len(wanted), stage=what)
+                self.progress("sampling", fraction=at / len(wanted), stage=point.title)
                 self._keep(point.model_copy(update=self._measure(point)))
 
     def _lose(self, points: Sequence[Point], reason: str) -> None:
@@ -64,7 +63,7 @@ class Resampling:
 
         They are of the cell's own stream: equal settings give equal samples.
         """
-        built = self.cell.with_sampler(point.sampler).build()
+        built = self.cell.with_settings(point.swept, point.sampler).build()
         size = built.config.settings.sampling.batch
         with Watch(built.device, least=0.0) as watch:
             source = built.source("samples")

@@ -25,11 +25,13 @@ def table(options: TableOptions = TableOptions()) -> int:
     """Print a study's comparison table, and write it in every format."""
     from bench.report.nfe_table import write_nfe_tables
     from bench.report.study_report import StudyReport
+    from bench.report.sweep_table import write_sweep_tables
     from bench.report.table.formats import render_table, write_tables
 
     report = StudyReport.read(options.folder)
     write_tables(report)
     write_nfe_tables(report)
+    write_sweep_tables(report)
     print(render_table(report, options.format))
     return 0
 
@@ -37,12 +39,13 @@ def table(options: TableOptions = TableOptions()) -> int:
 def plot(options: StudyOptions = StudyOptions()) -> int:
     """Draw a study's plots."""
     from bench.report.plots.nfe_curve import write_nfe_plots
+    from bench.report.plots.sweep import write_sweep_plots
     from bench.report.plots.write import write_plots
     from bench.report.study_report import StudyReport
 
     report = StudyReport.read(options.folder)
     drawn = write_plots(report, say=lambda line: print(line, file=sys.stderr))
-    for path in [*drawn, *write_nfe_plots(report)]:
+    for path in [*drawn, *write_nfe_plots(report), *write_sweep_plots(report)]:
         print(path)
     return 0
 

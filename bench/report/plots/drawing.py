@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -16,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from bench.records import write_atomically
 from bench.records.grid import PALETTE
 from bench.report.study_report import StudyReport
+from bench.report.summary import mean_interval
 from bench.report.table.numbers import number, scaled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "8", "d")
@@ -87,6 +89,20 @@ def draw_level(axes: Axes, name: str, level: float, style: str = ANCHOR_STYLES[0
         xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
         fontsize=8,
     )  # fmt: skip
+
+
+def line_of_means(
+    axes: Axes, points: pd.DataFrame, x: str, column: str, shift: float = 1.0, **look: Any
+) -> None:
+    """Draw a line through the means over seeds at each ``x``, with their intervals as bars."""
+    finite = points[points[column].map(math.isfinite).astype(bool)].groupby(x)[column]
+    means = [mean_interval(group.tolist()) for _, group in finite]
+    halves = [0.0 if math.isnan(half) else half for _, half, _ in means]
+    below = [min(half, 0.9 * abs(y)) for half, (y, *_) in zip(halves, means, strict=True)]
+    if means:
+        places = [float(str(place)) * shift for place, _ in finite]
+        bars = [below, halves] if any(halves) else None
+        axes.errorbar(places, [y for y, *_ in means], yerr=bars, elinewidth=0.8, capsize=2, **look)
 
 
 def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:

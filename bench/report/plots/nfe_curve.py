@@ -6,7 +6,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,9 +14,14 @@ from bench.records import direction
 from bench.records.grid import PALETTE
 from bench.report.nfe_table import REAL, NfePoints, load_points, sampler_order
 from bench.report.plots import drawing
-from bench.report.plots.drawing import draw_level, handles_of, log_scale, new_figure
+from bench.report.plots.drawing import (
+    draw_level,
+    handles_of,
+    line_of_means,
+    log_scale,
+    new_figure,
+)
 from bench.report.study_report import StudyReport
-from bench.report.summary import mean_interval
 
 DODGE = 0.012
 """Shift between neighbouring lines, as a fraction of a value: bars at one place stay legible."""
@@ -49,11 +53,11 @@ def draw(content: NfePoints, metric: str) -> Figure:
         for place, sampler in enumerate(samplers):
             points, shift = content.line(method, sampler), 1 + DODGE * (place - 3)
             look = _sampler_look(place) | {"label": sampler}
-            _line(axes, points[~points["own"]], column, shift, **look)
+            line_of_means(axes, points[~points["own"]], "nfe", column, shift, **look)
         # What has no sampler to exchange is the one point of its record.
         for marker, (name, points) in zip(cycle(drawing.MARKERS), others, strict=False):
             look = {"fmt": marker, "label": str(name), "markersize": 8, "linestyle": "none"}
-            _line(axes, points, column, color="#777777", **look)
+            line_of_means(axes, points, "nfe", column, color="#777777", **look)
         axes.set_title(method)
         axes.set_xlabel("network evaluations an image, counted")
     for axes in panels[::columns][:rows]:
@@ -75,18 +79,6 @@ def _sampler_look(place: int) -> dict[str, Any]:
         "linestyle": ("-", *drawing.ANCHOR_STYLES)[turns % 4], "linewidth": 1.2, "markersize": 6,
         "markeredgecolor": "white", "markeredgewidth": 0.3,
     }  # fmt: skip
-
-
-def _line(axes: Axes, points: pd.DataFrame, column: str, shift: float = 1.0, **look: Any) -> None:
-    """Draw a line through the means over seeds, with their intervals as bars."""
-    finite = points[points[column].map(math.isfinite).astype(bool)].groupby("nfe")[column]
-    means = [mean_interval(group.tolist()) for _, group in finite]
-    halves = [0.0 if math.isnan(half) else half for _, half, _ in means]
-    below = [min(half, 0.9 * abs(y)) for half, (y, *_) in zip(halves, means, strict=True)]
-    if means:
-        x = [float(str(nfe)) * shift for nfe, _ in finite]
-        bars = [below, halves] if any(halves) else None
-        axes.errorbar(x, [y for y, *_ in means], yerr=bars, elinewidth=0.8, capsize=2, **look)
 
 
 def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:

@@ -44,6 +44,7 @@ class MyMethod(Method):
 
     name = "my_method"
     Config: ClassVar[type[Settings]] = MyMethodConfig
+    sampling_settings = frozenset({"sampler"})
     config: MyMethodConfig
 
     def __init__(self, config: MyMethodConfig, data: DataSpec) -> None:
