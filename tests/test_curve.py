@@ -390,6 +390,25 @@ BAD = {
     "samples": (["--samples", "1"], "at least 2"),
     "jobs": (["--jobs", "0"], "at least 1"),
     "timeout": (["--timeout", "-1"], "positive"),
+    "swept value": (["--sweep", "guidance=-1"], "--sweep guidance=-1: dlsm: guidance = -1"),
+    "swept with a sampler": (
+        ["--sweep", "guidance=1", "--samplers", "heun"],
+        "each cell's own sampler",
+    ),
+    "swept with nfe": (["--sweep", "guidance=1", "--nfe", "5"], "each cell's own sampler"),
+    "swept, unknown": (
+        ["--sweep", "guidanze=1"],
+        "no finished cell whose method has a setting 'guidanze'",
+    ),
+    "swept, of training": (["--sweep", "balance=1"], "no finished cell whose method has a setting"),
+    "swept, not of the cell": (
+        ["--sweep", "guidance=1", "--cells", "sde-seed0"],
+        "settings of it that do: sampler",
+    ),
+    "swept, a whole block": (
+        ["--sweep", "sampler=1"],
+        "no finished cell whose method has a setting",
+    ),
 }
 
 

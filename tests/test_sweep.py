@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import cli
 from bench.commands.options import parse_sweep
 from bench.config import UserError
 from bench.records import nfe_curve
@@ -96,32 +95,6 @@ def test_what_is_no_sweep_is_refused(text: str) -> None:
         parse_sweep(text)
 
 
-BAD = {
-    "value": (["--sweep", "guidance=-1"], "--sweep guidance=-1: dlsm: guidance = -1"),
-    "sampler": (["--sweep", "guidance=1", "--samplers", "heun"], "each cell's own sampler"),
-    "nfe": (["--sweep", "guidance=1", "--nfe", "5"], "each cell's own sampler"),
-    "unknown": (
-        ["--sweep", "guidanze=1"],
-        "no finished cell whose method has a setting 'guidanze'",
-    ),
-    "of training": (["--sweep", "balance=1"], "no finished cell whose method has a setting"),
-    "cell": (["--sweep", "guidance=1", "--cells", "sde-seed0"], "settings of it that do: sampler"),
-    "whole block": (["--sweep", "sampler=1"], "no finished cell whose method has a setting"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line(
-    study: Path, capsys: pytest.CaptureFixture[str], case: str
-) -> None:
-    arguments, expected = BAD[case]
-    named = [study.name, "--results", str(study.parent), "--no-tracking"]
-    assert cli.main(["sample", *named, *arguments]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("bench: ")
-    assert expected in line
-
-
 # -- reports -------------------------------------------------------------------------------------
 
 
@@ -166,6 +139,23 @@ def test_a_line_stands_where_its_values_are(fake: Path) -> None:
     assert line.get_ydata() == pytest.approx([3.1, 4.1, 23.1])
     assert axes.get_xscale() == "symlog"
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "20"]
+
+
+def test_a_sweep_of_failures_is_told_and_not_drawn(fake: Path) -> None:
+    for seed in range(3):
+        cell = fake / f"dlsm-seed{seed}"
+        lost = [p.model_copy(update={"metrics": {}, "reason": "gone"}) for p in stored(cell).points]
+        nfe_curve.save(stored(cell).model_copy(update={"points": lost}), cell)
+    report = StudyReport.read(fake)
+    assert render_sweep(report, "guidance").count("gone") == 9
+    assert sweep_plots.write_sweep_plots(report) == []
+
+
+def test_a_setting_names_no_other_file(fake: Path) -> None:
+    path = fake / "dlsm-seed0" / nfe_curve.FILE
+    path.write_text(path.read_text().replace('"guidance"', '"../guidance"'))
+    with pytest.raises(UserError, match="cannot be read; remove it and sample again"):
+        write_sweep_tables(StudyReport.read(fake))
 
 
 def test_a_study_without_a_sweep_has_no_files_of_it(tmp_path: Path) -> None:

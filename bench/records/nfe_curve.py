@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -27,6 +27,8 @@ SAMPLERS = (
     "predictor_corrector",
 )  # fmt: skip
 """Drawn where no others are asked for, each kind once, in the order in which they are told."""
+SETTING = r"^\w+(\.\w+)*$"
+"""A setting's path, which becomes part of a file's name."""
 ENVIRONMENT = ("device", "device_type", "threads", "cells_at_once")
 
 
@@ -36,7 +38,7 @@ class Point(BaseModel, extra="forbid", ser_json_inf_nan="constants"):
     sampler: dict[str, Any]
     """The sampler's settings, resolved."""
     samples: int
-    swept: dict[str, float] = Field(default_factory=dict)
+    swept: dict[Annotated[str, Field(pattern=SETTING)], float] = Field(default_factory=dict)
     """The setting that was swept, by its path in the method's, and its value; empty for a point of
     quality against evaluations."""
     asked: list[int] = Field(default_factory=list)

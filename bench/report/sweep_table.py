@@ -42,8 +42,9 @@ def swept_settings(report: StudyReport) -> list[SweptSetting]:
     """Read what was swept of a study's finished cells, by the settings' names."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for folder, record, stored in drawn_again(report):
-        config = read_config(folder)
-        for setting in dict.fromkeys(key for point in stored.points for key in point.swept):
+        settings = dict.fromkeys(key for point in stored.points for key in point.swept)
+        config = read_config(folder) if settings else {}
+        for setting in settings:
             own = {"value": config.get(f"method_config.{setting}", math.nan)}
             rows.setdefault(setting, []).append(point_row(folder, record, None) | own)
         for point in stored.points:

@@ -18,11 +18,11 @@ WIDE = 12
 
 
 def write_sweep_plots(report: StudyReport) -> list[Path]:
-    """Draw a picture a swept setting; nothing where there is none with two values."""
+    """Draw a picture a swept setting; nothing where there is none with points of two values."""
     written: list[Path] = []
     with rc_context(drawing.STYLE):
         for content in swept_settings(report):
-            if content.points["value"].nunique() > 1:
+            if content.metrics and content.points["value"].nunique() > 1:
                 written += drawing.save(draw(content), report.folder / "plots" / content.name)
     return written
 
