@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Group, Parameter, Token
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -73,8 +73,7 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(NamedTuple):
     """A setting, as ``guidance`` or ``sampler.s_churn``, and the values that it takes in turn."""
 
     setting: str
