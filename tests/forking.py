@@ -120,7 +120,9 @@ def forked() -> Iterator[None]:
 
     For what is not tracked: a thread that holds a lock at a fork leaves it taken for good.
     """
-    import torch._dynamo  # noqa: F401  # which torch's first optimizer would load in each of them
+    # Which torch's first optimizer and the metrics would load in each of them.
+    import scipy.linalg
+    import torch._dynamo  # noqa: F401
 
     with short(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.executors.LocalExecutor.start", start)
@@ -133,6 +135,7 @@ def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
     For what is not tracked: it has no threads when it forks. It draws no plots at its end, which
     take seconds.
     """
+    import scipy.linalg
     import torch._dynamo  # noqa: F401  # as above
 
     before = set(os.listdir("/dev/fd"))

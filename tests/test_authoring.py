@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from bench.check import Finding, check, load_file
 from bench.cli import main
+from bench.commands.check import sampling_rules
+from bench.commands.check.rules import RULES
+from bench.commands.check.running import make_subjects
 from bench.commands.new.command import check_name, write_project
 from bench.config.errors import UserError
 from bench.records import record
@@ -33,9 +36,14 @@ from methods.smm import SMM
 
 from .conftest import Bench, install_here, python_path
 
-VARIANTS = [
-    f"{name}:{v}" for name in registry.BUILTIN for v in sorted(registry.load(name).variants)
-]
+VARIANTS = {
+    f"{name}:{variant}": settings.keys() <= registry.load(name).sampling_settings
+    for name in registry.BUILTIN
+    for variant, settings in sorted(registry.load(name).variants.items())
+}
+"""Every variant's label, and whether it is sampled otherwise and trained alike."""
+SAMPLED = [label for label, alike in VARIANTS.items() if alike]
+TRAINED = [label for label, alike in VARIANTS.items() if not alike]
 README = Path(__file__).parent.parent / "methods" / "README.md"
 
 
@@ -56,9 +64,42 @@ def test_the_methods_keep_every_rule_on_images(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", VARIANTS)
+@pytest.mark.parametrize("label", TRAINED)
 def test_the_variants_keep_every_rule_on_points(label: str) -> None:
     findings = check(label, dataset="gmm2d", preset="smoke")
+    assert {finding.outcome for finding in findings} <= {"pass", "note"}, "\n".join(
+        map(str, findings)
+    )
+
+
+@pytest.mark.parametrize("label", SAMPLED)
+def test_what_is_sampled_otherwise_has_the_same_losses(label: str) -> None:
+    """To the bit, so that the rules of training hold for it where they do for its method."""
+    values = []
+    for name in (label.partition(":")[0], label):
+        subject = make_subjects(name, "gmm2d", "smoke")[0]
+        method = subject.build()
+        values.append(
+            [subject.evaluate(method, loss) for s in method.stages() for loss in s.objectives]
+        )
+    assert values[0] == values[1]
+    assert values[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", SAMPLED)
+def test_what_is_sampled_otherwise_keeps_the_rules_of_sampling(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"config", "building", "stages"}
+    rules = [
+        rule
+        for rule in RULES
+        if rule.name in first or rule.look.__module__ == sampling_rules.__name__
+    ]
+    monkeypatch.setattr("bench.commands.check.running.RULES", rules)
+    findings = check(label, dataset="gmm2d", preset="smoke")
+    assert len(findings) == len(rules) >= 12
     assert {finding.outcome for finding in findings} <= {"pass", "note"}, "\n".join(
         map(str, findings)
     )

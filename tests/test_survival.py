@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import UserError
 from bench.costs.ledger import PARTS, Ledger
+from bench.executors import Job
 from bench.progress.display import Display
 from bench.records import record
 from bench.records.record import Attempt, Record, Status
@@ -29,68 +31,61 @@ from bench.tracking import NullTracker
 from bench.training.checkpoint import Pace
 from bench.worker import read_checkpoint
 from bench.worker.partial_samples import Parts, last_part
+from bench.worker.progress_and_stop import Progress
 from methods import registry
 
-from . import plugins
+from . import forking
 from .fake_study import PREPARED, make_record
 
 SMOKE = ("--dataset", "gmm2d", "--preset", "smoke", "--no-tracking")
 KILLS = 20
 """In all, over the four methods."""
 
-ATTEMPTS = '''
-"""Run a cell in forked processes that have torch already: whole, then killed at its moments."""
-import json, os, random, signal, sys, time
-import bench.training.checkpoint, bench.worker
-import scipy.linalg, torch._dynamo  # which torch loads at its first optimizer
-from bench.executors import Job
-from bench.worker import progress_and_stop
-from bench.metrics import classification_score as cas
-from dataclasses import replace
-from pathlib import Path
-
-whole, cell, cache = map(Path, sys.argv[1:4])
-cas.RESNET = replace(cas.RESNET, steps=5, epochs=0)  # which takes long, and is one piece
-moments = json.loads(sys.argv[4])
-progress_and_stop.PROGRESS_SECONDS = 0.0  # every step and batch is told, to be killed at
-bench.training.checkpoint.CHECKPOINT_SHARE = 1.0  # so small a cell would hardly have any
 PHASES = {"starting": 0.0, "waiting": 0.0, "training": 0.1, "sampling": 0.55, "evaluating": 0.85}
+"""Where in a cell's course, 0 to 1, each phase begins."""
 LENGTHS = {"starting": 0.0, "waiting": 0.0, "training": 0.45, "sampling": 0.3, "evaluating": 0.15}
+"""Its share of that course."""
 
-def moment_of(told):
+
+def moment_of(told: dict[str, Any]) -> float:
     phase, fraction = told["phase"], told.get("fraction", 0.0)
     if phase == "evaluating":  # told once, if the features are there
         fraction = 1.0
     return PHASES[phase] + LENGTHS[phase] * fraction
 
-def attempt(folder, moment, jitter=0.0):
+
+@pytest.fixture
+def told_at_every_step(processes: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have cells tell of every step and batch, to be killed there, and keep checkpoints of most."""
+    monkeypatch.setattr("bench.worker.progress_and_stop.PROGRESS_SECONDS", 0.0)
+    # So small a cell would hardly have any.
+    monkeypatch.setattr("bench.training.checkpoint.CHECKPOINT_SHARE", 1.0)
+    with forking.forked():
+        yield
+
+
+def attempt(job: Job, moment: float = math.inf, jitter: float = 0.0) -> tuple[int, set[str]]:
+    """Work on a cell in a fork until a moment of its course; how it ended, and its phases."""
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        tell = progress_and_stop.Progress.__call__
-        def tell_both(self, phase, **values):
-            tell(self, phase, **values)
-            os.write(writing, json.dumps({"phase": phase, **values}).encode() + b"\\n")
-        progress_and_stop.Progress.__call__ = tell_both
-        log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        os._exit(bench.worker.run_cell(Job(task="bench.worker", folder=folder, cache=cache)))
+    tell = Progress.__call__
+
+    def tell_both(self: Progress, phase: str, **values: Any) -> None:
+        tell(self, phase, **values)
+        os.write(writing, json.dumps({"phase": phase, **values}).encode() + b"\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "__call__", tell_both)
+        process = forking.start(None, job).process
     os.close(writing)
     phases = set()
     with os.fdopen(reading) as lines:
         for line in lines:
             phases.add(json.loads(line)["phase"])
-            if moment is not None and moment_of(json.loads(line)) >= moment:
+            if moment_of(json.loads(line)) >= moment:
                 time.sleep(jitter)
-                os.kill(child, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
                 break
-    return os.waitpid(child, 0)[1], sorted(phases)
-
-random.seed(json.dumps(moments))
-assert attempt(whole, None)[0] == 0
-print(json.dumps([attempt(cell, moment, random.uniform(0, 0.05)) for moment in [*moments, None]]))
-'''
+    return process.wait(), phases
 
 
 def lay_out(method: str, place: Path) -> Path:
@@ -146,24 +141,19 @@ def assert_same_result(one: Path, other: Path) -> None:
     assert curves[0] == curves[1]
 
 
-@pytest.mark.usefixtures("processes")
+@pytest.mark.usefixtures("told_at_every_step")
 @pytest.mark.slow
 @pytest.mark.parametrize("method", registry.BUILTIN)
 def test_a_cell_killed_at_random_moments_ends_the_same(tmp_path: Path, method: str) -> None:
     """Twenty kills in all, in training, sampling and evaluation, each at a seeded moment."""
     whole, cell = lay_out(method, tmp_path / "whole"), lay_out(method, tmp_path / "killed")
-    moments = moments_for(method)
-    done = subprocess.run(
-        [sys.executable, "-c", ATTEMPTS, whole, cell, tmp_path / "cache", json.dumps(moments)],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    attempts = json.loads(done.stdout)
+    moments, cache = moments_for(method), tmp_path / "cache"
+    jitter = random.Random(str(moments))
+    assert attempt(Job(task="bench.worker", folder=whole, cache=cache))[0] == 0
+    job = Job(task="bench.worker", folder=cell, cache=cache)
+    attempts = [attempt(job, moment, jitter.uniform(0, 0.05)) for moment in [*moments, math.inf]]
     ends = [end for end, _ in attempts]
-    assert ends == [signal.SIGKILL] * len(moments) + [0], (cell / "log.txt").read_text()
+    assert ends == [-signal.SIGKILL] * len(moments) + [0], (cell / "log.txt").read_text()
 
     assert_same_result(whole, cell)
     row, undisturbed = record.load(cell), record.load(whole)
@@ -288,12 +278,8 @@ def started(tmp_path: Path, processes: None) -> Iterator[Any]:
     """Start ``bench`` and wait for a line of its progress; what is left is ended."""
     begun: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str, until: str, env: dict[str, str] | None = None) -> Any:
-        command = [sys.executable, "-m", "bench", *arguments]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **(env or {})},
-        )  # fmt: skip
+    def start(*arguments: str, until: str) -> Any:
+        process = forking.command(tmp_path, *arguments)
         begun.append(process)
         assert process.stderr is not None
         for line in process.stderr:
@@ -328,13 +314,12 @@ def test_sigterm_ends_all_cells_with_checkpoints(tmp_path: Path, started: Any) -
         assert row.is_balanced
 
 
+@pytest.mark.usefixtures("faulty")
 def test_a_step_that_heeds_no_signal_is_cut_short(tmp_path: Path, started: Any) -> None:
     """The main thread sleeps in its step; the checkpoint before it stands."""
-    env = {"PYTHONPATH": os.pathsep.join([str(plugins.install(tmp_path / "plugin")),
-                                          os.environ.get("PYTHONPATH", "")])}  # fmt: skip
     process = started(
         "run", "--methods", "sleeps", *SMOKE, "--set", "training.checkpoint_seconds=0.001",
-        "--study", "s", until="kimg", env=env,
+        "--study", "s", until="kimg",
     )  # fmt: skip
     log, deadline = row_folder(tmp_path) / "log.txt", time.monotonic() + 120
     while "asleep" not in log.read_text():

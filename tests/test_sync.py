@@ -324,19 +324,29 @@ def test_a_run_that_another_process_holds_is_left_for_later(
 
 
 EIGHT = """
-import sys, time
+import os, sys, time
 from pathlib import Path
+import mlflow.entities, mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store  # once for all
 from bench.records import record
 from bench.tracking import Tracker
 study = Path(sys.argv[1])
-tracker = Tracker.open(study.parent)
-assert isinstance(tracker, Tracker), tracker.trouble
-cell = study / "sde-seed0"
-print("open", flush=True)
-while record.load(cell).status != record.Status.FINISHED:
-    assert tracker.sync_cell(cell), tracker.trouble
-    time.sleep(0.01)
-assert tracker.sync_study(study), tracker.trouble
+def log():
+    tracker = Tracker.open(study.parent)
+    assert isinstance(tracker, Tracker), tracker.trouble
+    cell = study / "sde-seed0"
+    print("open", flush=True)
+    while record.load(cell).status != record.Status.FINISHED:
+        assert tracker.sync_cell(cell), tracker.trouble
+        time.sleep(0.01)
+    assert tracker.sync_study(study), tracker.trouble
+children = []
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        log()
+        sys.exit()
+    children.append(child)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
 """
 
 
@@ -349,26 +359,22 @@ def test_eight_processes_start_on_a_new_store_and_log_one_study(
     folder = live_cell(tmp_path, 0)
     (folder.parent / "study.yaml").write_text("methods: [sde]\n")
     write_cell(folder.parent / "smm-seed0", make_record(folder.parent, "smm", 0))
-    command = [sys.executable, "-c", EIGHT, str(folder.parent)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
+    eight = subprocess.Popen(
+        [sys.executable, "-c", EIGHT, str(folder.parent)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert eight.stdout is not None
     lines = curve("sde", 0)
-    for process in processes[:2]:
-        assert process.stdout is not None
-        process.stdout.readline()
+    for _ in range(2):
+        eight.stdout.readline()
     for start in range(0, 60, 2):
         write_curve(folder, lines[start : start + 2])
         time.sleep(0.05)
-    for process in processes[2:]:
-        assert process.stdout is not None
-        process.stdout.readline()
+    for _ in range(6):
+        eight.stdout.readline()
     record.save(make_record(folder.parent, "sde", 0), folder)
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert errors == ""
+    _, errors = eight.communicate(timeout=120)
+    assert (eight.returncode, errors) == (0, "")
     several = [numbers(reopen(tmp_path), run) for run in runs(reopen(tmp_path))]
     assert len(several) == 3
     # As one process logs it that comes later; at another place, since this one knows the store.

@@ -38,6 +38,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path
     return target
 
 
+def shorten(scoring: Path) -> None:
+    """Have classification accuracy scores, 10 s each, come from a classifier of a few steps."""
+    text = scoring.read_text()
+    short = text.replace('("resnet 1", 250, 10, ', '("resnet 1", 5, 0, ')
+    assert short != text
+    scoring.write_text(short)
+
+
 def test_the_wheel_holds_presets_and_weights(installed: Path) -> None:
     assert (installed / "bench" / "configs" / "digits.yaml").exists()
     assert (installed / "bench" / "configs" / "published" / "cifar10.yaml").exists()
@@ -46,6 +54,7 @@ def test_the_wheel_holds_presets_and_weights(installed: Path) -> None:
 
 
 def test_the_first_command_runs_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    shorten(installed / "bench" / "metrics" / "classification_score.py")
     readme = (ROOT / "README.md").read_text()
     line = re.search(r"\.venv/bin/bench (run --methods \S+ --dataset \S+)", readme)
     assert line is not None
