@@ -99,6 +99,12 @@ def do(job: Job, held: Sequence[int], parent: int) -> int:
     return 0
 
 
+def load_what_jobs_load() -> None:
+    """Load what torch's first optimizer and the metrics would load in each fork."""
+    import scipy.linalg  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+
 @contextmanager
 def short() -> Iterator[None]:
     """Be short where time is no matter.
@@ -120,10 +126,7 @@ def forked() -> Iterator[None]:
 
     For what is not tracked: a thread that holds a lock at a fork leaves it taken for good.
     """
-    # Which torch's first optimizer and the metrics would load in each of them.
-    import scipy.linalg
-    import torch._dynamo  # noqa: F401
-
+    load_what_jobs_load()
     with short(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.executors.LocalExecutor.start", start)
         yield
@@ -135,9 +138,7 @@ def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
     For what is not tracked: it has no threads when it forks. It draws no plots at its end, which
     take seconds.
     """
-    import scipy.linalg
-    import torch._dynamo  # noqa: F401  # as above
-
+    load_what_jobs_load()
     before = set(os.listdir("/dev/fd"))
 
     def run() -> None:

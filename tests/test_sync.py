@@ -326,7 +326,7 @@ def test_a_run_that_another_process_holds_is_left_for_later(
 EIGHT = """
 import os, sys, time
 from pathlib import Path
-import mlflow.entities, mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store  # once for all
+import mlflow.entities, mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store  # once
 from bench.records import record
 from bench.tracking import Tracker
 study = Path(sys.argv[1])
