@@ -121,12 +121,6 @@ def build() -> Build:
 
 
 @pytest.fixture
-def plugin_env(tmp_path: Path) -> dict[str, str]:
-    """The environment in which the faulty methods are installed."""
-    return python_path(plugins.install(tmp_path / "plugin"))
-
-
-@pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the faulty methods installed in this process, and in those it starts."""
     install_here(plugins.install(tmp_path / "plugin"), monkeypatch)
@@ -232,24 +226,25 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
     return folder
 
 
-def make_smoke(place: Path) -> None:
+def make_smoke(empty_store: Path, place: Path) -> None:
     methods = ["--methods", ",".join(registry.BUILTIN), "--seeds", "0,1"]
     preset = ["--dataset", "digits", "--preset", "smoke"]
     with forking.forked():
         done = bench_here(place, "run", *methods, *preset, "--no-tracking")
     assert done.returncode == 0, done.stderr
+    copy_store(empty_store, place / "results" / DATABASE)
     # Not while it runs: a thread that holds a lock at a fork would leave it taken for good.
     assert bench_here(place, "sync").returncode == 0
     (place / "printed.md").write_text(done.stdout)
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory, processes: None) -> Path:
+def smoke(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, processes: None) -> Path:
     """The folder in which all methods have run: seeds 0 and 1, tracked; not to be changed.
 
     It holds ``results/digits-smoke`` and ``printed.md``, what the command has printed.
     """
-    return once(tmp_path_factory, "smoke", make_smoke)
+    return once(tmp_path_factory, "smoke", partial(make_smoke, empty_store))
 
 
 @pytest.fixture
@@ -262,10 +257,12 @@ def smoke_copy(smoke: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its tables: slow to make, so made once."""
-    results = tmp_path_factory.mktemp("store")
+    return once(tmp_path_factory, "store", make_store) / DATABASE
+
+
+def make_store(results: Path) -> None:
     tracker = Tracker.open(results)
     assert isinstance(tracker, Tracker), tracker.trouble
-    return results / DATABASE
 
 
 @pytest.fixture

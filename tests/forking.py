@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -132,9 +132,12 @@ def forked() -> Iterator[None]:
         yield
 
 
-def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
+def command(
+    place: Path, *arguments: str, begin: Callable[[], None] = lambda: None
+) -> subprocess.Popen[str]:
     """Start ``bench`` in a folder: a process of its own, whose jobs are forks in their turn.
 
+    It calls ``begin`` before anything else.
     For what is not tracked: it has no threads when it forks. It draws no plots at its end, which
     take seconds.
     """
@@ -147,6 +150,7 @@ def command(place: Path, *arguments: str) -> subprocess.Popen[str]:
             with suppress(OSError):
                 os.close(int(descriptor))
         be_new()
+        begin()
         sys.argv = ["bench", *arguments]
         code: object = 1
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +20,7 @@ from bench.records import record
 from bench.records.files import write_text
 from bench.records.record import RESERVE, Record, Status, keep_reserve
 
+from . import forking
 from .conftest import Bench
 from .fake_study import make_record
 
@@ -69,22 +69,15 @@ def remove(group: Path) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.usefixtures("processes")
+@pytest.mark.usefixtures("processes", "faulty")
 def test_the_kernel_ends_a_cell_for_lack_of_memory(
-    tmp_path: Path, plugin_env: dict[str, str], small_group: Callable[[], None]
+    tmp_path: Path, small_group: Callable[[], None]
 ) -> None:
     """The cell is ended and not the command; what comes after it finishes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "run", "--methods", "hoards,smm", *POINTS, "--jobs", "1"],
-        cwd=tmp_path,
-        env={**os.environ, **plugin_env},
-        preexec_fn=small_group,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
+    asked = ("run", "--methods", "hoards,smm", *POINTS, "--jobs", "1")
+    with forking.command(tmp_path, *asked, begin=small_group) as process:
+        _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1, errors
     found = rows(tmp_path / "results")
     assert found["hoards"].status == Status.MEMORY
     assert found["hoards"].reason.startswith(

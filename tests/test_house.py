@@ -92,6 +92,21 @@ def left_out(code: str, heavy: set[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+EVERY_MODULE = """
+import importlib, pkgutil, bench, methods
+for package in (bench, methods):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.usefixtures("processes")
+def test_no_module_needs_mlflow() -> None:
+    """It is imported by those who log, when they do."""
+    left_out(EVERY_MODULE, {"mlflow"})
+
+
 HEAVY = {"torch", "mlflow", "pandas", "scipy", "matplotlib", "sklearn"}
 
 

@@ -24,14 +24,16 @@ INSTALLED = {"site-packages", "dist-packages"}
 def source_files(module: str) -> dict[str, Path]:
     """Return the files of a module and of all of its own that it imports, by name."""
     files: dict[str, Path] = {}
-    own = {OURS: True, _top(module): True}
+    top = _top(module)
+    own = {OURS: True, top: True}
+    shipped = set() if top == OURS else _shipped_with(top)
     left = [module]
     while left:
         name, *left = left
         if name not in files and (path := _file(name)):
             files[name] = path
             new = _imported(name, path) if path.suffix == ".py" else ()
-            left = [each for each in new if _is_own(each, _top(module), own)] + left
+            left = [each for each in new if _is_own(each, top, shipped, own)] + left
     return files
 
 
@@ -89,11 +91,13 @@ def _imported(module: str, path: Path) -> Iterator[str]:
                 yield from [source, *(f"{source}.{alias.name}" for alias in node.names)]
 
 
-def _is_own(module: str, of: str, known: dict[str, bool]) -> bool:
-    """Whether a module belongs to the plug-in whose top-level module is ``of``."""
+def _is_own(module: str, of: str, shipped: set[str], known: dict[str, bool]) -> bool:
+    """Whether a module belongs to the plug-in whose top-level module is ``of``.
+
+    ``shipped`` is what its distribution holds; ``known`` gets what has been found.
+    """
     top = _top(module)
     if top not in known:
-        shipped = set() if of == OURS else _shipped_with(of)
         here, there = _folder(of), _folder(top)
         beside = of != OURS and here == there and here is not None and here.name not in INSTALLED
         known[top] = top in shipped if of in shipped else beside
