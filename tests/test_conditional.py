@@ -168,6 +168,27 @@ def test_overlap_of_each_class_is_that_of_its_own_images(
     assert found["precisionc_digits_120"].provenance["fewest_of_a_class"] == 40
 
 
+def test_of_unequal_classes_as_many_count_on_either_side(extractor: extractors.Extractor) -> None:
+    """Of 40 reference features of each class as many as there are samples, and six suffice."""
+    features, labels, reference = made_up(extractor, 40)
+    kept = np.concatenate(
+        [np.flatnonzero(labels == k)[:count] for k, count in enumerate((6, 9, 40))]
+    )
+    own, its = features[kept] + 0.3, labels[kept]
+    found = metrics.evaluate(
+        metrics.Features(own, np.full((55, 10), 0.1, np.float32)), reference,
+        extractor=extractor, n=55, labels=its, families=(*CLASS_WISE, "fdc", "recall"),
+    )  # fmt: skip
+    pairs = [(features[labels == k], own[its == k]) for k in range(3)]
+    each = [overlap(real[: len(samples)], samples) for real, samples in pairs]
+    for name in ("precision", "recall", "density", "coverage"):
+        value = found[f"{name}c_digits_55"]
+        assert value.value == pytest.approx(np.mean([getattr(one, name) for one in each]))
+        assert value.provenance["fewest_of_a_class"] == 6
+    assert found["fdc_digits_55"].provenance["fewest_of_a_class"] == 6
+    assert found["recall_digits_55"].provenance["reference_n"] == 55
+
+
 def test_overlap_of_each_class_is_measured_where_it_is_asked_for(
     extractor: extractors.Extractor,
 ) -> None:
@@ -581,6 +602,44 @@ def coloured(count: int, size: int, seed: int) -> Split:
     images = random.integers(0, 120, (count, 3, size, size), dtype=np.uint8)
     images[np.arange(count), labels] += 30
     return Split(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "stages"),
+    [(7, 1, 1), (8, 1, 2), (15, 1, 3), (16, 2, 2), (28, 2, 2), (32, 2, 3), (64, 2, 4), (256, 2, 4)],
+)
+def test_the_classifier_halves_images_to_seven_or_less(size: int, stride: int, stages: int) -> None:
+    """As far as four stages go; from 16 pixels on, at once."""
+    part = coloured(3, size, 0)
+    made = Dataset("own", "own", part, part, ("r", "g", "b"), "0" * 64, "made up")
+    convolutions = [layer for layer in build(made).modules() if isinstance(layer, nn.Conv2d)]
+    strides = [layer.stride[0] for layer in convolutions]
+    widths = [layer.out_channels for layer in convolutions]
+    assert strides[0] == stride
+    assert strides[1:].count(2) == stages - 1
+    assert {*widths[:-1]} == {*(32, 64, 128, 128)[:stages]}
+
+
+def test_the_learning_rate_makes_one_cycle_and_the_model_learns(
+    monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def noting(self: torch.optim.AdamW, *given: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    model = build(digits).eval()
+    inputs, labels = torch.zeros(8, 1, 8, 8), torch.arange(8)
+    fit(model, inputs, labels, dataclasses.replace(RESNET, steps=20, epochs=0, batch=4), 0)
+    assert model.training
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(RESNET.learning_rate, rel=0.05)
+    assert rates == sorted(rates[: top + 1]) + sorted(rates[top + 1 :], reverse=True)
+    assert rates[0] < 0.1 * max(rates)
+    assert rates[-1] < 0.001 * max(rates)
 
 
 @pytest.mark.slow

@@ -9,14 +9,22 @@ from typing import Any, cast
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy import stats
 from torch import Tensor
 
 from bench.config.schema import Evaluation
 from bench.metrics import diagnose
 from methods.base import DataSpec, DenoiserFn
-from methods.diagnostics import LEVELS, Track, martingale_violation, mean_product, score_error
+from methods.diagnostics import (
+    LEVELS,
+    Track,
+    Violation,
+    martingale_violation,
+    mean_product,
+    score_error,
+)
 from methods.mixtures import GaussianMixture, gmm2d
-from methods.samplers import SamplerSettings, noise_like
+from methods.samplers import SamplerSettings, noise_levels, noise_like
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -115,6 +123,49 @@ def test_a_denoiser_of_the_level_alone_violates_by_its_slope() -> None:
     assert found.value == pytest.approx(0.15**2, rel=1e-4)
     assert found.standard_error < 1e-6
     assert found.levels.tolist() == sorted(LEVELS, reverse=True)
+
+
+def test_paths_start_from_noise_of_the_largest_level() -> None:
+    """And are denoised from there on at every level of the sampler above the last one asked for."""
+    seen: list[tuple[float, float]] = []
+
+    def noting(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((float(sigma), float(x.std())))
+        return 0 * x
+
+    settings = SamplerSettings(steps=5, sigma_min=0.1, sigma_max=40.0)
+    martingale_violation(noting, (4000, 2, 1, 1), settings, seeded(), levels=(0.3,), branches=2)
+    on_path = [level for level in seen if level[0] >= 0.3]
+    assert [level[0] for level in on_path] == pytest.approx(
+        [t for t in noise_levels(settings).tolist() if t > 0.3] + [0.3]
+    )
+    # Of points at 0, what is noised to t has that standard deviation.
+    for level, spread in on_path:
+        assert spread == pytest.approx(level, rel=0.05)
+
+
+def test_standard_errors_are_those_of_the_paths_means() -> None:
+    terms = torch.tensor([[1.0, 2.0], [3.0, 8.0], [2.0, 2.0]], dtype=torch.float64)
+    found = Violation(torch.tensor([0.2, 0.1]), terms)
+    assert found.value == pytest.approx(3)
+    assert found.standard_error == pytest.approx(stats.sem([1.5, 5.5, 2.0]))
+    assert found.by_level.tolist() == pytest.approx([2, 4])
+    assert found.errors_by_level.tolist() == pytest.approx(stats.sem(terms.numpy(), axis=0))
+
+
+def test_the_denoiser_asked_for_is_that_of_the_classes_or_of_none() -> None:
+    given: list[Tensor | None] = []
+
+    def denoiser_for(labels: Tensor | None) -> DenoiserFn:
+        given.append(labels)
+        return exact(labels)
+
+    for labelled in (False, True):
+        score_error(denoiser_for, gmm2d(), (0.5,), n=9, generator=seeded(), labelled=labelled)
+    assert given[0] is None
+    _, classes = gmm2d().sample(9, seeded())
+    assert given[1] is not None
+    assert given[1].tolist() == classes.tolist()
 
 
 def test_a_jump_violates_by_its_square() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from bench.training.optimizing import MovingAverage
 from methods import augmentation, registry
 from methods.augmentation import LABELS, SMALLEST
 from methods.base import EMA, Batch, DataSpec, Method
-from methods.cdm import CDM, Start, branch_levels
+from methods.cdm import CDM, Start, branch_levels, same_dropout
 from methods.dlsm import DLSM, DLSMConfig, log_likelihood_gradient
 from methods.networks.classifier import Classifier, ClassifierSettings
 from methods.networks.unet import UNetSettings
@@ -51,6 +52,18 @@ def test_samples_follow_the_seed(build: Build, name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_shares_of_the_budget_sum_to_one(build: Build, name: str) -> None:
     assert sum(stage.share for stage in build(name).stages()) == pytest.approx(1)
+
+
+def test_a_batch_draws_what_its_images_are_where_they_are() -> None:
+    """Whatever torch would choose by itself."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+    batch = Batch(x=images, labels=None, generator=generator)
+    with torch.device("meta"):
+        drawn = [batch.randn(), batch.randn(3), batch.rand(5, 2), batch.randint(9, 7)]
+    assert [tuple(each.shape) for each in drawn] == [(2, 1, 4, 4), (3,), (5, 2), (7,)]
+    assert {each.device.type for each in drawn} == {"cpu"}
+    assert [each.dtype for each in drawn] == [torch.float64] * 3 + [torch.int64]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -516,6 +529,50 @@ def test_dropout_enters_the_released_term_with_its_variance(build: Build) -> Non
     term, share, _ = dropout_term(build)
     assert abs(term) < 1e-3
     assert abs(share) < 1e-3
+
+
+@pytest.mark.parametrize("dropout", ["shared", "independent"])
+def test_the_gauge_of_dropout_looks_at_an_eighth_of_the_batch(build: Build, dropout: str) -> None:
+    """With its own labels, and another mask: at the start, and where one is shared at the end."""
+    method = build(
+        "cdm", conditional=True, branch_dropout=dropout,
+        network={"channels": 8, "dropout": 0.5}, branch_steps=1,
+    )  # fmt: skip
+    asked: list[tuple[int, int]] = []
+    own = method.evaluate
+
+    def evaluate(start: Start, x: Tensor, sigma: Tensor, **how: Any) -> Tensor:
+        given = own(start, x, sigma, **how)
+        if "shift" in how:
+            assert how["shift"] != 0
+            assert start.at.labels is not None
+            assert start.at.labels.tolist() == batch.labels[: len(x)].tolist()
+            asked.append((len(x), len(start.denoised)))
+        return given
+
+    method.evaluate = evaluate
+    method.networks["denoiser"].train()
+    for count in (7, 17):
+        batch = make_batch(count)
+        asked.clear()
+        method.loss(batch)
+        assert asked == ([(2, 2)] * (2 if dropout == "shared" else 1) if count == 17 else [])
+        assert ("dropout_share" in batch.logs) == (count == 17)
+
+
+def test_a_shared_mask_is_the_same_each_time_and_leaves_the_generator() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    drawn = []
+    for seed in (5, 5, 6):
+        with same_dropout(seed, torch.device("cpu")):
+            drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.get_rng_state(), before)
+    with same_dropout(None, torch.device("cpu")):
+        torch.rand(1)
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_gauge_of_dropout_leaves_the_training_s_masks_alone(build: Build) -> None:

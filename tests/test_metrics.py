@@ -512,6 +512,47 @@ def test_the_inception_score_is_of_as_many_splits_as_are_set(
     assert metrics.Evaluator(digits, [(extractor, reference)], 128).splits == 10
 
 
+def test_each_extractor_of_a_study_has_its_own_reference(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Opened with the study's settings; a file of statistics is the first one's alone."""
+    settings = Settings.model_validate(
+        {
+            "dataset": "digits", "preset": "smoke", "device": "cpu", "budget": "1kimg",
+            "weights": {"digits": "w.pt"}, "reference": "statistics.npz",
+            "evaluation": {
+                "extractor": "digits", "also": ["inception"], "reference_images": 77, "batch": 33,
+            },
+        }
+    )  # fmt: skip
+    loaded: list[Any] = []
+    checked: list[Any] = []
+    referred: list[Any] = []
+
+    def load(name: str, **how: Any) -> Any:
+        loaded.append((name, how["weights"], how["cache"], how["device"]))
+        return SimpleNamespace(name=name, check=checked.append)
+
+    def refer(dataset: Dataset, extractor: Any, **how: Any) -> str:
+        del how["progress"]
+        referred.append((extractor.name, how))
+        return f"of {extractor.name}"
+
+    monkeypatch.setattr("bench.metrics.evaluation.load", load)
+    monkeypatch.setattr("bench.metrics.evaluation.reference", refer)
+    cpu = torch.device("cpu")
+    opened = metrics.Evaluator.open(settings, digits, device=cpu, cache=tmp_path)
+    names = ["digits", "inception"]
+    assert loaded == [(name, settings.weights, tmp_path, cpu) for name in names]
+    assert checked == [digits.shape] * 2
+    common = {"cache": tmp_path, "limit": 77, "batch": 33}
+    assert referred == [
+        ("digits", {**common, "file": settings.reference}), ("inception", {**common, "file": None})
+    ]  # fmt: skip
+    assert [(one.name, its) for one, its in opened.pairs] == [(n, f"of {n}") for n in names]
+
+
 def anchors_of(
     dataset: Dataset, extractor: extractors.Extractor, reference: metrics.Reference, n: int
 ) -> dict[str, dict[str, Value]]:
@@ -533,6 +574,8 @@ def test_anchors(
     assert "accuracy_digits_500" not in noise
     # The very numbers that users see; another library or CPU moves the last digits only.
     assert real["fd_digits_500"].value == pytest.approx(REAL_FD, rel=1e-3)
+    assert real["fd_digits_500"].error is not None
+    assert noise["fd_digits_500"].error is None
     assert noise["fd_digits_500"].value == pytest.approx(NOISE_FD, rel=1e-3)
     assert anchors_of(digits, extractor, reference, 500) == rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable
 
@@ -201,6 +202,26 @@ def test_the_data_sets_lie_in_the_unit_square() -> None:
         assert float((points.abs() < 1).double().mean()) > 0.99
     assert (gmm2d().classes, moons().classes, ring().classes) == (3, 2, 8)
     assert gmm2d().labels.bincount().tolist() == [3, 2, 4]
+
+
+@pytest.mark.parametrize("modes", [1, 3, 8])
+def test_the_modes_of_a_ring_are_even(modes: int) -> None:
+    """At the corners of a regular polygon, the first to the right; each its own class."""
+    mixture = ring(modes, radius=0.5, std=0.04)
+    corners = [cmath.rect(0.5, 2 * math.pi * k / modes) for k in range(modes)]
+    expected = torch.tensor([[z.real, z.imag] for z in corners], dtype=torch.float64)
+    torch.testing.assert_close(mixture.means, expected)
+    torch.testing.assert_close(mixture.weights, torch.full((modes,), 1 / modes).double())
+    round_ = 0.04**2 * torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(mixture.covariances, round_.expand(modes, 2, 2))
+    assert mixture.labels.tolist() == list(range(modes))
+
+
+def test_samples_have_the_mixture_s_precision() -> None:
+    """Of 64 bits, the noise too: no point is a number of 32 bits about its mean."""
+    points, _ = ring(1, radius=0.0, std=1.0).sample(100, torch.Generator().manual_seed(0))
+    assert points.dtype == torch.float64
+    assert float((points == points.float().double()).double().mean()) < 0.1
 
 
 def test_the_arcs_of_moons_are_smooth() -> None:
