@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench import data, metrics
 from bench.data.dataset import Dataset, Split, fingerprint
-from bench.metrics import classification_score, extractors, frechet_distance
+from bench.metrics import classification_score, extractors, frechet_distance, protocol
 from bench.metrics.classification_score import (
     RESNET,
     build,
@@ -656,6 +656,22 @@ def test_colour_images_take_the_same_recipe(monkeypatch: pytest.MonkeyPatch, siz
     assert logits(model, torch.zeros(2, 3, size, size)).shape == (2, 3)
 
 
+def test_points_have_a_classifier_of_their_own(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hidden layers of 128; the points are not quantised."""
+    dataset = data.load("gmm2d", cache=cache)
+    layers = [layer for layer in build(dataset).modules() if isinstance(layer, nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(128, 2), (128, 128), (3, 128)]
+    short = dataclasses.replace(classification_score.MLP, steps=2, epochs=0)
+    monkeypatch.setattr(classification_score, "MLP", short)
+    images, labels = dataset.train.images[:40], dataset.train.labels
+    assert labels is not None
+    (value,) = cas(images, labels[:40], dataset, device="cpu").values()
+    assert value.provenance["quantisation"] == protocol.UNQUANTISED
+    assert value.provenance["protocol_cas"] == classification_score.MLP.name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gmm2d", "moons"])
 def test_points_are_classified_almost_as_well_as_can_be(name: str, cache: Path) -> None:
@@ -719,7 +735,9 @@ def test_what_a_data_set_is_too_small_for_is_noted(
     (note,) = metrics.anchor_notes(digits, 100, limit=12)
     assert "reference images" in note
     alone = dataclasses.replace(digits, test=None)
-    assert "no held-out split" in metrics.anchor_notes(alone, 100)[1]
+    none, no_score = metrics.anchor_notes(alone, 100)
+    assert none == "no anchor of held-out images: 100 are needed and there are 0"
+    assert "no held-out split" in no_score
     unlabelled = dataclasses.replace(
         digits, train=Split(digits.train.images, None), test=Split(digits.test.images, None)
     )

@@ -572,6 +572,7 @@ def test_anchors(
     assert noise["is_digits_500"].value < 3
     assert real["accuracy_digits_500"].value >= 0.98
     assert "accuracy_digits_500" not in noise
+    assert "cas_digits_500" not in real
     # The very numbers that users see; another library or CPU moves the last digits only.
     assert real["fd_digits_500"].value == pytest.approx(REAL_FD, rel=1e-3)
     assert real["fd_digits_500"].error is not None

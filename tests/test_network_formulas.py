@@ -84,7 +84,7 @@ def test_groups_are_at_most_32_of_at_least_4_channels(channels: int, groups: int
     assert (norm.num_groups, norm.num_channels, norm.eps) == (groups, channels, 1e-6)
 
 
-@pytest.mark.parametrize("channels", [2, 8])
+@pytest.mark.parametrize("channels", [2, 4, 8])
 def test_positional_features_are_at_geometric_frequencies(channels: int) -> None:
     label, half = np.array([0.3, 700.0]), channels // 2
     frequencies = [10_000.0 ** (-i / max(half - 1, 1)) for i in range(half)]
