@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from bench.config.schema import Evaluation
-from bench.metrics import diagnose
+from bench.metrics import PROTOCOL, diagnose
 from methods.base import DataSpec, DenoiserFn
 from methods.diagnostics import (
     LEVELS,
@@ -240,3 +240,58 @@ def test_the_violation_is_measured_at_the_levels_asked_for() -> None:
     for wrong in ((), (0.0,), (-1.0, 2.0), (math.inf,)):
         with pytest.raises(ValidationError, match="violation_levels"):
             Evaluation(extractor="digits", violation_levels=wrong)
+
+
+OFFSET = torch.tensor([0.3, 0.0]).reshape(2, 1, 1)
+
+
+@pytest.mark.parametrize("without_classes", [True, False])
+@pytest.mark.parametrize("needs_labels", [True, False])
+def test_what_is_measured_is_the_denoiser_that_is_sampled_with(
+    needs_labels: bool, without_classes: bool
+) -> None:
+    """With the classes where it needs them, along its own levels; the score, as far as it has it.
+
+    D is off by (0.3, 0), which the error at each level shows.
+    """
+    asked: list[Tensor | None] = []
+    levels: set[float] = set()
+
+    def denoiser_for(labels: Tensor | None) -> DenoiserFn | None:
+        asked.append(labels)
+        if labels is None and needs_labels and not without_classes:
+            return None
+
+        def D(x: Tensor, sigma: Tensor) -> Tensor:
+            levels.add(round(float(sigma), 4))
+            return exact(labels)(x, sigma) + OFFSET
+
+        return D
+
+    n, classes = 100, gmm2d().sample(100, seeded())[1]
+    own = SamplerSettings(steps=3, sigma_min=0.05, sigma_max=7.0)
+    method: Any = SimpleNamespace(
+        needs_labels=needs_labels, denoiser_for=denoiser_for, config=SimpleNamespace(sampler=own)
+    )
+    dataset: Any = SimpleNamespace(variant="points", sha256="1", truth=gmm2d())
+    found = diagnose(
+        method, dataset, DataSpec(channels=2, size=1, classes=3), n=n, generator=seeded(),
+        labels=lambda: classes if needs_labels else pytest.fail("it asked for classes"),
+    )  # fmt: skip
+    assert asked[0] is (classes if needs_labels else None)
+    assert {7.0, round(float(noise_levels(own)[1]), 4)} <= levels
+    names = {"violation"}
+    names |= {"score_error"} if without_classes or not needs_labels else set()
+    names |= {"score_error_class"} if needs_labels else set()
+    assert found.keys() == names
+    for name, value in found.items():
+        provenance = dict(value.provenance)
+        assert provenance.pop("by_level") is not None
+        assert provenance.pop("levels") == list(LEVELS)
+        if name == "violation":
+            assert provenance.pop("standard_error") > 0
+        else:
+            expected = [0.3**2 / (2 * sigma**2) for sigma in LEVELS]
+            assert value.provenance["by_level"] == pytest.approx(expected, rel=1e-3)
+            assert value.value == pytest.approx(sum(expected) / len(expected), rel=1e-3)
+        assert provenance == {"protocol": PROTOCOL, "n": n, "data": "points", "data_sha256": "1"}
