@@ -252,7 +252,7 @@ def test_what_is_measured_is_the_denoiser_that_is_sampled_with(
 ) -> None:
     """With the classes where it needs them, along its own levels; the score, as far as it has it.
 
-    D is off by (0.3, 0), which the error at each level shows.
+    D is off by (0.3, 0), and by twice as much of a class, which the error at each level shows.
     """
     asked: list[Tensor | None] = []
     levels: set[float] = set()
@@ -264,7 +264,8 @@ def test_what_is_measured_is_the_denoiser_that_is_sampled_with(
 
         def D(x: Tensor, sigma: Tensor) -> Tensor:
             levels.add(round(float(sigma), 4))
-            return exact(labels)(x, sigma) + OFFSET
+            assert len(x) == n
+            return exact(labels)(x, sigma) + OFFSET * (1 if labels is None else 2)
 
         return D
 
@@ -291,7 +292,8 @@ def test_what_is_measured_is_the_denoiser_that_is_sampled_with(
         if name == "violation":
             assert provenance.pop("standard_error") > 0
         else:
-            expected = [0.3**2 / (2 * sigma**2) for sigma in LEVELS]
+            off = 0.6 if name == "score_error_class" else 0.3
+            expected = [off**2 / (2 * sigma**2) for sigma in LEVELS]
             assert value.provenance["by_level"] == pytest.approx(expected, rel=1e-3)
             assert value.value == pytest.approx(sum(expected) / len(expected), rel=1e-3)
         assert provenance == {"protocol": PROTOCOL, "n": n, "data": "points", "data_sha256": "1"}

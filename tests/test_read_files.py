@@ -7,6 +7,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,8 @@ NO_STATES = [
     b"", b"text", pickle.dumps({"a": 1}), [1, 2], None, torch.zeros(2), {}, {"key": "k"},
     {"key": "k", "trainer": [], "curve_bytes": 0, "ledger": {}},
     {"key": "k", "trainer": {}, "curve_bytes": "0", "ledger": {}},
+    # An object of any class, whose making may run anything.
+    {"key": "k", "trainer": {"a": SimpleNamespace()}, "curve_bytes": 0, "ledger": {}},
 ]  # fmt: skip
 
 

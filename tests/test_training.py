@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -785,3 +785,40 @@ def test_a_timing_s_interval_holds_its_median() -> None:
     assert summary.low <= 3 <= summary.high
     assert summary.repeats == 5
     assert math.isfinite(summary.high)
+
+
+def test_generators_threads_and_precision_are_left_as_they_were() -> None:
+    """Whatever is done inside, and however it ends."""
+
+    def states() -> tuple[Any, ...]:
+        numpy = np.random.get_state()
+        return (
+            random.getstate(), numpy[1].tolist(), numpy[2:], torch.get_rng_state().tolist(),
+            torch.get_num_threads(), torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.allow_tf32,
+        )  # fmt: skip
+
+    # Half of a pair of normal numbers is kept for the next call: it is part of the state.
+    np.random.standard_normal()
+    random.gauss()
+    before = states()
+
+    def change() -> list[float]:
+        checkpoint.seed_everything(2**33 + 7)
+        drawn = [random.random(), float(np.random.rand())]
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
+        assert all(a != b for a, b in zip(states(), before, strict=True))
+        return drawn
+
+    with checkpoint.generators_kept():
+        within = change()
+    assert states() == before
+    with suppress(ZeroDivisionError), checkpoint.generators_kept():
+        change()
+        raise ZeroDivisionError
+    assert states() == before
+    # numpy takes 32 bits of a seed.
+    assert within[1] == np.random.RandomState(7).rand()
+    assert within[0] == random.Random(2**33 + 7).random()
