@@ -189,6 +189,45 @@ def test_of_unequal_classes_as_many_count_on_either_side(extractor: extractors.E
     assert found["recall_digits_55"].provenance["reference_n"] == 55
 
 
+@pytest.mark.parametrize(
+    ("samples", "of_reference", "works"),
+    [(6, 40, True), (5, 40, False), (40, 6, True), (40, 5, False)],
+)
+def test_neighbours_need_six_images_on_either_side(
+    extractor: extractors.Extractor, samples: int, of_reference: int, works: bool
+) -> None:
+    """Of all together, and of the smallest class."""
+    features, labels, reference = made_up(extractor, 40)
+    # All that is left of the first class; the others are whole.
+    kept = np.concatenate([np.flatnonzero(labels == 0)[:of_reference], np.flatnonzero(labels > 0)])
+    given = np.concatenate([np.flatnonzero(labels == 0)[:samples], np.flatnonzero(labels > 0)])
+    by_class = dataclasses.replace(reference, features=features[kept], labels=labels[kept])
+    alone = dataclasses.replace(reference, features=features[:of_reference])
+    for families, its, chosen in (
+        (CLASS_WISE, by_class, given), (("precision", "coverage"), alone, np.arange(samples))
+    ):  # fmt: skip
+        said: list[str] = []
+        found = metrics.evaluate(
+            metrics.Features(features[chosen], np.full((len(chosen), 10), 0.1, np.float32)), its,
+            extractor=extractor, n=len(chosen), labels=labels[chosen], families=families,
+            say=said.append,
+        )  # fmt: skip
+        assert len(found) == (len(families) if works else 0)
+        assert len(said) == (0 if works else 1)
+        assert works or "neighbours need 6 images or more" in said[0]
+
+
+def test_an_extractor_without_classes_gives_no_inception_score(
+    extractor: extractors.Extractor,
+) -> None:
+    features, _, reference = made_up(extractor, 5)
+    said: list[str] = []
+    samples = metrics.Features(features, np.zeros((15, 0), np.float32))
+    how = {"extractor": extractor, "n": 15, "families": ("is", "fd"), "say": said.append}
+    assert list(metrics.evaluate(samples, reference, **how)) == ["fd_digits_15"]
+    assert said == ["no is_digits_15: extractor 'digits' tells no classes"]
+
+
 def test_overlap_of_each_class_is_measured_where_it_is_asked_for(
     extractor: extractors.Extractor,
 ) -> None:
