@@ -4,6 +4,7 @@ Matplotlib's own canvas, without pyplot: no window, no state between figures.
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.records import write_atomically
@@ -64,6 +65,17 @@ def legend_above(
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.19 * (rows - 1))
     figure.legend(handles, names, loc="outside upper center", ncols=columns)
+
+
+def wrapped(figure: Figure | SubFigure, told: str) -> str:
+    """Break a note of 8 points into lines that fit into the figure."""
+    inches = figure.bbox.width / figure.dpi
+    return textwrap.fill(told, int(15 * inches))
+
+
+def note_below(figure: Figure, told: str) -> None:
+    """Say below the panels how they are to be read."""
+    figure.supxlabel(wrapped(figure, told), fontsize=8, color="#444444")
 
 
 def common_legend(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -66,7 +66,7 @@ def draw(content: NfePoints, metric: str) -> Figure:
         axes.remove()
     if content.points.groupby("method")["seed"].nunique().max() > 1:
         told = "Mean and 95 % t interval over seeds; lines stand a little apart to stay legible."
-        figure.supxlabel(told, fontsize=8, color="#444444")
+        drawing.note_below(figure, told)
     _axes(panels[: len(methods)], content, metric)
     _legend(figure, panels[: len(methods)], samplers)
     return figure

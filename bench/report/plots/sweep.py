@@ -52,7 +52,7 @@ def draw(content: SweptSetting) -> Figure:
     told = "The networks are trained once. Rings: the cells as run."
     if points.groupby("method")["seed"].nunique().max() > 1:
         told += " Mean and 95 % t interval over seeds."
-    figure.supxlabel(told, fontsize=8, color="#444444")
+    drawing.note_below(figure, told)
     common_legend(figure, panels[: len(names)])
     return figure
 

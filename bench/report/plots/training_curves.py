@@ -46,7 +46,7 @@ def losses(content: PlottedStudy) -> Figure:
     for axes in panels[len(names) :]:
         axes.remove()
     told = f"Thin: as logged. Bold: centred moving average over {WINDOW:.0%} of the points."
-    figure.supxlabel(told, fontsize=8, color="#444444")
+    drawing.note_below(figure, told)
     drawing.common_legend(figure, panels[: len(names)])
     return figure
 
