@@ -567,8 +567,8 @@ def test_fidelity_is_drawn_against_diversity(tmp_path: Path) -> None:
     assert study / "plots" / "precision_digits_500-recall.png" in write_plots(content.report, str)
 
 
-def test_samples_are_shown_pixel_by_pixel(study: Path, plots: object) -> None:
-    picture = picture_of(study / "plots" / "samples.png")
+def test_samples_are_shown_pixel_by_pixel(study: Path, tmp_path: Path) -> None:
+    picture = picture_of(samples(StudyReport.read(study), tmp_path / "samples"))
     with np.load(study / "cdm-seed0" / "samples.npz") as stored:
         grid = grid_image(stored["images"][:64], 8, scale=8)
     windows = np.lib.stride_tricks.sliding_window_view(picture[..., 0], grid.shape[:2])

@@ -104,12 +104,14 @@ def test_distances_grow_with_the_damage(page: Lines, kind: str) -> None:
         assert values == sorted(values)
 
 
+@pytest.mark.slow
 def test_other_clean_images_are_within_the_yardstick(page: Lines) -> None:
     control = [row for row in page.values() if row["kind"] == "control"]
     assert len(control) == len(measure.MEASURED)
     assert {row["verdict"] for row in control} == {"missed"}
 
 
+@pytest.mark.slow
 def test_missing_classes_cost_recall_and_coverage_but_not_precision(page: Lines) -> None:
     missing = "5 of 10 classes missing"
     for family, verdict in (("recall", "seen"), ("coverage", "seen"), ("precision", "missed")):
@@ -117,24 +119,28 @@ def test_missing_classes_cost_recall_and_coverage_but_not_precision(page: Lines)
     assert (missing, "fdc") not in page
 
 
+@pytest.mark.slow
 def test_copies_cost_recall_but_not_precision(page: Lines) -> None:
     clean = value(page, measure.CLEAN, "precision")
     assert value(page, "every image 10 times", "precision") == pytest.approx(clean, abs=0.06)
     assert value(page, "every image 10 times", "recall") == 0
 
 
+@pytest.mark.slow
 def test_shuffled_labels_reach_what_takes_labels_alone(page: Lines) -> None:
     for family in measure.MEASURED:
         same = value(page, "labels shuffled", family) == value(page, measure.CLEAN, family)
         assert same == (family not in {"accuracy", "fdc"})
 
 
+@pytest.mark.slow
 def test_memorised_images_are_perfect(page: Lines) -> None:
     for family in ("precision", "recall", "coverage"):
         assert value(page, "training images", family) == 1
     assert page["training images", "precision"]["verdict"] == "reversed"
 
 
+@pytest.mark.slow
 def test_the_text_marks_what_is_missed_and_what_is_the_wrong_way_round(folder: Path) -> None:
     text = (folder / "sensitivity.md").read_text()
     assert "| training images " in text
