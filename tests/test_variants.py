@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,30 @@ def test_variants_join_and_the_label_s_own_block_comes_last() -> None:
     assert settings["consistency_weight"] == 3.0
     assert settings["estimator"] == "semi"
     assert settings["max_gap"] == 0.5
+    # A block of one variant reaches those that join it: after its settings, before the next.
+    body["methods"]["cdm:semi"] |= {"conditional": False, "branch_steps": 7, "rho": 2.0}
+    body["methods"]["cdm:semi+conditional"] = {"rho": 3.0}
+    settings = resolve_label("cdm:semi+conditional", Preset.model_validate(body))
+    found = {k: settings[k] for k in ("consistency_weight", "branch_steps", "rho", "conditional")}
+    assert found == {
+        "consistency_weight": 3.0, "branch_steps": 7, "rho": 3.0, "conditional": True
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", datasets())
+def test_what_joins_a_release_has_its_networks(dataset: str) -> None:
+    """Whatever it is joined with, in every preset: a smaller one would pass for the authors'."""
+    for name, preset in presets(dataset).items():
+        for label, keys in (
+            ("dlsm:as_released", ("network", "classifier")),
+            ("smm:main", ("generator", "score_network")),
+        ):
+            method, alone = registry.load(label), resolve_label(label, preset)
+            others = [v for v, own in method.variants.items() if not own.keys() & {*keys}]
+            assert len(others) > 2
+            for other in others:
+                joined = resolve_label(f"{label}+{other}", preset)
+                assert {k: joined[k] for k in keys} == {k: alone[k] for k in keys}, (name, other)
 
 
 def test_an_unknown_variant_is_refused_with_the_nearest() -> None:
@@ -391,12 +416,14 @@ def test_cdm_as_released_is_published_with_the_authors_three_accidents() -> None
         ("sde:ve", {"sde": {"noise": {"sigma_data": 0.9}}}, "noise.kind"),
         ("sde:heun", {"sde": {"sampler": {"name": "euler"}}}, "sampler.name"),
         ("sde:heun", {"common": {"sampler": {"name": "euler"}}}, "sampler.name"),
+        ("sde:vp+heun", {"sde:vp": {"sampler": {"name": "euler"}}}, "sampler.name"),
     ],
 )
 def test_a_value_that_a_variant_would_undo_is_refused(
     label: str, overrides: dict[str, Any], key: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"'{label}' sets {key} itself.*--set {label}\."):
+    named = re.escape(label)
+    with pytest.raises(UserError, match=rf"'{named}' sets {key} itself.*--set {named}\."):
         check_reach(label, overrides)
     check_reach(label, {label: {"anything": 1}})
     check_reach(label, {**overrides, label: next(iter(overrides.values()))})

@@ -109,7 +109,9 @@ def check_reach(label: str, overrides: Mapping[str, Any]) -> None:
     """Refuse a ``--set METHOD.KEY`` or ``common.KEY`` that a variant would undo without a word."""
     said = flatten("", overrides.get(label, {}))
     own = [key for settings in check_variant(label) for key in flatten("", settings)]
-    for head in ("common", registry.base(label)) if own else ():
+    method, _, joined = label.partition(":")
+    parts = [f"{method}:{part}" for part in joined.split("+")] if "+" in joined else []
+    for head in ("common", method, *parts) if own else ():
         for key in flatten("", overrides.get(head, {})).keys() - said.keys():
             for mine in own:
                 kind = mine.endswith(".kind") and key.startswith(mine.removesuffix("kind"))

@@ -65,7 +65,9 @@ def resolve_method(
 ) -> dict[str, Any]:
     """Resolve the settings of a method or a variant of it, ``cdm`` or ``cdm:semi``.
 
-    Its defaults, then ``common``, the method's block, the variants', the block of the whole label.
+    Its defaults, then ``common``, the method's block; for each of the ``variants`` in the label its
+    settings and the preset's block of it, ``cdm:semi``; at last the block of a label that joins
+    several.
     """
     fields = config.model_fields
     # A nested block states only what differs from the method's own default for it.
@@ -75,11 +77,14 @@ def resolve_method(
         if isinstance(default := field.get_default(call_default_factory=True), BaseModel)
     }
     values = merge(defaults, {k: v for k, v in preset.common.items() if k in fields})
-    for block in (
-        preset.methods.get(label.split(":", maxsplit=1)[0], {}),
-        *variants,
-        preset.methods.get(label, {}) if ":" in label else {},
-    ):
+    method, _, joined = label.partition(":")
+    parts = joined.split("+") if joined else []
+    blocks: list[Mapping[str, Any]] = [preset.methods.get(method, {})]
+    for part, variant in zip(parts, variants, strict=True):
+        blocks += [variant, preset.methods.get(f"{method}:{part}", {})]
+    if len(parts) > 1:
+        blocks.append(preset.methods.get(label, {}))
+    for block in blocks:
         values = merge(values, block)
     resolved: BaseModel = build(config, values, f"settings of {label}")
     return resolved.model_dump(mode="json")

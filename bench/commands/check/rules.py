@@ -91,8 +91,9 @@ def config_rule(subject: Subject) -> None:
     demand(again == config, "the settings written as YAML read back as others")
     lost = sorted(set(subject.kind.sampling_settings) - set(kind.model_fields))
     demand(not lost, f"sampling_settings names {some(lost)}, which Config has not")
-    for variant in subject.kind.variants.values():
-        resolve_method(kind, subject.preset, subject.label.partition(":")[0], [variant])
+    method = subject.label.partition(":")[0]
+    for name, variant in subject.kind.variants.items():
+        resolve_method(kind, subject.preset, f"{method}:{name}", [variant])
 
 
 @rule("methods.base.Method.__init__", needs=["config"])
