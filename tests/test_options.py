@@ -303,6 +303,22 @@ def test_a_network_too_large_to_be_counted_is_refused() -> None:
         build_method("sde", config, digits)
 
 
+def test_a_value_that_a_method_s_own_recipe_would_undo_is_refused() -> None:
+    """The paper's ``smm`` has a batch of its own; both may be said."""
+
+    def ask(*overrides: str, method: str = "smm") -> Any:
+        options = RunOptions(
+            methods=(method,), dataset="cifar10", preset="paper", device="cpu", overrides=overrides
+        )
+        return resolve(options).settings.training
+
+    with pytest.raises(UserError, match=r"'smm' is trained with batch 64 of its own.*per_method"):
+        ask("training.batch=32", method="smm:main")
+    assert ask("training.flip=true").of("smm").batch == 64
+    assert ask("training.batch=32", method="sde").of("sde").batch == 32
+    assert ask("training.batch=32", "training.per_method.smm.batch=16").of("smm").batch == 16
+
+
 def test_a_presets_and_a_typed_recipe_are_the_same_settings() -> None:
     typed = resolved("training.per_method.sde.batch=16", "training.per_method.sde.flip=true")
     assert typed.settings.training.per_method == {"sde": {"batch": 16, "flip": True}}

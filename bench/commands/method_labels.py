@@ -122,6 +122,21 @@ def check_reach(label: str, overrides: Mapping[str, Any]) -> None:
                     )
 
 
+def check_training(
+    overrides: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
+) -> None:
+    """Refuse a ``--set training.KEY`` that a method's ``own`` recipe would undo without a word."""
+    given = overrides.get("training", {})
+    for method in dict.fromkeys(map(registry.base, labels)):
+        said = given.get("per_method", {}).get(method, {})
+        for key in sorted(given.keys() & own.get(method, {}).keys() - said.keys()):
+            raise UserError(
+                f"'{method}' is trained with {key} {own[method][key]} of its own, which --set "
+                f"training.{key} does not change; write --set "
+                f"training.per_method.{method}.{key}=... as well to say what it shall be"
+            )
+
+
 def check_common(overrides: Mapping[str, Any], labels: Sequence[str]) -> None:
     """Refuse a ``--set common.key`` that no chosen method has."""
     known = {key for label in labels for key in load_method(label).Config.model_fields}

@@ -38,6 +38,7 @@ def resolve(options: RunOptions) -> study.Request:
         options.dataset, name, preset, device=device, data=options.data, weights=options.weights,
         reference=options.reference, budget=options.budget,
     )  # fmt: skip
+    method_labels.check_training(overrides, settings.training.per_method, methods)
     for method in settings.training.per_method:
         if method not in registry.names():
             raise unknown("method in training.per_method", method, registry.names())
