@@ -69,8 +69,9 @@ def be_new() -> None:
     warnings.resetwarnings()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # Else closed once replaced.
+    # Whose end closes nothing: a fork of a fork replaces them again.
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
 
 
 def do(job: Job, held: Sequence[int], parent: int) -> int:

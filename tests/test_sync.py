@@ -346,7 +346,7 @@ for _ in range(8):
         log()
         sys.exit()
     children.append(child)
-sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 """
 
 

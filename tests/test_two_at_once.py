@@ -50,6 +50,24 @@ def test_two_commands_share_the_cells(tmp_path: Path) -> None:
         assert output.count("2/2") >= 2
         assert "finished in" in errors, "it had no part in the work"
     assert not (tmp_path / "results" / "s" / "replaced").exists()
+    # Two that log it at once, on a store that neither finds there.
+    command = [sys.executable, "-m", "bench", "sync"]
+    logging = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) for _ in "ab"]
+    assert [process.wait(240) for process in logging] == [0, 0]
+    assert_each_cell_has_one_run(tmp_path / "results", cells=4)
+
+
+def assert_each_cell_has_one_run(results: Path, cells: int) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("gmm2d")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    names = [run.data.tags["cell"] for run in runs if run.data.tags["kind"] == "cell"]
+    assert len(names) == len(set(names)) == cells
+    assert len(runs) == cells + 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @pytest.mark.usefixtures("processes")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.commands.method_labels import check_reach, resolve_label
+from bench.commands.method_labels import check_overrides, check_reach, resolve_label
 from bench.config.errors import UserError
+from bench.config.overrides import apply_overrides
 from bench.config.presets import choose_preset, datasets, merge, presets
 from bench.config.schema import Preset
 from bench.costs.flops import count_calls, count_flops, parameters
@@ -417,17 +418,30 @@ def test_cdm_as_released_is_published_with_the_authors_three_accidents() -> None
         ("sde:heun", {"sde": {"sampler": {"name": "euler"}}}, "sampler.name"),
         ("sde:heun", {"common": {"sampler": {"name": "euler"}}}, "sampler.name"),
         ("sde:vp+heun", {"sde:vp": {"sampler": {"name": "euler"}}}, "sampler.name"),
+        # What the preset has of a variant undoes it as well.
+        ("sde:conditional+ipndm", {"sde": {"sampler": {"steps": 9}}}, "sampler.steps"),
+        ("sde:heun", {"common": {"sampler": {"steps": 9}}}, "sampler.steps"),
     ],
 )
 def test_a_value_that_a_variant_would_undo_is_refused(
     label: str, overrides: dict[str, Any], key: str
 ) -> None:
-    named = re.escape(label)
+    named, (_, preset) = re.escape(label), choose_preset("cifar10", "paper", "cpu")
     with pytest.raises(UserError, match=rf"'{named}' sets {key} itself.*--set {named}\."):
-        check_reach(label, overrides)
-    check_reach(label, {label: {"anything": 1}})
-    check_reach(label, {**overrides, label: next(iter(overrides.values()))})
-    check_reach(label, {registry.base(label): {"ema": {"halflife_kimg": 1}}})
+        check_reach(label, overrides, preset)
+    check_reach(label, {label: {"anything": 1}}, preset)
+    check_reach(label, {**overrides, label: next(iter(overrides.values()))}, preset)
+    check_reach(label, {registry.base(label): {"ema": {"halflife_kimg": 1}}}, preset)
+
+
+def test_a_value_that_is_not_undone_is_taken() -> None:
+    """A variant's comes over those before it, and reaches labels that join it."""
+    _, preset = choose_preset("cifar10", "paper", "cpu")
+    for head, label in (("sde:heun", "sde:vp+heun"), ("cdm:semi", "cdm:semi+conditional")):
+        given = {head: {"sampler": {"name": "euler"}}}
+        check_overrides(given, [label], preset)
+        settings = resolve_label(label, apply_overrides(preset, given, [label]))
+        assert settings["sampler"]["name"] == "euler"
 
 
 @pytest.mark.parametrize("dataset", datasets())

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from bench import config
-from bench.config import Preset, UserError, one_line, resolve_method, unknown
+from bench.config import Preset, UserError, blocks, heads, one_line, resolve_method, unknown
 from bench.records.plugins import method_class
 from bench.report.frame import flatten
 from methods import registry
@@ -95,25 +95,29 @@ def resolve_label(label: str, preset: Preset) -> dict[str, Any]:
     return resolve_method(method.Config, preset, label, check_variant(label))
 
 
-def check_overrides(overrides: Mapping[str, Any], labels: Sequence[str]) -> None:
-    """Refuse a ``--set`` for a method that does not run, or one that a variant would undo."""
-    reached = {*labels, *map(registry.base, labels)}
+def check_overrides(overrides: Mapping[str, Any], labels: Sequence[str], preset: Preset) -> None:
+    """Refuse a ``--set`` for a method that does not run, or one that is undone by what follows it.
+
+    ``preset`` is as it was before the overrides.
+    """
+    reached = {head for label in labels for head in heads(label)}
     for name in overrides:
         if registry.base(name) in registry.names() and name not in reached:
             raise UserError(f"--set names '{name}', no method of this study; add it or drop it")
     for label in labels:
-        check_reach(label, overrides)
+        check_reach(label, overrides, preset)
 
 
-def check_reach(label: str, overrides: Mapping[str, Any]) -> None:
-    """Refuse a ``--set METHOD.KEY`` or ``common.KEY`` that a variant would undo without a word."""
-    said = flatten("", overrides.get(label, {}))
-    own = [key for settings in check_variant(label) for key in flatten("", settings)]
-    method, _, joined = label.partition(":")
-    parts = [f"{method}:{part}" for part in joined.split("+")] if "+" in joined else []
-    for head in ("common", method, *parts) if own else ():
-        for key in flatten("", overrides.get(head, {})).keys() - said.keys():
-            for mine in own:
+def check_reach(label: str, overrides: Mapping[str, Any], preset: Preset) -> None:
+    """Refuse a ``--set HEAD.KEY`` that a variant, or its block, would undo without a word."""
+    order = ["common", *heads(label)]
+    after = [(head, key) for head, block in blocks(preset, label, check_variant(label))
+             if ":" in head for key in flatten("", block)]  # fmt: skip
+    for place, head in enumerate(order):
+        later = order[place + 1 :]
+        said = {key for name in later for key in flatten("", overrides.get(name, {}))}
+        for key in flatten("", overrides.get(head, {})).keys() - said:
+            for mine in [mine for name, mine in after if name in later]:
                 kind = mine.endswith(".kind") and key.startswith(mine.removesuffix("kind"))
                 if key == mine or kind:
                     raise UserError(

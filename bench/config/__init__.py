@@ -4,7 +4,15 @@
 # isort: off
 from bench.config.errors import MissingDataError, UserError
 from bench.config.names import check_name, unknown
-from bench.config.overrides import SECTIONS, apply_overrides, parse_set, put_setting, resolve_method
+from bench.config.overrides import (
+    SECTIONS,
+    apply_overrides,
+    blocks,
+    heads,
+    parse_set,
+    put_setting,
+    resolve_method,
+)
 from bench.config.presets import choose_preset, config_folder, datasets
 from bench.config.schema import (
     WHEREABOUTS, Budget, CellConfig, Preset, Sampling, Settings, Training, read_cell,

@@ -1,6 +1,6 @@
 """``--set`` and variants: from a preset to the settings of each method."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -46,10 +46,11 @@ SECTIONS = {"training": Training, "sampling": Sampling, "evaluation": Evaluation
 def apply_overrides(preset: Preset, overrides: Mapping[str, Any], methods: Sequence[str]) -> Preset:
     """Put ``--set`` values into a preset: into a section, ``common``, or a method's settings.
 
-    ``methods`` are labels; ``cdm`` reaches all variants of it that run, ``cdm:semi`` one.
+    ``methods`` are labels; ``cdm`` reaches all variants of it that run, ``cdm:semi`` those with it,
+    alone or joined.
     """
     body = preset.model_dump()
-    methods = list(dict.fromkeys([*(label.split(":")[0] for label in methods), *methods]))
+    methods = list(dict.fromkeys(head for label in methods for head in heads(label)))
     for head, value in overrides.items():
         if head in SECTIONS or head == "common":
             body[head] = merge(body[head], value)
@@ -58,6 +59,24 @@ def apply_overrides(preset: Preset, overrides: Mapping[str, Any], methods: Seque
         else:
             raise unknown("section or method in --set", head, [*SECTIONS, "common", *methods])
     return Preset.model_validate(body)
+
+
+def heads(label: str) -> list[str]:
+    """What names the blocks that reach a label, in order: its method, each variant, the label."""
+    method, _, joined = label.partition(":")
+    parts = [f"{method}:{part}" for part in joined.split("+")] if joined else []
+    return list(dict.fromkeys([method, *parts, label]))
+
+
+def blocks(
+    preset: Preset, label: str, variants: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The settings that come over a label's defaults, in order, each with the head it is under."""
+    # The last is of a label that joins several.
+    owns: list[Mapping[str, Any]] = [{}, *variants, {}]
+    for head, own in zip(heads(label), owns, strict=False):
+        yield head, own
+        yield head, preset.methods.get(head, {})
 
 
 def resolve_method(
@@ -77,14 +96,7 @@ def resolve_method(
         if isinstance(default := field.get_default(call_default_factory=True), BaseModel)
     }
     values = merge(defaults, {k: v for k, v in preset.common.items() if k in fields})
-    method, _, joined = label.partition(":")
-    parts = joined.split("+") if joined else []
-    blocks: list[Mapping[str, Any]] = [preset.methods.get(method, {})]
-    for part, variant in zip(parts, variants, strict=True):
-        blocks += [variant, preset.methods.get(f"{method}:{part}", {})]
-    if len(parts) > 1:
-        blocks.append(preset.methods.get(label, {}))
-    for block in blocks:
+    for _, block in blocks(preset, label, variants):
         values = merge(values, block)
     resolved: BaseModel = build(config, values, f"settings of {label}")
     return resolved.model_dump(mode="json")

@@ -31,7 +31,7 @@ def resolve(options: RunOptions) -> study.Request:
     device = options.device or default_device()
     name, preset = config.choose_preset(options.dataset, options.preset, device)
     overrides = config.parse_set(options.overrides)
-    method_labels.check_overrides(overrides, methods)
+    method_labels.check_overrides(overrides, methods, preset)
     preset = config.apply_overrides(preset, overrides, methods)
     method_labels.check_common(overrides, methods)
     settings = resolve_settings(

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.records import write_atomically
@@ -67,15 +67,14 @@ def legend_above(
     figure.legend(handles, names, loc="outside upper center", ncols=columns)
 
 
-def wrapped(figure: Figure | SubFigure, told: str) -> str:
-    """Break a note of 8 points into lines that fit into the figure."""
-    inches = figure.bbox.width / figure.dpi
+def wrapped(inches: float, told: str) -> str:
+    """Break a note of 8 points into lines that fit into a width."""
     return textwrap.fill(told, int(15 * inches))
 
 
 def note_below(figure: Figure, told: str) -> None:
     """Say below the panels how they are to be read."""
-    figure.supxlabel(wrapped(figure, told), fontsize=8, color="#444444")
+    figure.supxlabel(wrapped(figure.get_figwidth(), told), fontsize=8, color="#444444")
 
 
 def common_legend(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -70,7 +70,8 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
         told = "mean and 95 % t interval over seeds"
         moved = drawn != sorted(points, key=lambda point: point[1])
         told += "; points of equal cost stand a little apart" if moved else ""
-        axes.set_title(drawing.wrapped(axes.figure, told), fontsize=8, color="#444444")
+        inches = axes.get_window_extent().width / axes.figure.dpi
+        axes.set_title(drawing.wrapped(inches, told), fontsize=8, color="#444444")
     anchors = content.report.levels(metric)
     heights = [y for _, _, y, *_ in points] + list(anchors.values())
     drawing.log_scale(axes, "x", [x for _, x, *_ in points], padding=1.6)
