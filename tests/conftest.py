@@ -34,6 +34,10 @@ from .tiny import GREY
 Build = Callable[..., Method]
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 
+# Autograd starts threads at the first backward pass, one for each device that there is by then.
+# What torch.compile loads counts as one, and no fork of a process with such threads may train.
+torch.ones((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+
 # -- which tests start processes ---------------------------------------------------------------
 
 
