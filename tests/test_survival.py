@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import UserError
 from bench.costs.ledger import PARTS, Ledger
+from bench.data.sources import image_file
 from bench.executors import Job
 from bench.progress.display import Display
-from bench.records import record
+from bench.records import record, source_code
 from bench.records.record import Attempt, Record, Status
 from bench.sampling.source import draw_batch, draw_batches
 from bench.tracking import NullTracker
+from bench.training import InterruptedTrainingError, checkpoint
 from bench.training.checkpoint import Pace
 from bench.worker import read_checkpoint
 from bench.worker.partial_samples import Parts, last_part
-from bench.worker.progress_and_stop import Progress
+from bench.worker.progress_and_stop import Progress, Stop, excused
 from methods import registry
 
 from . import forking
@@ -333,6 +335,37 @@ def test_a_step_that_heeds_no_signal_is_cut_short(tmp_path: Path, started: Any) 
     assert row.reason == "stopped within a step; goes on from the last checkpoint"
     state = torch.load(row_folder(tmp_path) / "checkpoint.pt", weights_only=True)
     assert state["trainer"]["steps"] > 0
+
+
+@pytest.fixture
+def stopping() -> Iterator[None]:
+    """Heed requests to stop as a cell's process does, sampling."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    Stop(give_up=lambda: None)
+    yield
+    os.close(signal.set_wakeup_fd(-1))
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("stopping")
+@pytest.mark.parametrize(
+    ("place", "work"),
+    [
+        ("torch.load", lambda folder: checkpoint.read_state(folder / "weights.pt", {})),
+        ("PIL.Image.open", lambda _: image_file.decode(b"-", Path("a"), "b.png", resized=False)),
+        ("bench.records.source_code.find_spec", lambda _: source_code._file("a")),
+    ],
+)
+def test_a_stop_is_no_fault_of_what_it_breaks_into(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, work: Callable[[Path], object]
+) -> None:
+    """It comes in the midst of what may raise anything; no file is called damaged for it."""
+    monkeypatch.setattr(place, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    reasons: list[str] = []
+    with pytest.raises(InterruptedTrainingError, match="SIGTERM"), excused(reasons.append):
+        work(tmp_path)
+    assert not reasons
 
 
 def row_folder(place: Path) -> Path:

@@ -38,8 +38,12 @@ class DivergedError(Exception):
     """A loss or a sample is not finite; the message says which and when."""
 
 
-class InterruptedTrainingError(Exception):
-    """The run was asked to stop; its checkpoint has been written."""
+class InterruptedTrainingError(BaseException):
+    """The run was asked to stop; its checkpoint has been written.
+
+    No ``Exception``, for it can come up anywhere: what catches those, where a file or a plug-in may
+    raise anything, must not take a stop for a fault.
+    """
 
 
 class SharedStage(Protocol):
