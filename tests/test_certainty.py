@@ -15,6 +15,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from bench.commands.compare.paired import holm, paired
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
 from bench.config.errors import UserError
@@ -24,8 +25,9 @@ from bench.metrics.references import Reference
 from bench.records import files, record
 from bench.records.record import Value
 from bench.report import published, ranking
+from bench.report.certainty import MIN_SEEDS, Gap, critical, gaps
 from bench.report.frame import flatten
-from bench.report.ranking import MIN_SEEDS, compare_all, holm, paired, rank_by, rank_ranges
+from bench.report.ranking import rank_by, rank_ranges
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
 from bench.report.table.numbers import with_error
@@ -279,28 +281,17 @@ def test_what_does_not_separate_is_in_order_of_its_means_either_way() -> None:
 
 
 def test_what_has_no_test_is_said_of_ranked_methods_alone() -> None:
-    """a and b differ by 1 at each seed, which is no variance; c varies, and d has one seed."""
-    rows = {"a": [1.0, 2, 4], "b": [2.0, 3, 5], "c": [7.0, 1, 30], "d": [4.0]}
+    """a and b share two seeds, each three with c; d has one seed."""
+    nan = math.nan
+    rows = {
+        "a": [1.0, 2, 4, nan], "b": [nan, 3, 5, 3], "c": [7.0, 1, 30, 2], "d": [4.0, nan, nan, nan],
+    }  # fmt: skip
     found = rank_by(frame_of(rows), "fd_x_9")
     assert [(pair.one, pair.other) for pair in found.untested] == [("a", "b")]
     assert ranking.sentence(found) == (
         "Rank by fd_x_9: 1-3 a, b, c. With fewer than 3 shared seeds no rank is claimed for d (1). "
         "Without a test (too few shared seeds, or no variance), so tied: a and b."
     )
-
-
-def test_the_hurdle_is_of_all_tests_and_the_most_seeds() -> None:
-    """Three tests on four seeds at most: t of three degrees at 5 % / 3, by a table."""
-    rows = {"a": [1.0, 2, 4, 3], "b": [2.0, 5, 3, 4], "c": [7.0, 1, 30]}
-    assert rank_by(frame_of(rows), "fd_x_9").hurdle == (4, 3, pytest.approx(4.8566, abs=1e-3))
-    seeds, tests, value = rank_by(frame_of({"a": [1.0], "b": [2.0]}), "fd_x_9").hurdle
-    assert (seeds, tests, math.isnan(value)) == (0, 0, True)
-
-
-def test_methods_separate_at_the_level_itself() -> None:
-    test = ranking.Difference(1.0, 0.5, 0.01, 5)
-    assert ranking.Pair("a", "b", test, ranking.LEVEL).is_apart
-    assert not ranking.Pair("a", "b", test, ranking.LEVEL + 1e-9).is_apart
 
 
 def test_a_metric_of_one_method_ranks_nothing() -> None:
@@ -342,28 +333,120 @@ def connected(found: NDArray[np.bool_], start: int, end: int) -> bool:
     return end in seen
 
 
-@pytest.mark.parametrize(("methods", "seeds"), [(3, 3), (5, 4)])
-def test_equal_methods_are_tied(methods: int, seeds: int) -> None:
-    studies = 1500
-    random = np.random.default_rng(methods)
-    # What a seed has in common for all methods must not count.
-    drawn = random.normal(size=(studies, methods, seeds)) + 5 * random.normal(size=(1, 1, seeds))
-    false = [min(p for *_, p in compare_all(study)) <= 0.05 for study in drawn]
-    rate = float(np.mean(false))
-    assert rate <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)
-    # Without a correction for the number of pairs this many would be called different.
-    plain = [min(test.p for *_, test, _ in compare_all(study)) <= 0.05 for study in drawn]
-    assert np.mean(plain) > 0.05 + 4 * math.sqrt(0.05 * 0.95 / studies)
+# The model of all methods and seeds ---------------------------------------------------------------
+
+ALIKE, DIGITS = np.ones(4), np.array([0.096, 0.068, 0.192, 0.134])
+"""Spreads of methods; the second, of logarithms, are those of the reference study digits-quick."""
 
 
-def test_clearly_different_methods_separate() -> None:
-    random = np.random.default_rng(0)
-    level = np.array([1.0, 2.0, 4.0, 4.0])[None, :, None]
-    drawn = level + 0.05 * random.normal(size=(200, 4, 5)) + random.normal(size=(200, 1, 5))
-    apart = np.array([[p <= 0.05 for *_, p in compare_all(study)] for study in drawn])
-    same = [*combinations(range(4), 2)].index((2, 3))
-    assert np.delete(apart, same, axis=1).mean() > 0.99
-    assert apart[:, same].mean() <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+def compared(values: Array, rounding: float = 0.0) -> list[Gap]:
+    return gaps(values, np.full(len(values), np.nan), rounding)
+
+
+def drawn(spreads: Array, seeds: int, studies: int) -> Iterator[Array]:
+    """Studies (methods, seeds) of equal methods with what a seed has in common for all."""
+    random = np.random.default_rng(seeds * len(spreads))
+    for _ in range(studies):
+        common = 2 * random.normal(size=(1, seeds))
+        yield spreads[:, None] * random.normal(size=(len(spreads), seeds)) + common
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(
+    "spreads",
+    [ALIKE, np.array([1.0, 1, 1, 3]), np.geomspace(1, 3, 8), np.array([1.0] * 15 + [3])],
+    ids=["4-alike", "4-one-3", "8-1-to-3", "16-one-3"],
+)
+def test_equal_methods_are_tied(spreads: Array, seeds: int) -> None:
+    studies = 1000
+    false = [
+        any(gap.is_apart for gap in compared(study)) for study in drawn(spreads, seeds, studies)
+    ]
+    assert np.mean(false) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
+def test_equal_methods_with_gaps_are_tied() -> None:
+    """Some have only the first seeds, and some lack some by chance."""
+    studies, random, false = 1000, np.random.default_rng(0), []
+    for turn, study in enumerate(drawn(np.array([3.0, 1, 1, 1, 1, 3]), 6, studies)):
+        if turn % 2:
+            study[:3, 3:] = np.nan
+        else:
+            study[random.random(study.shape) < 0.25] = np.nan
+        false.append(any(gap.is_apart for gap in compared(study)))
+    assert np.mean(false) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
+
+
+@pytest.mark.parametrize(("seeds", "power"), [(3, 0.75), (5, 0.95)])
+def test_a_factor_of_two_and_a_half_separates(seeds: int, power: float) -> None:
+    """Every pair in turn is that far apart, its first method the better."""
+    apart = np.zeros(6)
+    for study in drawn(DIGITS, seeds, 500):
+        for place, (one, other) in enumerate(combinations(range(4), 2)):
+            moved = study.copy()
+            moved[other] += math.log(2.5)
+            (found,) = (gap for gap in compared(moved) if (gap.one, gap.other) == (one, other))
+            apart[place] += found.is_apart and found.mean < 0
+    assert (apart / 500).min() >= power
+
+
+@pytest.mark.parametrize("methods", [2, 3, 4, 16])
+def test_critical_values_are_scipy_s(methods: int) -> None:
+    from scipy.stats import studentized_range
+
+    degrees = np.array([2.0, 2.4, 3.7, 6.5, 18, 70, 400])
+    expected = [studentized_range.ppf(0.95, methods, one) for one in degrees]
+    assert critical(methods)(degrees) * 2**0.5 == pytest.approx(expected, rel=1e-4)
+
+
+def test_two_methods_are_a_paired_t_test() -> None:
+    values = np.random.default_rng(2).normal(size=(2, 5))
+    (found,), expected = compared(values), paired(*values)
+    assert (found.mean, found.half) == pytest.approx((expected.mean, expected.half))
+    assert (found.count, found.is_apart) == (5, expected.p <= 0.05)
+
+
+def test_intervals_by_hand() -> None:
+    """Three methods, three seeds.
+
+    Differences of a and b are 1, 1, 1, of the others 1, 2, 3 apart from their means: half their
+    variances are 0, 0.5, 0.5, and 1/3 is that of all pairs. The larger counts.
+    """
+    values = np.array([[1.0, 2, 3], [2.0, 3, 4], [9.0, 9, 9]])
+    alike, apart, _ = compared(values)
+    # Residuals of a and b have the variance 1/9, of c 4/9: Satterthwaite's are 36/18 * 2 * 2/3.
+    (bound,) = critical(3)(np.array([2 * 36 / 18 * 2 / 3]))
+    assert alike.half == pytest.approx(bound * math.sqrt(2 / 3 / 3))
+    # The pair's own is larger: 25/17 of its two degrees.
+    (bound,) = critical(3)(np.array([2 * 25 / 17]))
+    assert apart.half == pytest.approx(bound * math.sqrt(2 * 0.5 / 3))
+    floor = gaps(values, np.array([3.0, 1.0, np.nan]), 0.0)[0]
+    assert floor.half == pytest.approx(alike.half * math.sqrt(2.0 / (1 / 3)))
+
+
+def test_seeds_to_separate_are_those_that_do_8_times_of_10() -> None:
+    """The spread seen is made the true one, and the gap stays."""
+    step = np.array([-1.0, 0, 1])
+    (found,) = compared(np.array([step, 0.5 + 0 * step]))
+    assert 10 < found.needed < 60
+    seeds, random = int(found.needed), np.random.default_rng(0)
+    for count, low, high in ((seeds, 0.77, 0.86), (seeds // 2, 0.3, 0.6)):
+        differences = found.mean + random.normal(size=(4000, count))
+        error = differences.std(axis=1, ddof=1) / count**0.5
+        apart = np.abs(differences.mean(axis=1)) / error > critical(2)(np.array([count - 1.0]))
+        assert low < apart.mean() < high
+    (never,) = compared(np.array([step, 0.01 + 0 * step]))
+    assert (never.needed, never.is_apart) == (math.inf, False)
+
+
+def test_differences_that_do_not_vary_take_the_variance_of_the_others() -> None:
+    step = np.array([0.0, 0.1, 0.3])
+    alike, *_ = compared(np.array([step, step + 5, 7 - step]))
+    assert alike.is_apart
+    assert alike.half > 0
+    (alone,) = compared(np.array([step, step + 5]), rounding=1e-12)
+    assert math.isnan(alone.half)
+    assert not alone.is_apart
 
 
 def write_row(study: Path, method: str, seed: int, **changes: Any) -> Path:
@@ -391,12 +474,10 @@ def test_the_hurdle_is_where_a_pair_begins_to_separate(
 ) -> None:
     hurdle = 4.30265  # Of two-sided 5 % with two degrees of freedom, from a table.
     error = 3**-0.5
-    apart = [5 + factor * hurdle * error + step for step in (-1, 0, 1)]
+    apart = [5 * math.exp(0.1 * (factor * hurdle * error + step)) for step in (-1, 0, 1)]
     study = study_of(tmp_path, {"a": [5.0, 5.0, 5.0], "b": [*apart]})
     found = rank_by(StudyReport.read(study).frame, "fd_digits_500")
-    assert found.hurdle == (3, 1, pytest.approx(hurdle, rel=1e-5))
     assert [*found.ranks.values()] == ranks
-    assert "must be 4.30 times its standard error" in table(study)
 
 
 def test_ranks_are_of_shared_seeds(tmp_path: Path) -> None:
@@ -449,8 +530,11 @@ def test_json_has_every_pair(tmp_path: Path) -> None:
     assert [pair["methods"] for pair in found["pairs"]] == [["a", "b"], ["a", "c"], ["b", "c"]]
     first = found["pairs"][0]
     assert first["seeds"] == MIN_SEEDS
-    assert first["p"] <= first["p_holm"]
-    assert found["ranks"]["a"] == [1, 1]
+    assert first["apart"]
+    assert first["difference"] + first["half"] < 0
+    assert (found["scale"], found["ranks"]["a"]) == ("log", [1, 1])
+    assert found["pairs"][2]["seeds_to_separate"] == "15"
+    assert found["spreads"]["a"].keys() == {"between"}
 
 
 # What the table shows of one seed -----------------------------------------------------------------

@@ -30,10 +30,10 @@ from bench.commands.compare.comparison import (
     welch,
 )
 from bench.commands.compare.formats import render_comparison
+from bench.commands.compare.paired import holm
 from bench.metrics import frechet_distance
 from bench.records import files, record
 from bench.records.record import Anchors, Record, Value
-from bench.report.ranking import holm
 
 from .fake_study import interval, make_record, values, write_study
 

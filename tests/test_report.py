@@ -329,8 +329,8 @@ def test_markdown_has_methods_anchors_failures_and_notes(study: Path) -> None:
         "train s", "total s", "parameters", "peak memory",
     ]  # fmt: skip
     first = [row.split("|")[1].strip() for row in rows[1:]]
-    assert first == ["cdm", "dlsm", "sde", "smm", "noise", "real (held-out)", "cell",
-                     "-" * 11, "smm-seed2"]  # fmt: skip
+    assert first == ["cdm", "dlsm", "sde", "smm", "noise", "real (held-out)", "method", "-" * 8,
+                     "cdm", "sde", "dlsm", "cell", "-" * 11, "smm-seed2"]  # fmt: skip
     sde = dict(zip(titles, [text.strip() for text in rows[3].strip("|").split("|")], strict=True))
     assert sde["train FLOPs"] == "12.0 TFLOP"
     assert sde["NFE"] == "36"

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
 """Families of metrics that stand beside the costs; the others have a table of their own."""
 LOWER_IS_BETTER = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score", "violation")
+ON_A_SCALE = ("sw2", "fid", "fd", "kid", "kd", "fidc", "fdc", "score")
+"""Distances and errors, which spread in proportion to their level: compared by their logarithms."""
 HIGHER_IS_BETTER = (
     "is", "accuracy", "cas", "modes", "precision", "recall", "density", "coverage",
     "precisionc", "recallc", "densityc", "coveragec",

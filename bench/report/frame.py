@@ -134,7 +134,7 @@ def _cell_row(folder: Path, row: Record, timing: interleaved.Timing | None) -> d
         "device": device(row.environment),
         "commit": row.environment.get("commit"),
         "dirty": row.environment.get("dirty"),
-        "log": str(folder / records.LOG),
+        "log": f"{folder.name}/{records.LOG}",
         "shared": "; ".join(f"stage {x} from {by.cell}" for x, by in row.shared_stages.items()),
         "timed": "" if row.cost.ms_per_image is None else TOGETHER if together else "alone",
         "unfit": "; ".join(unfit),

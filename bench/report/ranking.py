@@ -1,27 +1,20 @@
-"""Which methods are better than which: every pair compared on the seeds that both have.
+"""Which methods are better than which by each metric, and how sure that is.
 
-The same seed means the same order of data and streams of noise, and the reference is common to
-all, so that two methods are compared by their differences, seed by seed. Each pair has a t test,
-Holm's correction holds the chance of any false separation by a metric at 5 %, and what follows is
-a range of ranks: methods that do not separate always share some.
+What the pairs of methods show (see ``certainty``) becomes a range of ranks: methods that do not
+separate always share some.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
-from bench.records import Status, direction
+from bench.records import ON_A_SCALE, Status, direction, metric_family
+from bench.report.certainty import MIN_SEEDS, MOST_NEEDED, Gap, gaps
 from bench.report.frame import of_one_source
 
-MIN_SEEDS = 3
-"""Seeds that two methods must share to be compared."""
-LEVEL = 0.05
-"""Chance of any false separation among all pairs by one metric, at most."""
 SAME = 1e-12
 """Differences within this fraction of the values are rounding."""
 
@@ -29,62 +22,28 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A difference with its 95 % interval and two-sided p value; NaN where there is none."""
-
-    mean: float
-    half: float
-    p: float
-    count: int
-    """Seeds that it rests on."""
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def paired(one: Array, other: Array) -> Difference:
-    """Test the mean of ``one - other`` against zero; both (S,), the same seeds in the same order.
-
-    Seeds that either lacks, by NaN or infinity, do not count. Differences that are all zero have
-    p = 1. Where they do not vary and are not zero there is no test: no variance was seen.
-    """
-    both = np.isfinite(one) & np.isfinite(other)
-    differences, count = one[both] - other[both], int(both.sum())
-    if count == 0:
-        return Difference(np.nan, np.nan, np.nan, 0)
-    mean = float(differences.mean())
-    rounding = SAME * float(np.abs([one[both], other[both]]).max())
-    if np.abs(differences).max() <= rounding:
-        return Difference(mean, 0.0, 1.0, count)
-    if count == 1 or np.ptp(differences) <= rounding:
-        return Difference(mean, np.nan, np.nan, count)
-    error = float(differences.std(ddof=1)) / count**0.5
-    p = 2 * float(stdtr(count - 1, -abs(mean) / error))
-    return Difference(mean, float(stdtrit(count - 1, 0.975)) * error, p, count)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected for their number (Holm 1979); NaN stays and does not count."""
-    order = [place for place in np.argsort(p) if not np.isnan(p[place])]
-    adjusted, largest = [float("nan")] * len(p), 0.0
-    for done, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - done) * p[place]))
-        adjusted[place] = largest
-    return adjusted
-
-
-@dataclass(frozen=True)
 class Pair:
-    """Two methods compared by a metric; the test is of ``one - other``."""
+    """Two methods compared by a metric."""
 
     one: str
     other: str
-    test: Difference
-    adjusted: float
-    """The p value corrected for all pairs; NaN where there is no test."""
+    gap: Gap
+    """Of ``one - other``, on the ranking's scale."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far a method's values lie apart, as standard deviations; NaN where not known."""
+
+    between: float
+    """Over the seeds."""
+    within: float
+    """Of one seed, by the jackknife over blocks of its samples."""
 
     @property
-    def is_apart(self) -> bool:
-        """Whether the two separate."""
-        return self.adjusted <= LEVEL
+    def ratio(self) -> float:
+        """Near 1 more samples would narrow what the seeds say; where it is large, only seeds do."""
+        return self.between / self.within if self.within else float("nan")
 
 
 @dataclass(frozen=True)
@@ -92,33 +51,32 @@ class Ranking:
     """What may be said of the order of methods by one metric."""
 
     metric: str
+    is_log: bool
+    """Whether logarithms are compared: gaps are then of factors, and spreads relative."""
     ranks: dict[str, tuple[int, int]]
     """The best and the worst rank that a method may have, best first; empty: none is claimed."""
     unranked: dict[str, int]
     """Methods that share too few seeds with any other, and the seeds that they have."""
     pairs: tuple[Pair, ...]
-
-    @property
-    def hurdle(self) -> tuple[int, int, float]:
-        """The most seeds of a pair, the tests, and the t value that the clearest pair needs."""
-        tests = [pair.test.count for pair in self.pairs if not np.isnan(pair.adjusted)]
-        seeds = max(tests, default=0)
-        if seeds < 2:
-            return seeds, 0, float("nan")
-        return seeds, len(tests), float(stdtrit(seeds - 1, 1 - LEVEL / (2 * len(tests))))
+    spreads: dict[str, Spread]
 
     @property
     def untested(self) -> list[Pair]:
-        """Pairs of ranked methods without a test."""
+        """Pairs of ranked methods of which nothing can be said."""
         ranked = [pair for pair in self.pairs if {pair.one, pair.other} <= self.ranks.keys()]
-        return [pair for pair in ranked if np.isnan(pair.test.p)]
+        return [pair for pair in ranked if np.isnan(pair.gap.half)]
 
+    def ties(self, method: str) -> dict[str, float]:
+        """Return the methods that one is not separated from, and the seeds that would do it.
 
-def compare_all(values: Array) -> list[tuple[int, int, Difference, float]]:
-    """Compare every two rows of values (methods, seeds): their places, test and corrected p."""
-    tests = [(i, j, paired(values[i], values[j])) for i, j in combinations(range(len(values)), 2)]
-    corrected = holm([test.p if test.count >= MIN_SEEDS else np.nan for *_, test in tests])
-    return [(*test, adjusted) for test, adjusted in zip(tests, corrected, strict=True)]
+        By the seeds, the fewest first; infinite for more than ``MOST_NEEDED``.
+        """
+        found = {
+            pair.other if method == pair.one else pair.one: pair.gap.needed
+            for pair in self.pairs
+            if method in (pair.one, pair.other) and not np.isnan(pair.gap.needed)
+        }
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -136,31 +94,60 @@ def rank_ranges(better: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a) + 1, len(found) - int(b)) for a, b in zip(ahead, behind, strict=True)]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # What is beyond any number separates nothing.
 def rank_by(frame: pd.DataFrame, metric: str) -> Ranking:
     """Rank methods by finished cells' finite values of a metric with a better direction."""
-    column = f"metrics.{metric}"
-    cells = frame[["kind", "status", "method", "seed", "source", column]]
-    cells = cells[(cells["kind"] == "cell") & (cells["status"] == str(Status.FINISHED))]
+    names, values, errors = _values(frame, metric)
+    finite = values[np.isfinite(values)]
+    is_log = metric_family(metric) in ON_A_SCALE and bool((finite > 0).all())
+    scaled, inside = values, errors
+    if is_log:
+        scaled, inside = np.log(values), errors / values
+    within = np.array([_mean(row) for row in inside**2])
+    found = gaps(scaled, within, SAME if is_log else SAME * np.abs(finite).max(initial=0.0))
+    pairs = tuple(Pair(names[gap.one], names[gap.other], gap) for gap in found)
+    compared = [gap for gap in found if gap.count >= MIN_SEEDS]
+    chosen = sorted({place for gap in compared for place in (gap.one, gap.other)})
+    better = np.zeros((len(names), len(names)), bool)
+    sign = 1 if direction(metric) == "↓" else -1
+    for gap in found:
+        better[(gap.one, gap.other) if sign * gap.mean < 0 else (gap.other, gap.one)] = gap.is_apart
+    ranges = dict(zip(chosen, rank_ranges(better[np.ix_(chosen, chosen)]), strict=True))
+    order = sorted(
+        chosen, key=lambda place: (ranges[place], sign * float(np.nanmean(values[place])))
+    )
+    count = np.isfinite(values).sum(axis=1).tolist()
+    spreads = {
+        name: Spread(_deviation(row), float(inner) ** 0.5)
+        for name, row, inner in zip(names, scaled, within, strict=True)
+    }
+    return Ranking(
+        metric, is_log, {names[place]: ranges[place] for place in order},
+        {name: count[place] for place, name in enumerate(names) if place not in ranges},
+        pairs, spreads,
+    )  # fmt: skip
+
+
+def _values(frame: pd.DataFrame, metric: str) -> tuple[list[str], Array, Array]:
+    """Return the methods, and their values and errors within a seed, (methods, seeds) each."""
+    column, error = f"metrics.{metric}", f"metrics.{metric}.error"
+    cells = frame[(frame["kind"] == "cell") & (frame["status"] == str(Status.FINISHED))]
+    cells = cells.reindex(columns=["method", "seed", "source", column, error])
     cells = cells[of_one_source(cells)]
     cells = cells[np.isfinite(cells[column].to_numpy(dtype=float))]
-    table = cells.pivot(index="method", columns="seed", values=column)
-    names, values = list(table.index), table.to_numpy(dtype=float)
-    sign = 1 if direction(metric) == "↓" else -1
-    results = compare_all(values)
-    pairs = tuple(Pair(names[i], names[j], test, p) for i, j, test, p in results)
-    partnered = {
-        name for pair in pairs if pair.test.count >= MIN_SEEDS for name in (pair.one, pair.other)
-    }
-    chosen = [place for place, name in enumerate(names) if name in partnered]
-    better = np.zeros((len(names), len(names)), bool)
-    for (i, j, test, _), pair in zip(results, pairs, strict=True):
-        better[(i, j) if sign * test.mean < 0 else (j, i)] = pair.is_apart
-    ranges = dict(zip(chosen, rank_ranges(better[np.ix_(chosen, chosen)]), strict=True))
-    means = {place: float(np.nanmean(values[place])) for place in chosen}
-    order = sorted(chosen, key=lambda place: (ranges[place], sign * means[place]))
-    seeds = dict(zip(names, (~np.isnan(values)).sum(axis=1).tolist(), strict=True))
-    unranked = {name: count for name, count in seeds.items() if name not in partnered}
-    return Ranking(metric, {names[place]: ranges[place] for place in order}, unranked, pairs)
+    tables = [cells.pivot(index="method", columns="seed", values=name) for name in (column, error)]
+    values, errors = (table.to_numpy(dtype=float) for table in tables)
+    return list(tables[0].index), values, errors
+
+
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _deviation(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.std(ddof=1)) if len(known) > 1 else float("nan")
 
 
 def rankings(frame: pd.DataFrame, metrics: Sequence[str]) -> list[Ranking]:
@@ -173,6 +160,11 @@ def rank_text(rank: tuple[int, int]) -> str:
     """Write a range of ranks: ``2`` or ``1-3``."""
     best, worst = rank
     return f"{best}" if best == worst else f"{best}-{worst}"
+
+
+def seeds_text(needed: float) -> str:
+    """Write how many seeds would separate two methods."""
+    return f"{needed:.0f}" if np.isfinite(needed) else f"over {MOST_NEEDED}"
 
 
 def sentence(ranking: Ranking) -> str:

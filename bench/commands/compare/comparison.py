@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, stdtr, stdtrit
 
+from bench.commands.compare.paired import SAME, Difference, holm, paired
 from bench.commands.compare.surroundings import differences
 from bench.config import UserError
 from bench.records import direction
+from bench.report.certainty import LEVEL, MIN_SEEDS
 from bench.report.frame import difference
-from bench.report.ranking import LEVEL, MIN_SEEDS, SAME, Difference, holm, paired
 from bench.report.study_report import StudyReport
 
 COUNTED = {

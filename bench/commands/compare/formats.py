@@ -12,7 +12,7 @@ from typing import Any
 from bench.commands.compare import comparison
 from bench.commands.compare.comparison import Compared, Comparison
 from bench.config import unknown
-from bench.report.ranking import LEVEL
+from bench.report.certainty import LEVEL
 from bench.report.table.formats import markdown_table
 from bench.report.table.numbers import number, plus_minus, scaled
 

@@ -43,7 +43,9 @@ def samples(report: StudyReport, path: Path) -> Path:
 def sample_panels(report: StudyReport) -> list[SamplePanel]:
     """Return a panel for each method that has kept its samples, of one seed, then the real ones."""
     cells = report.finished
-    cells = cells[[(Path(log).parent / record.SAMPLES).exists() for log in cells["log"]]]
+    logs = zip(cells["cell"], cells["log"], strict=True)
+    kept = {cell: (report.folder / log).with_name(record.SAMPLES) for cell, log in logs}
+    cells = cells[[kept[cell].exists() for cell in cells["cell"]]]
     if cells.empty:
         return []
     # The seed that most methods have; of several such, the first.
@@ -54,7 +56,7 @@ def sample_panels(report: StudyReport) -> list[SamplePanel]:
         value = row[f"metrics.{metric}"] if metric else math.nan
         told = f"{metric} {number(value)}" if math.isfinite(value) else ""
         title = f"{row['method']}, seed {row['seed']}\n{told}"
-        panels.append(SamplePanel(title, _tiles(Path(row["log"]).parent / record.SAMPLES)))
+        panels.append(SamplePanel(title, _tiles(kept[row["cell"]])))
     if (real := report.folder / "real.npz").exists():
         panels.append(SamplePanel("real\n", _tiles(real)))
     return panels

@@ -11,13 +11,16 @@ import pandas as pd
 from bench.config import one_line, unknown
 from bench.records import Status, write_text
 from bench.report.frame import TEXT
-from bench.report.ranking import Ranking
+from bench.report.ranking import Pair, Ranking, rank_text, seeds_text
 from bench.report.study_report import StudyReport
-from bench.report.table.columns import Column, columns, quality_columns
+from bench.report.table.columns import Column, columns, leading, quality_columns
 from bench.report.table.notes import notes
-from bench.report.table.numbers import NOTHING, plus_minus, with_error
+from bench.report.table.numbers import NOTHING, number, percent, plus_minus, with_error
 
 Texts = list[list[str]]
+CERTAINTY = [
+    "method", "rank", "sd between seeds", "sd within", "ratio", "tied with (seeds to separate)",
+]  # fmt: skip
 PUBLISHED = ["row", "metric", "ours", "published", "band", "ours is", "source"]
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -39,7 +42,10 @@ def unfinished(report: StudyReport) -> Texts:
     """Return cell, status, reason and log of each cell without a result."""
     cells = report.cell_frame[["cell", "status", "reason", "log"]]
     cells = cells[cells["status"] != str(Status.FINISHED)]
-    return [[str(text or NOTHING) for text in row] for row in cells.itertuples(index=False)]
+    return [
+        [*(str(text or NOTHING) for text in row), str(report.folder / log)]
+        for *row, log in cells.itertuples(index=False)
+    ]
 
 
 def published_rows(report: StudyReport) -> Texts:
@@ -52,6 +58,18 @@ def published_rows(report: StudyReport) -> Texts:
         source = known.source if known.checked else f"{known.source} (not checked)"
         told = [f"{known.value:g}", f"{low:g} to {high:g}", one.verdict, source]
         rows.append([one.row, known.metric, ours, *told])
+    return rows
+
+
+def certainty_rows(ranking: Ranking) -> Texts:
+    """Return a row under ``CERTAINTY`` for each ranked method, best first."""
+    rows = []
+    for method, rank in ranking.ranks.items():
+        spread = ranking.spreads[method]
+        write = percent if ranking.is_log else number
+        ties = [f"{name} ({seeds_text(seeds)})" for name, seeds in ranking.ties(method).items()]
+        told = [write(spread.between), write(spread.within), number(spread.ratio, 2)]
+        rows.append([method, rank_text(rank), *told, ", ".join(ties) or NOTHING])
     return rows
 
 
@@ -70,6 +88,8 @@ def markdown(report: StudyReport) -> str:
     for chosen in filter(None, (columns(report), quality_columns(report))):
         methods, anchors = body(report, chosen)
         parts.append(markdown_table([column.title for column in chosen], methods + anchors))
+    if (lead := leading(report)) and (rows := certainty_rows(lead)):
+        parts += [f"Certainty by {lead.metric}:\n", markdown_table(CERTAINTY, rows)]
     if rows := published_rows(report):
         parts += ["Published:\n", markdown_table(PUBLISHED, rows)]
     if rest := unfinished(report):
@@ -153,17 +173,24 @@ def _strict(value: Any) -> Any:
 
 
 def _ranking(one: Ranking) -> dict[str, Any]:
-    pairs = [
-        {
-            "methods": [pair.one, pair.other],
-            "seeds": pair.test.count,
-            **_known(difference=pair.test.mean, half=pair.test.half),
-            **_known(p=pair.test.p, p_holm=pair.adjusted),
-            "apart": pair.is_apart,
-        }
-        for pair in one.pairs
-    ]
-    return {"metric": one.metric, "ranks": one.ranks, "unranked": one.unranked, "pairs": pairs}
+    spreads = {
+        name: _known(between=spread.between, within=spread.within, ratio=spread.ratio)
+        for name, spread in one.spreads.items()
+    }
+    return {
+        "metric": one.metric, "scale": "log" if one.is_log else "linear", "ranks": one.ranks,
+        "unranked": one.unranked, "spreads": spreads, "pairs": [_pair(pair) for pair in one.pairs],
+    }  # fmt: skip
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    gap = pair.gap
+    needed = None if math.isnan(gap.needed) else seeds_text(gap.needed)
+    return {
+        "methods": [pair.one, pair.other], "seeds": gap.count,
+        **_known(difference=gap.mean, half=gap.half), "apart": gap.is_apart,
+        **({"seeds_to_separate": needed} if needed else {}),
+    }  # fmt: skip
 
 
 def _known(**numbers: float) -> dict[str, float]:

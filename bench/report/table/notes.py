@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from bench.report.certainty import LEVEL, MIN_SEEDS, MOST_NEEDED
 from bench.report.frame import TEXT, TOGETHER, USUAL, is_comparable, of_one_source
-from bench.report.ranking import MIN_SEEDS, sentence
+from bench.report.ranking import sentence
 from bench.report.study_report import StudyReport
 from bench.report.table.columns import corrected, error_within, leading
-from bench.report.table.numbers import MARK, UNBALANCED, number
+from bench.report.table.numbers import MARK, UNBALANCED
 
 
 def notes(report: StudyReport) -> list[str]:
@@ -90,8 +91,12 @@ def _row_notes(report: StudyReport, cells: pd.DataFrame, done: pd.DataFrame) -> 
     """Say whose ledger, source, first stage or origin is not as that of the others."""
     for cell, missed in cells.loc[cells["imbalance"] != "", ["cell", "imbalance"]].to_numpy():
         yield f"{UNBALANCED} {cell}: the parts of its ledger miss its wall clock by {missed}."
+    noted: dict[str, list[str]] = {}
     for _, row in report.cells:
-        yield from (f"{row.cell}: {note}." for note in row.notes)
+        for note in row.notes:
+            noted.setdefault(note, []).append(row.cell)
+    for note, found in noted.items():
+        yield f"{'all cells' if len(found) == len(cells) > 1 else ', '.join(found)}: {note}."
     for method, rows in done[~of_one_source(done)].groupby("method"):
         made = "; ".join(map(": ".join, zip(rows["cell"], rows["source"], strict=True)))
         yield f"{method}: its seeds are of different source ({made}); it has no rank, run it again."
@@ -143,17 +148,16 @@ def _rank_notes(report: StudyReport) -> Iterator[str]:
         lead = leading(report)
         column = f' The column "rank" is by {lead.metric}.' if lead and lead.ranks else ""
         yield (
-            "Ranks: 1 is best, and methods whose ranges overlap are tied. Every two methods are "
-            f"compared by a paired t test on the seeds that both have, {MIN_SEEDS} or "
-            "more, with Holm's correction over the pairs of a metric (5 % in all); a range "
-            f"leaves room for all from which a method was not separated.{column}"
+            "Ranks: 1 is best, and methods whose ranges overlap are tied. One model, method + "
+            f"seed, compares all methods that share {MIN_SEEDS} seeds or more: distances and "
+            "errors by their logarithms, the others as they are, by the studentised range, so "
+            f"that the chance of any false separation by a metric is {LEVEL * 100:g} %.{column}"
         )
-        seeds, tests, hurdle = ranked[0].hurdle
-        if tests:
+        if lead and lead.ranks:
             yield (
-                f"With {seeds} seeds and {tests} pairs ({ranked[0].metric}) the clearest gap "
-                f"must be {number(hurdle)} times its standard error to count: more seeds separate "
-                "more."
+                "sd: standard deviation, of logarithms in %; within: of one seed, by the "
+                "jackknife. Seeds to separate: with them two tied methods would be told apart 8 "
+                f"times of 10, if gap and spread stay; looked for up to {MOST_NEEDED}."
             )
         yield from map(sentence, ranked)
     bare = [one.metric for one in found if not one.ranks]

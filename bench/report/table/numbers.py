@@ -32,6 +32,11 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{decimals}f}"
 
 
+def percent(share: float) -> str:
+    """Write a share in percent, with two significant digits."""
+    return NOTHING if math.isnan(share) else f"{number(100 * share, 2)} %"
+
+
 def plus_minus(mean: float, half: float) -> str:
     """Write a mean with its half-width, both to the half-width's second significant digit."""
     visible = math.isfinite(half) and half > abs(mean) * 1e-9
