@@ -12,6 +12,7 @@ from bench.commands.run import RunOptions
 from bench.commands.sample.command import sample
 from bench.commands.sensitivity.command import sensitivity
 from bench.commands.show.command import datasets, methods, plot, sync, table, ui
+from bench.commands.studies.command import studies
 from bench.commands.time.command import time
 from bench.version import __version__
 
@@ -43,7 +44,7 @@ def run(options: RunOptions = RunOptions()) -> int:
     return run(options)
 
 
-for look in (table, plot, compare, ui, sync):
+for look in (studies, table, plot, compare, ui, sync):
     app.command(look, group=LOOK)
 for measure in (sample, time, reproduce):
     app.command(measure, group=AGAIN)

@@ -1,0 +1,133 @@
+"""What there is to say of a study in one line, and lines that fit a terminal."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from bench import records
+from bench.commands.settings import resolve_settings
+from bench.config import SECTIONS, WHEREABOUTS, Settings, UserError, choose_preset
+from bench.records import RECORD, STUDY, CellLock, Record, Status, StudyFile
+from bench.report.frame import flatten
+from bench.report.table.numbers import size
+
+HEAD = ("study", "data", "methods", "seeds", "differs from the preset", "state", "size", "date")
+NOTHING = "-"
+BETWEEN = "  "
+NARROWEST = ((4, 8), (2, 7), (1, 8), (5, 11), (0, 12), (5, 8), (4, 7))
+"""Columns that give way on a narrow terminal, in this order, and the least that they keep."""
+
+
+def lay_out(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """Return a head and a line for each row, none longer than ``width``; ``None``: no limit."""
+    table = [HEAD, *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    if width is not None:
+        for column, least in NARROWEST:
+            excess = sum(widths) + len(BETWEEN) * (len(widths) - 1) - width
+            widths[column] = max(min(least, widths[column]), widths[column] - max(excess, 0))
+    lines = [BETWEEN.join(map(fill, row, widths)).rstrip() for row in table]
+    return lines if width is None else [fill(line, width).rstrip() for line in lines]
+
+
+def fill(text: str, width: int) -> str:
+    """Return a text of exactly that many places on a terminal, cut with … where it is longer."""
+    cut = Text(text)
+    cut.truncate(width, overflow="ellipsis", pad=True)
+    return cut.plain
+
+
+def describe(folder: Path) -> list[str]:
+    """Return a study's line, by column; of one that cannot be read, why, as its state."""
+    found = [
+        (path.parent, records.readable(path.parent)) for path in sorted(folder.glob(f"*/{RECORD}"))
+    ]
+    cells = [(cell, record) for cell, record in found if record is not None]
+    rows = [record for _, record in cells]
+    methods = ", ".join(sorted({row.method for row in rows}))
+    seeds = spans(sorted({row.seed for row in rows}))
+    space = size(records.disk_usage(folder))
+    moments = [moment or "" for row in rows for moment in (row.started, row.ended)]
+    try:
+        study = records.read_study(folder)
+    except UserError:
+        broken = f"{STUDY} cannot be read"
+        told = ["", methods, seeds, "", broken, space, max(moments, default="")]
+    else:
+        data = f"{study.settings.dataset} {study.settings.preset}"
+        date = study.commanded or max(moments, default="")
+        unlike = ", ".join(differences(study, rows))
+        told = [data, methods, seeds, unlike, states(cells, len(found)), space, date]
+    told[-1] = told[-1][:10]
+    return [folder.name, *(text or NOTHING for text in told)]
+
+
+def spans(seeds: Sequence[int]) -> str:
+    """Write seeds, sorted and each once, as they are typed: ``0-2,5``."""
+    starts = [
+        seed for before, seed in pairwise([None, *seeds]) if before is None or seed > before + 1
+    ]
+    ends = [seed for seed, after in pairwise([*seeds, None]) if after is None or after > seed + 1]
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def states(cells: Sequence[tuple[Path, Record]], count: int) -> str:
+    """Say how many cells stand how; one that runs no more, whatever it says, is interrupted."""
+    counts: Counter[str] = Counter()
+    for folder, record in cells:
+        is_over = record.status == Status.RUNNING and not CellLock(folder).is_held
+        counts[str(Status.INTERRUPTED if is_over else record.status)] += 1
+    if lost := count - len(cells):
+        counts["not readable"] = lost
+    return ", ".join(f"{number} {state}" for state, number in counts.most_common()) or "no cells"
+
+
+def differences(study: StudyFile, rows: Sequence[Record]) -> Iterator[str]:
+    """Yield what a study has otherwise than its preset has it now, as it is typed for a run."""
+    if study.reproduces:
+        yield f"repeats {study.reproduces}"
+        return
+    have = study.settings
+    try:
+        name, preset = choose_preset(have.dataset, have.preset, have.device)
+        usual = resolve_settings(
+            have.dataset, name, preset, device=have.device, data=None, weights=(), reference=None
+        )
+    except UserError:
+        yield "its preset is not known here"
+    else:
+        if have.budget != usual.budget:
+            yield str(have.budget)
+        for place in sorted(WHEREABOUTS):
+            if getattr(have, place):
+                yield place
+        mine, theirs = flat(have, exclude_unset=True), flat(usual)
+        yield from (f"{key}={value}" for key, value in mine.items() if theirs.get(key) != value)
+    typed = dict.fromkeys([*study.overrides, *set_by_commands(rows)])
+    yield from (text for text in typed if text.split(".")[0] not in SECTIONS)
+
+
+def flat(settings: Settings, *, exclude_unset: bool = False) -> dict[str, Any]:
+    """Return settings by dotted names, beside budget and places; ``exclude_unset``: as stored."""
+    told = settings.model_dump(
+        mode="json", exclude_unset=exclude_unset, exclude={"budget", *WHEREABOUTS}
+    )
+    return flatten("", told)
+
+
+def set_by_commands(rows: Sequence[Record]) -> Iterator[str]:
+    """Yield what the commands that made the records were given as ``--set``."""
+    for command in {str(record.environment.get("command", "")): None for record in rows}:
+        words = list[str]()
+        with suppress(ValueError):  # no shell's line
+            words = shlex.split(command)
+        for word, after in pairwise([*words, ""]):
+            if word == "--set" or word.startswith("--set="):
+                yield after if word == "--set" else word.removeprefix("--set=")
