@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ from bench.worker.build import build_method
 
 GROUPS = {
     "Run": {"run"},
-    "Look": {"table", "plot", "compare", "ui", "sync"},
+    "Look": {"studies", "table", "plot", "compare", "export", "remove", "ui", "sync"},
     "Measure again": {"sample", "time", "evaluate", "reference", "sensitivity", "reproduce"},
-    "Extend": {"methods", "datasets", "new", "check", "data"},
+    "Extend": {"methods", "datasets", "new", "check", "data", "completion"},
 }
 
 
@@ -323,3 +324,33 @@ def test_a_presets_and_a_typed_recipe_are_the_same_settings() -> None:
     typed = resolved("training.per_method.sde.batch=16", "training.per_method.sde.flip=true")
     assert typed.settings.training.per_method == {"sde": {"batch": 16, "flip": True}}
     assert typed.settings.training.of("sde").batch == 16
+
+
+def test_the_name_alone_says_what_one_does_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line of it is a command with options that there are."""
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    lines = [line.split("   ")[0].split() for line in said.splitlines() if line[:7] == "  bench"]
+    assert len(lines) == 4
+    for _, *words in lines:
+        app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_an_unknown_command_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tabel"]) == 2
+    said = capsys.readouterr().err
+    assert "unknown command 'tabel' (did you mean 'table'?)" in said
+    listed = said.split("choose from: ")[1].split(" (see")[0].split(", ")
+    assert {*listed} == set().union(*GROUPS.values())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_option(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in [*set().union(*GROUPS.values()), "budget", "dry-run", "samplers"]:
+        assert word in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)

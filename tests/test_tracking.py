@@ -16,6 +16,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from bench.records.record import Status
 from bench.tracking import NullTracker, Tracker, store_uri
 from bench.tracking.content import final_metrics
 from bench.tracking.store import ARTIFACTS, DATABASE, URI
-from bench.tracking.ui import charts_link, ui
+from bench.tracking.ui import _show_links, charts_link, ui
 
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
 from .stores import everything, expected, files_under, history, numbers, reopen, runs
@@ -600,6 +601,57 @@ def test_the_ui_needs_a_store_and_a_free_port(results: Path, tmp_path: Path) -> 
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} "):
             ui(results, port)
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.1", None),
+        ("localhost", None),
+        ("::1", None),
+        ("0.0.0.0", [socket.gethostname()]),
+        ("lab.example.org", ["lab.example.org"]),
+    ],
+)
+def test_what_others_reach_is_warned_of_and_answers_to_its_name(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    host: str, names: list[str] | None,
+) -> None:  # fmt: skip
+    class Started(Exception):
+        """The server would be started now."""
+
+    def start(command: list[str], **_: object) -> None:
+        assert command[command.index("--host") + 1] == host
+        assert ("--allowed-hosts" in command) == (names is not None)
+        if names:
+            allowed = command[command.index("--allowed-hosts") + 1].split(",")
+            assert {f"{name}:5999" for name in names} <= set(allowed)
+            origins = command[command.index("--cors-allowed-origins") + 1].split(",")
+            assert origins == [f"http://{each}" for each in allowed]
+        raise Started
+
+    monkeypatch.setattr("bench.tracking.ui._refuse_taken", lambda *_: None)
+    monkeypatch.setattr("bench.tracking.ui.subprocess.Popen", start)
+    with pytest.raises(Started):
+        ui(results, 5999, host)
+    assert ("without a password" in capsys.readouterr().err) == (names is not None)
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_the_ui_opens_a_browser_if_asked(
+    tracker: Tracker, study: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], has_browser: bool,
+) -> None:  # fmt: skip
+    tracker.sync_study(study)
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda link: opened.append(link) or has_browser)
+    show = partial(_show_links, tracker.client, "http://x")
+    show(is_opened=False)
+    assert opened == []
+    show(is_opened=True)
+    said = capsys.readouterr()
+    assert f"digits: {opened[0]}" in said.out
+    assert ("no browser" in said.err) == (not has_browser)
 
 
 @pytest.mark.usefixtures("processes")

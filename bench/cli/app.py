@@ -11,7 +11,8 @@ from bench.commands.reproduce.command import reproduce
 from bench.commands.run import RunOptions
 from bench.commands.sample.command import sample
 from bench.commands.sensitivity.command import sensitivity
-from bench.commands.show.command import datasets, methods, plot, sync, table, ui
+from bench.commands.show.command import CompletionOptions, datasets, methods, plot, sync, table, ui
+from bench.commands.studies.command import export, remove, studies
 from bench.commands.time.command import time
 from bench.version import __version__
 
@@ -43,7 +44,7 @@ def run(options: RunOptions = RunOptions()) -> int:
     return run(options)
 
 
-for look in (table, plot, compare, ui, sync):
+for look in (studies, table, plot, compare, export, remove, ui, sync):
     app.command(look, group=LOOK)
 for measure in (sample, time, reproduce):
     app.command(measure, group=AGAIN)
@@ -73,3 +74,29 @@ for extend in (methods, datasets, new, check):
 data = App(name="data", help="Prepare images of one's own ahead of a run.", group=EXTEND)
 data.command(prepare)
 app.command(data)
+
+
+@app.command(group=EXTEND)
+def completion(options: CompletionOptions) -> int:
+    """Print what completes commands and options in a shell: `source <(bench completion bash)`."""
+    print(app.generate_completion(prog_name="bench", shell=options.shell), end="")
+    return 0
+
+
+COMMANDS = [name for name in app if not name.startswith("-") and app[name].show]
+"""Names of all commands, in the groups' order."""
+
+FIRST = """Compare score-based generative models: what are the images worth for what they cost?
+
+  bench run --methods smm,dlsm,cdm,sde --dataset digits   train, sample, measure: five minutes
+  bench table                                             print the latest study's table
+  bench ui                                                browse its runs, also while they go on
+  bench new mine                                          begin a method of your own
+
+`bench --help` has all commands, `bench COMMAND --help` what one of them takes."""
+
+
+def first() -> int:
+    """Print what one does first: for whoever types the name alone."""
+    print(FIRST)
+    return 0

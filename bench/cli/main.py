@@ -5,11 +5,11 @@ import sys
 from itertools import pairwise
 from typing import Any
 
-from cyclopts import CycloptsError, MissingArgumentError
+from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError
 
-from bench.cli.app import app
+from bench.cli.app import COMMANDS, app, first
 from bench.cli.screen import close_screen, open_screen
-from bench.config import UserError, one_line, without_secrets
+from bench.config import UserError, one_line, unknown, without_secrets
 
 STOPPED = 130
 """Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(fault)
     parse: dict[str, Any] = {"exit_on_error": False, "print_error": False}
     try:
-        result = app(arguments, result_action="return_value", **parse)
+        result = app(arguments, result_action="return_value", **parse) if arguments else first()
     except CycloptsError as error:
         return complain(f"{told(error)} (see `bench --help`)")
     except UserError as error:
@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def told(error: CycloptsError) -> str:
     """Say what is wrong with a line; what is typed without its option is told without it."""
+    if isinstance(error, UnknownCommandError) and error.app is app:
+        return str(unknown("command", (error.unused_tokens or [""])[0], COMMANDS))
     text, lacking = one_line(error), getattr(error, "argument", None)
     if isinstance(error, MissingArgumentError) and lacking and lacking.index is not None:
         needed = f"needs {lacking.name[2:].upper()}"

@@ -2,9 +2,10 @@
 
 # fmt: off
 # isort: off
+from bench.records.archive import opened_study, pack
 from bench.records.files import (
-    new_file, read_json, remove_unfinished, sync_folder, write_archive, write_atomically,
-    write_text,
+    disk_usage, new_file, read_json, remove_unfinished, sync_folder, write_archive,
+    write_atomically, write_text,
 )
 from bench.records.locks import CellLock, given_command, hold, only_command
 from bench.records.metric_names import (
@@ -18,5 +19,5 @@ from bench.records.record import (
 )
 from bench.records.study_file import (
     STUDY, Prepared, StudyFile, check_content, find_study, is_study, placed_config, read_study,
-    studies, study_at, write_study,
+    studies, study_at, study_folders, write_study,
 )

@@ -58,6 +58,21 @@ class CellLock:
             os.pwrite(descriptor, json.dumps(who).encode(), 0)
         return True
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a process has the lock; nothing is written, and the lock is left as it is."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def close(self) -> None:
         """Let go; the lock is free once no process that inherited it lives either."""
         if self.descriptor is not None:

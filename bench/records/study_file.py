@@ -49,6 +49,8 @@ class StudyFile(BaseModel, frozen=True, extra="ignore"):
     """The cell that it repeats, STUDY/CELL, where it is a reproduction."""
     asked: str = ""
     """What it would be called were no places in its name; older versions did not say."""
+    overrides: list[str] = []
+    """What was set otherwise than the preset has it, as typed; older versions did not say."""
 
 
 def is_study(folder: Path) -> bool:
@@ -99,9 +101,14 @@ def write_study(study: StudyFile, folder: Path) -> None:
     write_text(folder / STUDY, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
 
 
+def study_folders(results: Path) -> list[Path]:
+    """Return the folders of studies under a results folder, by name; there may be none."""
+    return sorted(path.parent for path in results.glob(f"*/{STUDY}"))
+
+
 def studies(results: Path) -> list[Path]:
     """Return the studies under a results folder, by name; UserError if there is none."""
-    found = sorted(path.parent for path in results.glob(f"*/{STUDY}"))
+    found = study_folders(results)
     if not found:
         raise UserError(f"no study under '{results}'; run one first: bench run --help")
     return found

@@ -18,7 +18,9 @@ def make_ready(
 ) -> tuple[dict[str, Any], Any]:
     """Prepare a study and write down what it is; return what was found, and the tracker."""
     check_study(request)
-    asked = request.asked or (read_study(request.folder).asked if is_study(request.folder) else "")
+    before = read_study(request.folder) if is_study(request.folder) else None
+    asked = request.asked or (before.asked if before else "")
+    overrides = dict.fromkeys([*(before.overrides if before else ()), *request.overrides])
     with tempfile.TemporaryDirectory() as scratch:
         job = preparation(request, Path(scratch))
         handle = LocalExecutor().start(job)
@@ -33,6 +35,7 @@ def make_ready(
     study = StudyFile(
         name=request.name, settings=request.settings, prepared=found,
         commanded=now(), reproduces=request.reproduces, asked=asked,
+        overrides=[*overrides],
     )  # fmt: skip
     write_study(study, request.folder)
     return prepared, tracker

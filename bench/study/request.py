@@ -37,6 +37,8 @@ class Request:
     """The cell that the study repeats, STUDY/CELL, if it does."""
     asked: str = ""
     """What the study would be called if no places of files were in its name; not with --study."""
+    overrides: Sequence[str] = ()
+    """What is set otherwise than the preset has it, as typed; resolved in the rest."""
     command_started: float | None = None
     """When the command was started, in seconds since 1970, if there is one."""
 

@@ -123,6 +123,17 @@ class Tracker:
         self.trouble = None if all(done) else self.trouble
         return all(done)
 
+    def delete_runs(self, study: str) -> int:
+        """Mark a study's runs as deleted, in all experiments, and return how many.
+
+        They can be restored; `mlflow gc` removes them for good. Raises what MLflow does.
+        """
+        experiments = [each.experiment_id for each in self.client.search_experiments()]
+        runs = self._find(experiments, study=study) if experiments else []
+        for run in runs:
+            self.client.delete_run(run.info.run_id)
+        return len(runs)
+
     def _try(self, what: str, step: Callable[..., None], *arguments: object) -> bool:
         """Run a step; on trouble warn once, and pause if the store does not answer at all."""
         if time.monotonic() < self._quiet_until:
@@ -315,10 +326,12 @@ class Tracker:
 
     def _search(self, dataset: str, **tags: str) -> list[Run]:
         """Find this results folder's runs with such tags, newest first."""
+        return self._find([self._experiment(dataset)], **tags)
+
+    def _find(self, experiments: list[str], **tags: str) -> list[Run]:
         quoted = {k: f'"{v}"' if "'" in v else f"'{v}'" for k, v in tags.items()}
         clauses = [f"tags.{k} = {v}" for k, v in {**quoted, "origin": f"'{self._origin}'"}.items()]
-        places = [self._experiment(dataset)]
-        search = partial(self.client.search_runs, places, " and ".join(clauses))
+        search = partial(self.client.search_runs, experiments, " and ".join(clauses))
         found: list[Run] = list(page := search())
         while page.token:
             found += (page := search(page_token=page.token))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import ipaddress
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 UI_LOG = "mlflow-ui.log"
 HOST = "127.0.0.1"
+EVERYWHERE = "0.0.0.0"
+"""The host that stands for all addresses of this machine."""
 
 
 def charts_link(base: str, experiment: str) -> str:
@@ -35,11 +39,12 @@ def charts_link(base: str, experiment: str) -> str:
     return f"{base}/#/experiments/{experiment}/runs?{query}"
 
 
-def ui(results: Path, port: int = 5000) -> None:
+def ui(results: Path, port: int = 5000, host: str = HOST, *, is_opened: bool = False) -> None:
     """Serve MLflow's UI on the results' store until Ctrl-C, and print the links to its charts.
 
-    With a server in the environment, only its links are printed. UserError if there is no store,
-    no MLflow or no answer, or the port is taken.
+    ``is_opened``: a browser opens the first of them, the latest study's. With a server in the
+    environment, only its links are printed. UserError if there is no store, no MLflow or no answer,
+    or the address cannot be had.
     """
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("MLflow is not installed; install it to see its UI")
@@ -47,17 +52,24 @@ def ui(results: Path, port: int = 5000) -> None:
         # Without the user and the password in it: it is opened by hand.
         parts = urllib.parse.urlsplit(uri)
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        _print_links(_opened(results), address.rstrip("/"))
+        _show_links(_opened(results), address.rstrip("/"), is_opened=is_opened)
         return
     if not os.environ.get(URI) and not (results / DATABASE).exists():
         raise UserError(
             f"no MLflow store in '{results}'; run a study first, point {URI} to a store, or make "
             f"one: {bench_command('sync', results=results)}"
         )
-    _refuse_taken(port)
+    _refuse_taken(host, port)
+    if not is_loopback(host):
+        print(
+            f"bench: whoever reaches {host}:{port} can read, change and delete all that is in this "
+            "store, without a password",
+            file=sys.stderr,
+            flush=True,
+        )
     client = _opened(results)
-    with _until_stopped() as stopped, serving(results, port) as (base, server):
-        _print_links(client, base)
+    with _until_stopped() as stopped, serving(results, port, host) as (base, server):
+        _show_links(client, base, is_opened=is_opened)
         print("Ctrl-C ends it.", flush=True)
         while server.poll() is None:
             if stopped.is_set():
@@ -89,13 +101,23 @@ def _until_stopped() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def serving(results: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(
+    results: Path, port: int, host: str = HOST
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run MLflow's server with one worker; yield address and process once healthy, then end it."""
     command = [
         sys.executable, "-P", "-m", "mlflow", "server",
         "--artifacts-destination", (results / ARTIFACTS).resolve().as_uri(),
-        "--host", HOST, "--port", str(port), "--workers", "1",
+        "--host", host, "--port", str(port), "--workers", "1",
     ]  # fmt: skip
+    name = name_of(host)
+    if not is_loopback(host):
+        # By itself it answers to this machine and to addresses of private networks alone.
+        names = [name, socket.gethostname(), "localhost", "127.0.0.1"]
+        allowed = [f"{each}:{port}" for each in dict.fromkeys(names)]
+        origins = [f"http://{each}" for each in allowed]
+        command += ["--allowed-hosts", ",".join(allowed)]
+        command += ["--cors-allowed-origins", ",".join(origins)]
     # Nothing of the current folder is imported: not by the server, and not by what it starts.
     safe = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONSAFEPATH": "1"}
     # Not on its command line, which every user of the machine may read.
@@ -107,21 +129,38 @@ def serving(results: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[by
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        base = f"http://{HOST}:{port}"
-        _wait_until_healthy(base, server, log)
+        base = f"http://{name}:{port}"
+        _wait_until_healthy(f"http://{HOST if host == EVERYWHERE else name}:{port}", server, log)
         yield base, server
     finally:
         _end(server)
 
 
-def _refuse_taken(port: int) -> None:
+def is_loopback(host: str) -> bool:
+    """Whether a host, a name or an address, is reached from this machine alone."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def name_of(host: str) -> str:
+    """Return what others reach a host by: of all this machine's addresses, its name."""
+    if host != EVERYWHERE:
+        return host
+    # Where no name server knows this machine, its own name is the better guess.
+    full = socket.getfqdn()
+    return socket.gethostname() if full.startswith("localhost") else full
+
+
+def _refuse_taken(host: str, port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:
+            other = "another with --port" if host == HOST else "others with --host and --port"
             raise UserError(
-                f"port {port} on {HOST} cannot be used ({error}); choose another with --port"
+                f"port {port} on {host} cannot be used ({error}); choose {other}"
             ) from error
 
 
@@ -159,7 +198,13 @@ def _opened(results: Path) -> MlflowClient:
         ) from error
 
 
-def _print_links(client: MlflowClient, base: str) -> None:
-    for experiment in client.search_experiments():
-        if client.search_runs([experiment.experiment_id], max_results=1):
-            print(f"{experiment.name}: {charts_link(base, experiment.experiment_id)}", flush=True)
+def _show_links(client: MlflowClient, base: str, *, is_opened: bool) -> None:
+    links = {
+        each.name: charts_link(base, each.experiment_id)
+        for each in client.search_experiments(order_by=["last_update_time DESC"])
+        if client.search_runs([each.experiment_id], max_results=1)
+    }
+    for name, link in links.items():
+        print(f"{name}: {link}", flush=True)
+    if is_opened and links and not webbrowser.open(next(iter(links.values()))):
+        print("bench: no browser could be started; open the link", file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,16 @@ def to_csv(found: Comparison) -> str:
 FORMATS: dict[str, Callable[[Comparison], str]] = {"md": markdown, "json": to_json, "csv": to_csv}
 
 
-def render_comparison(one: Path, other: Path, format: str = "md") -> str:
-    """Compare two studies and write what was found as ``md``, ``json`` or ``csv``."""
+def render_comparison(
+    one: Path, other: Path, format: str = "md", named: Sequence[str | Path] = ()
+) -> str:
+    """Compare two studies and write what was found as ``md``, ``json`` or ``csv``.
+
+    ``named``: what to call the two, where they do not lie to stay.
+    """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    return FORMATS[format](comparison.compare(one, other))
+    found = comparison.compare(one, other)
+    if named:
+        found = replace(found, one=Path(named[0]), other=Path(named[1]))
+    return FORMATS[format](found)

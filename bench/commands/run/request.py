@@ -48,6 +48,7 @@ def resolve(options: RunOptions) -> study.Request:
         methods={label: method_labels.resolve_label(label, preset) for label in methods},
         seeds=options.seeds, jobs=options.jobs or default_jobs(settings), timeout=options.timeout,
         rerun=check_rerun(options.rerun), memory=options.memory, broken=broken,
+        overrides=options.overrides,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What only shows: ``bench table``, ``plot``, ``sync``, ``ui``, ``methods`` and ``datasets``."""
+"""What only shows: ``bench table``, ``plot``, ``sync``, ``ui``, ``methods``, ``datasets``; options."""
 
 import sys
 from dataclasses import KW_ONLY, dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 
 from cyclopts import Parameter
 
-from bench.commands.options import Results, StudyOptions, Whole, check_number
+from bench.commands.options import Flag, Results, StudyOptions, Whole, check_number
 from bench.config import one_line, presets
 from bench.records import find_study, studies
 
@@ -56,7 +56,11 @@ class UiOptions:
     """What MLflow's pages are to show, and where."""
 
     port: Whole = 5000
-    """Port on the loopback interface."""
+    """Port to serve on."""
+    host: str = "127.0.0.1"
+    """Address or name to serve on; 0.0.0.0 for all of this machine's, where others reach it."""
+    open: Flag = False
+    """Open the charts of the latest data set in a browser."""
     results: Results = Path("results")
     """Folder of all results."""
 
@@ -68,7 +72,7 @@ def ui(options: UiOptions = UiOptions()) -> int:
     """Start the MLflow UI on the results and print the link to its charts."""
     from bench.tracking.ui import ui as serve
 
-    serve(options.results, port=options.port)
+    serve(options.results, options.port, options.host, is_opened=options.open)
     return 0
 
 
@@ -140,3 +144,12 @@ def datasets() -> int:
             print(f"    {preset_name:<8} budget {preset.budget}, extractor {extractor}")
     print(f"presets in {presets.config_folder()}")
     return 0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CompletionOptions:
+    """Which shell to print for."""
+
+    shell: Literal["bash", "zsh", "fish"]
+    """The shell that reads it."""

@@ -1,0 +1,1 @@
+"""``bench studies``, ``remove`` and ``export``: studies as a whole."""
