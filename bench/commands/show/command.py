@@ -1,4 +1,4 @@
-"""What only shows: ``bench table``, ``plot``, ``sync``, ``ui``, ``methods``, ``datasets``; options."""
+"""What only shows: ``bench table``, ``plot``, ``sync``, ``ui``, ``methods`` and ``datasets``."""
 
 import sys
 from dataclasses import KW_ONLY, dataclass
