@@ -10,6 +10,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError
 from bench.cli.app import COMMANDS, app, first
 from bench.cli.screen import close_screen, open_screen
 from bench.config import UserError, one_line, unknown, without_secrets
+from bench.records import given_command
 
 STOPPED = 130
 """Exit code of a command that a signal has stopped, as shells have it for Ctrl-C."""
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as error:
         complain(f"a plug-in would have ended the command by {error!r}; leave it out")
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print(f"stopped; the same command continues: {given_command()}", file=sys.stderr)
         return STOPPED
     else:
         return result if isinstance(result, int) else 0

@@ -6,11 +6,7 @@ import io
 import os
 import sys
 
-PLAIN = {
-    "±": "+-", "↓": "v", "↑": "^", "—": "-", "†": "*", "‡": "**", "≈": "~", "…": "...",
-    "é": "e", "─": "-", "│": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "•": "*",
-}  # fmt: skip
-"""What stands for our signs where an encoding lacks them; ``?`` for all others."""
+from bench.config.text import PLAIN
 
 
 class Outlet(io.FileIO):

@@ -87,7 +87,8 @@ def finish(folder: Path) -> None:
     from bench.report.plots.write import write_plots
     from bench.report.study_report import StudyReport
     from bench.report.sweep_table import write_sweep_tables
-    from bench.report.table.formats import render_table, write_tables
+    from bench.report.table.formats import write_tables
+    from bench.report.table.terminal import print_table
 
     report = StudyReport.read(folder)
     try:
@@ -96,7 +97,7 @@ def finish(folder: Path) -> None:
         # On a full disk the tables take the room that was kept for the records.
         (folder / RESERVE).unlink(missing_ok=True)
         write_tables(report)
-    print(render_table(report))
+    print_table(report)
     write_plots(report)
     if write_nfe_tables(report):
         write_nfe_plots(report)

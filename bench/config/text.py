@@ -18,6 +18,11 @@ SECRETS = (
 )
 SECRET_NAME = re.compile(r"PASSW|SECRET|TOKEN|_KEY$")
 """Names of environment variables whose values are never to be read anywhere else."""
+PLAIN = {
+    "±": "+-", "↓": "v", "↑": "^", "—": "-", "†": "#", "‡": "##", "≈": "~", "…": "...",
+    "é": "e", "─": "-", "│": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+", "•": "*",
+}  # fmt: skip
+"""What stands for our signs where an encoding lacks them; ``?`` for all others."""
 
 
 class StrictLoader(yaml.SafeLoader):
@@ -69,6 +74,11 @@ def number_typed(text: str) -> int | float | None:
 def one_line(text: object) -> str:
     """Join a text's lines, squeeze its spaces, and leave out where in memory objects lie."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(text).split()))
+
+
+def plain(text: str) -> str:
+    """Write a text in plain letters, for where an encoding has no others."""
+    return "".join(PLAIN.get(sign, sign) for sign in text).encode("ascii", "replace").decode()
 
 
 def without_secrets(text: object) -> str:

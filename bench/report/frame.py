@@ -159,6 +159,11 @@ def device(environment: Mapping[str, Any]) -> str | None:
     return f"{name}, {threads} thread(s) a cell, {at_once} cell(s) at once"
 
 
+def is_altered(dataset: str, variant: str) -> bool:
+    """Whether data are not those that published values are of."""
+    return variant != dataset or "jpeg" in variant.lower()
+
+
 def of_one_source(cells: pd.DataFrame) -> pd.Series[bool]:
     """Whether a cell's method has all its cells of one source: a stale one may have been kept."""
     return cells.groupby("method")["source"].transform("nunique") <= 1

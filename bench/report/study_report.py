@@ -1,5 +1,6 @@
 """A study read once, and each thing that follows computed once, for tables, notes and plots."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from bench.records import Anchors, Status, interleaved
+from bench.records import Anchors, Status, direction, interleaved
 from bench.records.record import FOREIGN
 from bench.report import frame as frames
 from bench.report import published, ranking
@@ -102,6 +103,18 @@ class StudyReport:
         """All that is published of the study's methods and anchors."""
         methods = [row for row in self.method_rows if row["seeds"]]
         return published.put_beside(self.cells, self.provenance, methods, self.anchor_rows)
+
+    def best(self, metric: str) -> frozenset[str]:
+        """The methods than which none was found better; where none is ranked, the best mean's."""
+        found = next((one for one in self.rankings if one.metric == metric), None)
+        if found is None:
+            return frozenset()
+        if found.ranks:
+            return frozenset(name for name, (first, _) in found.ranks.items() if first == 1)
+        means = {row["method"]: row[f"metrics.{metric}"] for row in self.method_rows}
+        known = [mean for mean in means.values() if math.isfinite(mean)]
+        top = (min if direction(metric) == "↓" else max)(known, default=None)
+        return frozenset(name for name, mean in means.items() if mean == top)
 
     def of_kind(self, kind: str) -> pd.DataFrame:
         """Return the frame's rows of a kind: ``cell``, ``foreign`` or ``anchor``."""

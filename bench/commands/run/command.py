@@ -15,7 +15,7 @@ from bench.commands.sample import SampleOptions
 from bench.commands.sample.curve import draw_curves
 from bench.config import UserError, bench_command
 from bench.progress.display import Display
-from bench.records import Status, readable
+from bench.records import CHECKPOINT, RECORD, Status, readable
 from bench.records.nfe_curve import sampler_of
 
 SHORT_PATIENCE = 0.5
@@ -35,8 +35,11 @@ def run(options: RunOptions) -> int:
             planned = study.execute(request, open_tracker, display)
             lost = draw_curve(request, planned, display) if options.curve else []
         except KeyboardInterrupt:
-            if any(request.folder.glob("*/record.json")):
+            if finished_of(request.folder):
                 break_off(request.folder, LAST_TABLE - study.stopping.seconds)
+            else:
+                tell_begun(request.folder)
+            if any(request.folder.glob(f"*/{RECORD}")):
                 sync(request.folder, SHORT_PATIENCE)
             raise
         finish(request.folder)
@@ -55,7 +58,7 @@ def draw_curve(
     cells = [
         cell.folder.name
         for cell in planned
-        if finished(cell) and sampler_of(cell.config.method_config) is not None
+        if is_finished(cell.folder) and sampler_of(cell.config.method_config) is not None
     ]
     if not cells:
         display.say("note: no finished cell has a sampler to exchange; there is no curve to draw")
@@ -76,17 +79,31 @@ def break_off(folder: Path, seconds: float) -> None:
         # Again and again, since an exception is lost where it meets a finaliser.
         signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), 1.0)
         from bench.report.study_report import StudyReport
-        from bench.report.table.formats import render_table, write_tables
+        from bench.report.table.formats import write_tables
+        from bench.report.table.terminal import print_table
 
         report = StudyReport.read(folder)
         write_tables(report)
-        print(render_table(report))
+        print_table(report)
     except KeyboardInterrupt:
         table = bench_command("table", folder.name, results=folder.parent)
         print(f"tables   left out for want of time: {table}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     print(f"plots    {bench_command('plot', folder.name, results=folder.parent)}")
+
+
+def finished_of(folder: Path) -> list[Path]:
+    """Return the folders of a study's finished cells."""
+    cells = [path.parent for path in folder.glob(f"*/{RECORD}")]
+    return [cell for cell in cells if is_finished(cell)]
+
+
+def tell_begun(folder: Path) -> None:
+    """Say what is kept of a study of which no cell has finished, where a table has no rows."""
+    begun, kept = (len(list(folder.glob(f"*/{name}"))) for name in (RECORD, CHECKPOINT))
+    print(f"study    {folder.name}: none of {begun} cells has finished")
+    print(f"kept     {folder}: checkpoints of {kept} cells")
 
 
 def print_places(request: study.Request, tracking: bool) -> None:
@@ -104,12 +121,12 @@ def print_places(request: study.Request, tracking: bool) -> None:
 def failures(planned: Sequence[study.Planned]) -> Iterator[str]:
     """Name the cells without a result, and where to look."""
     for cell in planned:
-        if cell.broken or not finished(cell):
+        if cell.broken or not is_finished(cell.folder):
             told = cell.broken or f"see {cell.folder / study.LOG}"
             yield f"{cell.folder.name} did not finish; {told}"
 
 
-def finished(cell: study.Planned) -> bool:
-    """Whether a cell has a result."""
-    record = readable(cell.folder)
+def is_finished(cell: Path) -> bool:
+    """Whether the cell of a folder has a result."""
+    record = readable(cell)
     return record is not None and record.status == Status.FINISHED

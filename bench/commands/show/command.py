@@ -17,8 +17,8 @@ from bench.records import find_study, studies
 class TableOptions(StudyOptions):
     """Whose table to print, and how."""
 
-    format: Literal["md", "csv", "latex", "json"] = "md"
-    """Format to print."""
+    format: Literal["md", "csv", "latex", "json"] | None = None
+    """Format to print. Default: what fits on a terminal, Markdown elsewhere."""
 
 
 def table(options: TableOptions = TableOptions()) -> int:
@@ -27,12 +27,16 @@ def table(options: TableOptions = TableOptions()) -> int:
     from bench.report.study_report import StudyReport
     from bench.report.sweep_table import write_sweep_tables
     from bench.report.table.formats import render_table, write_tables
+    from bench.report.table.terminal import print_table
 
     report = StudyReport.read(options.folder)
     write_tables(report)
     write_nfe_tables(report)
     write_sweep_tables(report)
-    print(render_table(report, options.format))
+    if options.format is None:
+        print_table(report)
+    else:
+        print(render_table(report, options.format))
     return 0
 
 

@@ -27,15 +27,15 @@ def columns(report: StudyReport) -> list[Column]:
         Column("method", lambda row: str(row["method"])),
         Column("seeds", _seeds),
         *_rank_column(report),
-        *(_metric_column(name) for name in headline(report.metrics)),
-        Column("NFE", lambda row: _calls(*_pair(row, "cost.nfe"))),
+        *(metric_column(name) for name in headline(report.metrics)),
+        Column("NFE", calls),
         _time_column(report, "ms_per_image", "ms/image"),
         _time_column(report, "latency_ms", "latency ms"),
-        Column("train FLOPs", lambda row: _scaled(row, "cost.train_flops", "FLOP")),
-        Column("images seen", lambda row: _scaled(row, "cost.images_seen")),
-        Column("train s", lambda row: _seconds(row, "ledger.train")),
-        Column("total s", lambda row: _seconds(row, "ledger.wall"), in_paper=False),
-        Column("parameters", lambda row: _scaled(row, "cost.parameters")),
+        Column("train FLOPs", lambda row: scaled(row, "cost.train_flops", "FLOP")),
+        Column("images seen", lambda row: scaled(row, "cost.images_seen")),
+        Column("train s", lambda row: seconds(row, "ledger.train")),
+        Column("total s", lambda row: seconds(row, "ledger.wall"), in_paper=False),
+        Column("parameters", lambda row: scaled(row, "cost.parameters")),
         Column("peak memory", _memory, in_paper=False),
     ]
 
@@ -43,8 +43,8 @@ def columns(report: StudyReport) -> list[Column]:
 def quality_columns(report: StudyReport) -> list[Column]:
     """Build the columns of the second table: what else was measured of the samples."""
     shown = headline(report.metrics)
-    more = [_metric_column(name) for name in report.metrics if name not in shown]
-    more += [_metric_column(name, ".corrected") for name in corrected(report)]
+    more = [metric_column(name) for name in report.metrics if name not in shown]
+    more += [metric_column(name, ".corrected") for name in corrected(report)]
     return [Column("method", lambda row: str(row["method"])), *more] if more else []
 
 
@@ -70,12 +70,14 @@ def _pair(row: TableRow, name: str) -> tuple[float, float]:
     return float(row.get(name, math.nan)), float(row.get(f"{name}:half", math.nan))
 
 
-def _scaled(row: TableRow, name: str, unit: str = "") -> str:
+def scaled(row: TableRow, name: str, unit: str = "") -> str:
+    """Write a row's large number with a prefix, and its half-width."""
     mean, half = _pair(row, name)
     return numbers.scaled(mean, unit, half)
 
 
-def _seconds(row: TableRow, name: str) -> str:
+def seconds(row: TableRow, name: str) -> str:
+    """Write a part of a row's ledger, marked where that does not sum to the wall clock."""
     mark = f" {numbers.UNBALANCED}" if row.get("ledger.unbalanced") else ""
     return f"{with_half(*_pair(row, name))}{mark}"
 
@@ -84,7 +86,9 @@ def _memory(row: TableRow) -> str:
     return numbers.size(_pair(row, "cost.peak_memory_bytes")[0])
 
 
-def _calls(mean: float, half: float) -> str:
+def calls(row: TableRow) -> str:
+    """Write a row's network evaluations an image: a count, unless seeds differ in it."""
+    mean, half = _pair(row, "cost.nfe")
     is_count = mean.is_integer() and numbers.is_plain(mean)
     return f"{mean:.0f}" if is_count else with_half(mean, half)
 
@@ -93,7 +97,9 @@ def _seeds(row: TableRow) -> str:
     return f"{row['seeds']}/{row['seeds_total']}" if "seeds" in row else NOTHING
 
 
-def _metric_column(name: str, part: str = "") -> Column:
+def metric_column(name: str, part: str = "") -> Column:
+    """Build a metric's column: a mean over seeds ± half-width, or a value (se error)."""
+
     def fill(row: TableRow) -> str:
         mean, half = _pair(row, f"metrics.{name}{part}")
         if math.isnan(half):

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report.certainty import LEVEL, MIN_SEEDS, MOST_NEEDED
-from bench.report.frame import TEXT, TOGETHER, USUAL, is_comparable, of_one_source
+from bench.report.frame import TEXT, TOGETHER, USUAL, is_altered, is_comparable, of_one_source
 from bench.report.ranking import sentence
 from bench.report.study_report import StudyReport
 from bench.report.table.columns import corrected, error_within, leading
@@ -34,7 +34,7 @@ def _data_notes(cells: pd.DataFrame) -> Iterator[str]:
     for dataset, variant, preset in told.itertuples(index=False):
         yield f"Data: {dataset} (variant {variant}), preset {preset}."
     variants = zip(cells["dataset"], cells["data_variant"], strict=True)
-    altered = {str(v) for d, v in variants if v != d or "jpeg" in str(v).lower()}
+    altered = {str(variant) for name, variant in variants if is_altered(name, variant)}
     for variant in sorted(altered):
         yield f"Data variant '{variant}': values are not comparable with published ones."
 
