@@ -35,7 +35,15 @@ from bench.worker.build import build_method
 GROUPS = {
     "Run": {"run"},
     "Look": {"studies", "table", "plot", "compare", "export", "remove", "ui", "sync"},
-    "Measure again": {"sample", "time", "evaluate", "reference", "sensitivity", "reproduce"},
+    "Measure again": {
+        "draw",
+        "sample",
+        "time",
+        "evaluate",
+        "reference",
+        "sensitivity",
+        "reproduce",
+    },
     "Extend": {"methods", "datasets", "new", "check", "data", "completion"},
 }
 

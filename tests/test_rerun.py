@@ -17,6 +17,7 @@ import yaml
 
 from bench import study
 from bench.cli import main
+from bench.commands.finished_cells import find_cell, read_record
 from bench.commands.reproduce import repeat
 from bench.commands.reproduce.verdict import compare
 from bench.config.overrides import resolve_method
@@ -81,7 +82,7 @@ def now(before: Path) -> Path:
     """Its repetition, with times of its own."""
     folder = before.parents[1] / "s-rerun" / before.name
     shutil.copytree(before.parent, folder.parent)
-    row = repeat.read(folder)
+    row = read_record(folder)
     row.ledger = {part: 2 * seconds for part, seconds in row.ledger.items()}
     record.save(row, folder)
     lines = record.read_curves(folder)
@@ -92,7 +93,7 @@ def now(before: Path) -> Path:
 
 def change(folder: Path, **changes: Any) -> None:
     """Change a record's fields; ``environment`` is added to."""
-    row = repeat.read(folder)
+    row = read_record(folder)
     if "environment" in changes:
         changes["environment"] = row.environment | changes["environment"]
     record.save(row.model_copy(update=changes), folder)
@@ -150,21 +151,21 @@ def shorten_curve(folder: Path) -> None:
 
 
 def tamper_metric(folder: Path) -> None:
-    row = repeat.read(folder)
+    row = read_record(folder)
     value = row.metrics["is_digits_500"]
     near = value.model_copy(update={"value": float(np.nextafter(value.value, 99))})
     change(folder, metrics=row.metrics | {"is_digits_500": near})
 
 
 def drop_metric(folder: Path) -> None:
-    row = repeat.read(folder)
+    row = read_record(folder)
     del row.metrics["is_digits_500"]
     change(folder, metrics=row.metrics)
 
 
 def tamper_cost(name: str) -> Callable[[Path], None]:
     def tamper(folder: Path) -> None:
-        cost = repeat.read(folder).cost
+        cost = read_record(folder).cost
         change(folder, cost=cost.model_copy(update={name: getattr(cost, name) + 1}))
 
     return tamper
@@ -242,7 +243,7 @@ def test_bits_are_not_asked_for_where_they_cannot_be_had(before: Path, now: Path
 
 def move_metrics(before: Path, now: Path, *, error: float | None, by: float) -> None:
     """Give the metrics of both an error, and move the second ones."""
-    row = repeat.read(before)
+    row = read_record(before)
     old = {name: Value(value=v.value, error=error) for name, v in row.metrics.items()}
     change(before, metrics=old)
     change(now, metrics={n: Value(value=v.value + by, error=error) for n, v in old.items()})
@@ -429,7 +430,7 @@ def test_a_repetition_that_fails_is_exit_code_1_and_gone_on_with(
         assert main(arguments) == 1
     shutil.copytree(before.parents[1] / "s-rerun", before.parents[1] / "kept")
     config = configuration("sde", 0)
-    row = repeat.read(before)
+    row = read_record(before)
     assert repeat.claim(before.parents[1], row, config) == "s-rerun"
     other = config.model_copy(update={"settings": settings(data="/elsewhere")})
     assert repeat.claim(before.parents[1], row, other) == "s-rerun2"
@@ -529,9 +530,9 @@ def test_a_cell_that_was_stopped_and_resumed_is_repeated_to_the_bit(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         study.execute(request, NullTracker, Impatient())
     (cell,) = study.execute(request, NullTracker, Display())
-    row = repeat.read(cell.folder)
+    row = read_record(cell.folder)
     assert (row.status, len(row.attempts)) == (Status.FINISHED, 2)
-    again = repeat.execute(repeat.find("s/smm-seed0", results), results, None, Display())
+    again = repeat.execute(find_cell("s/smm-seed0", results), results, None, Display())
     page, held = repeat.report(cell.folder, again)
     assert held, page
     assert "s/smm-seed0: bit-equal\n" in page

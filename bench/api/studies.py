@@ -159,16 +159,9 @@ class StudyCell:
 
     @cached_property
     def _trained(self) -> Trained:
-        from bench.commands.finished_cells import refusal
-        from bench.records import read_study
-        from bench.worker import load_finished
+        from bench.commands.finished_cells import open_cell
 
-        sha256 = read_study(self.folder.parent).prepared.data_sha256
-        reason = refusal(self.folder, self.record, sha256)
-        if reason is not None:
-            raise UserError(f"{self.folder.name}: {reason}")
-        cache = self.folder.parent.parent.resolve() / "cache"
-        return load_finished(self.folder, cache, sha256)
+        return open_cell(self.folder, self.record)
 
 
 def given_labels(labels: Any, n: int, classes: int, batch: int, device: torch.device) -> Any:

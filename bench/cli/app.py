@@ -5,6 +5,7 @@ from cyclopts import App, Group
 from bench.commands.check.command import check
 from bench.commands.compare.command import compare
 from bench.commands.data.command import prepare
+from bench.commands.draw.command import draw
 from bench.commands.evaluate import EvaluateOptions, ReferenceOptions
 from bench.commands.new.command import new
 from bench.commands.reproduce.command import reproduce
@@ -46,7 +47,7 @@ def run(options: RunOptions = RunOptions()) -> int:
 
 for look in (studies, table, plot, compare, export, remove, ui, sync):
     app.command(look, group=LOOK)
-for measure in (sample, time, reproduce):
+for measure in (draw, sample, time, reproduce):
     app.command(measure, group=AGAIN)
 # What `reproduce` was called until 0.2.
 app.command(reproduce, name="rerun", show=False)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from bench import metrics
 from bench.config import UserError, one_line, unknown
-from bench.records import CHECKPOINT, Record, Status, placed_config
+from bench.records import CHECKPOINT, RECORD, Record, Status, placed_config, read_json, read_study
 from bench.records.plugins import method_class
 from bench.records.source_code import source_digest
 from bench.report.frame import Cells, read_records
 from bench.study import cell_key
+from bench.worker import Trained, load_finished
 from methods import registry
 
 
@@ -68,3 +69,46 @@ def refusal(folder: Path, record: Record, data_sha256: str) -> str | None:
             f"{commit}), so its weights may mean something else; check that commit out, or {again}"
         )
     return None
+
+
+def find_cell(given: str, results: Path) -> Path:
+    """Return the folder of a finished cell; ``given`` is STUDY/CELL, a folder or a record.
+
+    UserError if there is none, it cannot be read, is not finished, or came from elsewhere.
+    """
+    for place in (Path(given), results / given):
+        folder = place.parent if place.name == RECORD else place
+        if not (folder / RECORD).is_file():
+            continue
+        record = read_record(folder)
+        if record.origin != "cell":
+            raise UserError(
+                f"'{folder.name}' holds samples that were made elsewhere ({record.reason[:80]}); "
+                "only cells can be taken up again"
+            )
+        if record.status != Status.FINISHED:
+            raise UserError(
+                f"'{folder}' has no result: it is {record.status}; finish it first: "
+                f"{made_by(record)}"
+            )
+        return folder.resolve()
+    raise UserError(
+        f"'{given}' has no {RECORD}; give a cell as STUDY/CELL under '{results}', its folder, or "
+        f"its {RECORD}"
+    )
+
+
+def read_record(folder: Path) -> Record:
+    """Read a cell's record; UserError if it cannot be."""
+    if not (folder / RECORD).exists():
+        raise UserError(f"'{folder}' has no {RECORD}")
+    return read_json(folder / RECORD, Record, "give a cell that a run has left")
+
+
+def open_cell(folder: Path, record: Record) -> Trained:
+    """Load a finished cell's data and networks, in this process; UserError where it cannot be."""
+    sha256 = read_study(folder.parent).prepared.data_sha256
+    reason = refusal(folder, record, sha256)
+    if reason is not None:
+        raise UserError(f"{folder.name}: {reason}")
+    return load_finished(folder, folder.parent.parent.resolve() / "cache", sha256)

@@ -46,9 +46,18 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def parse_nfe(text: str) -> tuple[int, ...]:
     """Parse ``5,10,20``; UserError if it is no list of whole numbers."""
+    return _whole_numbers(text, f"--nfe '{text[:80]}': write network evaluations as 5,10,20")
+
+
+def parse_classes(text: str) -> tuple[int, ...]:
+    """Parse ``3,3,7``; UserError if it is no list of whole numbers."""
+    return _whole_numbers(text, f"--labels '{text[:80]}': write numbers of classes as 3,3,7")
+
+
+def _whole_numbers(text: str, advice: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(_WHOLE, part) for part in parts):
-        raise UserError(f"--nfe '{text[:80]}': write network evaluations as 5,10,20")
+        raise UserError(advice)
     return tuple(map(int, parts))
 
 
@@ -111,7 +120,9 @@ def _listed(parse: Callable[[str], Any], metavar: str, **more: Any) -> Parameter
 
 Names = Annotated[tuple[str, ...], _listed(split, "NAMES")]
 Seeds = Annotated[tuple[int, ...], _listed(parse_seeds, "SEEDS", show_default=comma_separated)]
+ImageSeeds = Annotated[tuple[int, ...], _listed(parse_seeds, "SEEDS")]
 Evaluations = Annotated[tuple[int, ...], _listed(parse_nfe, "NUMBERS")]
+Classes = Annotated[tuple[int, ...], _listed(parse_classes, "NUMBERS")]
 Swept = Annotated[Sweep, _listed(parse_sweep, "KEY=NUMBERS", n_tokens=1, accepts_keys=False)]
 Whole = Annotated[int, Parameter(converter=lambda kind, tokens: parse_whole(tokens[-1]))]
 Size = Annotated[

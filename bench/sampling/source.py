@@ -81,13 +81,17 @@ class Source:
         labels = self.labels(n, index)
         seed = derive(self.seed, self.stream, index)
         generator = torch.Generator(self.device).manual_seed(seed)
+        return self.draw(n, labels, generator), labels
+
+    def draw(self, n: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Draw ``n`` images (n, C, H, W) of these classes, (n,); UserError for anything else."""
         with torch.no_grad(), autocast(self.device, self.precision):
             # A copy, since the method may change its own, and these say what was asked for.
             given = None if labels is None else labels.clone()
             images = self.method.sample(n, labels=given, generator=generator)
         if fault := fault_of(images, n, self.shape, self.device):
             raise UserError(fault)
-        return images, labels
+        return images
 
     def on_host(self, images: Tensor) -> NDArray[Any]:
         """Bring samples to the host, uint8 unless they are points; DivergedError if not finite."""

@@ -28,16 +28,17 @@ class ReproduceOptions:
 def reproduce(options: ReproduceOptions) -> int:
     """Make a finished cell again, and say whether it is bit-equal (CPU) or within its interval."""
     from bench import study
+    from bench.commands.finished_cells import find_cell, read_record
     from bench.commands.lifecycle import check_writable, heed_signals, show_in_store
     from bench.commands.reproduce import repeat
     from bench.progress.display import Display
     from bench.records import Status
 
-    folder = repeat.find(options.record, options.results)
+    folder = find_cell(options.record, options.results)
     check_writable(options.results)
     heed_signals()
     again = repeat.execute(folder, options.results, options.data, Display())
-    if repeat.read(again).status != Status.FINISHED:
+    if read_record(again).status != Status.FINISHED:
         log = again / study.LOG
         print(f"bench: the cell did not finish this time; see {log}", file=sys.stderr)
         return 1

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import study
-from bench.commands.finished_cells import made_by
+from bench.commands.finished_cells import read_record
 from bench.commands.method_labels import check_labels, load_method
 from bench.commands.reproduce.verdict import Reproduction, Row, compare
 from bench.config import CellConfig, UserError, build, check_name, one_line, read_cell, unknown
 from bench.progress.display import Display
-from bench.records import CONFIG, RECORD, Record, Status, is_study, load, read_json, write_text
+from bench.records import CONFIG, Record, Status, is_study, load, write_text
 from bench.records.environment import SOURCE
 from bench.records.study_file import REPRODUCED, placed_config
 from bench.report.frame import flatten
@@ -28,40 +28,6 @@ from methods import registry
 HEAD = ["what", "before", "now", "verdict"]
 SHORT = 12
 """Characters that hashes are shown by."""
-
-
-def find(given: str, results: Path) -> Path:
-    """Return the folder of a finished cell; ``given`` is STUDY/CELL, a folder or a record.
-
-    UserError if there is none, it cannot be read, is not finished, or came from elsewhere.
-    """
-    for place in (Path(given), results / given):
-        folder = place.parent if place.name == RECORD else place
-        if not (folder / RECORD).is_file():
-            continue
-        record = read(folder)
-        if record.origin != "cell":
-            raise UserError(
-                f"'{folder.name}' holds samples that were made elsewhere ({record.reason[:80]}); "
-                "only cells can be run again"
-            )
-        if record.status != Status.FINISHED:
-            raise UserError(
-                f"'{folder}' has no result to repeat: it is {record.status}; finish it first: "
-                f"{made_by(record)}"
-            )
-        return folder.resolve()
-    raise UserError(
-        f"'{given}' has no {RECORD}; give a cell as STUDY/CELL under '{results}', its folder, or "
-        f"its {RECORD}"
-    )
-
-
-def read(folder: Path) -> Record:
-    """Read a cell's record; UserError if it cannot be."""
-    if not (folder / RECORD).exists():
-        raise UserError(f"'{folder}' has no {RECORD}")
-    return read_json(folder / RECORD, Record, "give a cell that a run has left")
 
 
 def configuration(folder: Path, data: Path | None) -> CellConfig:
@@ -75,7 +41,7 @@ def configuration(folder: Path, data: Path | None) -> CellConfig:
     except OSError as error:
         why = f"'{path}' cannot be read ({error.strerror})"
         raise UserError(f"{why}; the cell cannot be repeated") from error
-    check_method(config, read(folder))
+    check_method(config, read_record(folder))
     settings = config.settings
     if data is not None:
         settings = settings.model_copy(update={"data": data.resolve()})
@@ -109,7 +75,7 @@ def execute(folder: Path, results: Path, data: Path | None, display: Display) ->
 
     UserError if the cell cannot be repeated, for want of data for example.
     """
-    config, record = configuration(folder, data), read(folder)
+    config, record = configuration(folder, data), read_record(folder)
     threads = record.environment.get("threads")
     if config.settings.threads is None and threads is not None:
         # As many as the cell had, where its settings leave that open.
@@ -155,7 +121,7 @@ def is_broken_off(cell: Path, config: CellConfig) -> bool:
 
 def judge(before: Path, now: Path) -> tuple[Reproduction, list[Row]]:
     """Compare a cell and its reproduction: what came out, and what they were made with."""
-    rows = read(before), read(now)
+    rows = read_record(before), read_record(now)
     unit = read_cell(before / CONFIG).settings.budget.unit
     reproduction = compare(before, now, rows, by_the_clock=unit == "s")
     return reproduction, [*differences(before, now, rows)]

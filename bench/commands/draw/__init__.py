@@ -1,0 +1,1 @@
+"""``bench draw``: images of a finished cell, to look at or to use."""
