@@ -478,9 +478,9 @@ def test_seed_makes_the_weights_and_the_order(
     assert real.labels is not None
     began: list[torch.Tensor] = []
 
-    def watched(model: nn.Module, *given: Any) -> None:
+    def watched(model: nn.Module, *given: Any, **how: Any) -> None:
         began.append(weights(model))
-        fit(model, *given)
+        fit(model, *given, **how)
 
     monkeypatch.setattr(classification_score, "fit", watched)
     for seed in (0, 0, 1):

@@ -25,6 +25,7 @@ from bench.config.errors import UserError
 from bench.config.schema import Evaluation, Settings
 from bench.data.dataset import Dataset, Split, fingerprint, to_uint8
 from bench.metrics import (
+    classification_score,
     evaluation,
     extractors,
     frechet_distance,
@@ -483,6 +484,24 @@ def test_snapshots_as_large_as_the_end_s_sample_are_measured_as_it_is(
         assert {name.split("_")[1] for name in points[-1]["values"]} == names
         worker.diagnose(cell)
     assert seen == [(30.0, 80.0)] * 2
+
+
+def test_measuring_tells_how_far_it_is(
+    digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Within the features, from metric to metric, and while a classifier is trained."""
+    short = dataclasses.replace(classification_score.RESNET, steps=3, epochs=0)
+    monkeypatch.setattr(classification_score, "RESNET", short)
+    told: list[float] = []
+    chosen = slice(0, 60)
+    metrics.Evaluator(digits, [(extractor, reference)], 20).measure(
+        digits.test.images[chosen], digits.test.labels[chosen], progress=told.append
+    )
+    assert told == sorted(told)
+    assert sum(fraction <= 1 / 3 for fraction in told) >= 3
+    assert sum(1 / 3 < fraction < 2 / 3 for fraction in told) >= 6
+    assert told[-3:] == pytest.approx([2 / 3 + step / 9 for step in (1, 2, 3)])
 
 
 def test_the_inception_score_is_of_as_many_splits_as_are_set(

@@ -183,6 +183,8 @@ def test_a_command_stopped_early_says_what_is_kept(
     assert command.finished_of(study) == []
     command.tell_begun(study)
     assert capsys.readouterr().out.splitlines() == [
-        "study    s: none of 2 cells has finished",
-        f"kept     {study}: checkpoints of 1 cells",
+        "study    s: no cell has finished",
+        f"kept     checkpoints of 1 of 2 cells, in {study}",
     ]
+    command.tell_begun(tmp_path / "other")
+    assert capsys.readouterr().out == "study    other: no cell was begun\n"

@@ -1,5 +1,7 @@
 """The command line: its first page of help, and the commands in their groups."""
 
+import sys
+
 from cyclopts import App, Group
 
 from bench.commands.check.command import check
@@ -36,6 +38,10 @@ EXTEND = Group("Extend", sort_key=4)
 @app.command(group=RUN)
 def run(options: RunOptions = RunOptions()) -> int:
     """Train, sample, evaluate and compare methods; continues what was interrupted."""
+    if sys.stderr.isatty():
+        # Before seconds of imports.
+        named = ", ".join(options.methods or ["all methods"])
+        print(f"preparing {named} on {options.dataset}", file=sys.stderr, flush=True)
     if options.dry_run:
         from bench.commands.dry_run.command import dry_run
 

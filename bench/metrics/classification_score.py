@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.data.dataset import Dataset, Pixels, Split
+from bench.data.dataset import Dataset, Pixels, Progress, Split, unheard
 from bench.metrics.extractors import classifier
 from bench.metrics.extractors.classifier import accuracy, logits, tensors
 from bench.metrics.extractors.loading import exact
@@ -53,6 +53,7 @@ def cas(
     images: Pixels, labels: NDArray[np.integer], dataset: Dataset, *,
     device: str | torch.device, seed: int = 0,
     extra_provenance: dict[str, Any] | None = None, say: Say = to_stderr,
+    progress: Progress = unheard,
 ) -> dict[str, Value]:  # fmt: skip
     """Train on samples and return the accuracy on real held-out images, 0 to 1, under its name.
 
@@ -73,7 +74,7 @@ def cas(
     count_classes(labels, len(images), len(dataset.classes))
     assert dataset.test is not None
     recipe = recipe_for(dataset)
-    right = train_and_test(Split(images, labels.astype(np.int64)), dataset, device, seed)
+    right = train_and_test(Split(images, labels.astype(np.int64)), dataset, device, seed, progress)
     provenance = {
         "protocol": PROTOCOL, "protocol_cas": recipe.name, "n": len(images),
         "reference_split": "test", "reference_n": len(dataset.test),
@@ -112,8 +113,9 @@ def random_part(split: Split | None, n: int) -> Split | None:
 
 
 def train_and_test(
-    samples: Split, dataset: Dataset, device: str | torch.device, seed: int
-) -> float:
+    samples: Split, dataset: Dataset, device: str | torch.device, seed: int,
+    progress: Progress = unheard,
+) -> float:  # fmt: skip
     """Return the held-out accuracy of a classifier trained on labelled samples."""
     where = torch.device(device)
     assert dataset.test is not None
@@ -121,7 +123,7 @@ def train_and_test(
         # The global generator makes the first weights, on the CPU, wherever the training is.
         torch.manual_seed(seed)
         model = build(dataset).to(where)
-        fit(model, *tensors(samples, where), recipe_for(dataset), seed)
+        fit(model, *tensors(samples, where), recipe_for(dataset), seed, progress=progress)
         return accuracy(model.eval(), dataset.test, where)
 
 
@@ -141,7 +143,10 @@ def build(dataset: Dataset) -> nn.Module:
     return classifier.FeatureClassifier(shape)
 
 
-def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe, seed: int) -> None:
+def fit(
+    model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe, seed: int,
+    *, progress: Progress = unheard,
+) -> None:  # fmt: skip
     """Train in place by cross entropy, with AdamW and a one-cycle schedule."""
     batch = min(recipe.batch, len(inputs))
     steps = max(recipe.steps, recipe.epochs * len(inputs) // batch)
@@ -152,7 +157,7 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe,
     order = torch.empty(0, dtype=torch.int64)
     model.train()
     with torch.enable_grad():
-        for _ in range(steps):
+        for step in range(steps):
             if len(order) < batch:
                 order = torch.cat([order, torch.randperm(len(inputs), generator=generator)])
             chosen, order = order[:batch].to(inputs.device), order[batch:]
@@ -161,3 +166,4 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, recipe: ScoringRecipe,
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            progress((step + 1) / steps)

@@ -7,19 +7,23 @@ import torch
 from torch import Tensor
 
 from bench.config import UserError
-from bench.data.dataset import Dataset
+from bench.data.dataset import Dataset, Progress, unheard
 from bench.metrics.protocol import PROTOCOL
 from bench.records import Value
 from bench.sampling.source import fault_of
 from methods.base import DataSpec, DenoiserFn, Method
 from methods.diagnostics import LEVELS, martingale_violation, score_error
-from methods.samplers import SamplerSettings
+from methods.samplers import SamplerSettings, noise_levels
+
+_CALLS = 33
+"""Times that the violation asks a denoiser at each of its levels: once, and four branches' eight
+substeps."""
 
 
 def diagnose(
     method: Method, dataset: Dataset, data: DataSpec, *, n: int,
     labels: Callable[[], Tensor | None], generator: torch.Generator,
-    levels: Sequence[float] = LEVELS,
+    levels: Sequence[float] = LEVELS, progress: Progress = unheard,
 ) -> dict[str, Value]:  # fmt: skip
     """Return ``violation``, and ``score_error`` where the density is known; both 0 at best.
 
@@ -37,7 +41,8 @@ def diagnose(
     settings = getattr(getattr(method, "config", None), "sampler", None)
     if not isinstance(settings, SamplerSettings):  # A plug-in may call anything else a sampler.
         settings = SamplerSettings()
-    found = martingale_violation(_held(D), (n, *data.shape), settings, generator, levels=levels)
+    held = _counted(_held(D), len(noise_levels(settings)) + len(levels) * _CALLS, progress)
+    found = martingale_violation(held, (n, *data.shape), settings, generator, levels=levels)
     by_level = rounded(found.by_level.flip(0))  # From the smallest level, as they are named.
     details = {"standard_error": found.standard_error, "by_level": by_level}
     details |= {"levels": sorted(set(levels))}
@@ -65,6 +70,19 @@ def _held(D: DenoiserFn) -> DenoiserFn:
         return clean
 
     return held
+
+
+def _counted(D: DenoiserFn, calls: int, progress: Progress) -> DenoiserFn:
+    """The denoiser, telling the progress of about so many calls of it."""
+    done = 0
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal done
+        done += 1
+        progress(min(1.0, done / calls))
+        return D(x, sigma)
+
+    return counted
 
 
 def rounded(values: Tensor) -> list[float]:

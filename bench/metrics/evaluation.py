@@ -41,6 +41,7 @@ def evaluate(
     labels: NDArray[np.integer] | None = None, families: Collection[str] | None = None,
     jackknife: bool = False, insist: bool = False, splits: int = SPLITS,
     extra_provenance: dict[str, Any] | None = None, say: Say = to_stderr,
+    progress: Progress = unheard,
 ) -> dict[str, Value]:  # fmt: skip
     """Return what stored features and class probabilities tell of n samples, by full names.
 
@@ -66,7 +67,8 @@ def evaluate(
     names, wanted = metric_names(extractor.name, n), BY_DEFAULT if families is None else families
     context = Context(samples, reference, extractor, labels, jackknife, splits)
     values: dict[str, Value] = {}
-    for answers, measure in _MEASURES:
+    for place, (answers, measure) in enumerate(_MEASURES):
+        progress(place / len(_MEASURES))
         asked = [family for family in answers if family in wanted]
         found = measure(context) if asked else {}
         if not isinstance(found, str):
@@ -281,13 +283,14 @@ class Evaluator:
         ``insist`` and ``say`` as in ``evaluate``.
         """
         values: dict[str, Value] = {}
+        parts = 2 * len(self.pairs) + 1
         for place, (extractor, against) in enumerate(self.pairs):
-            share = share_of(progress, place, len(self.pairs))
+            seen, measured = (share_of(progress, 2 * place + half, parts) for half in (0, 1))
             values |= evaluate(
-                features_of(extractor, images, batch=self.batch, folder=folder, progress=share),
+                features_of(extractor, images, batch=self.batch, folder=folder, progress=seen),
                 against, extractor=extractor, n=len(images), labels=labels, families=families,
                 jackknife=jackknife, insist=insist, splits=self.splits, extra_provenance=provenance,
-                say=say,
+                say=say, progress=measured,
             )  # fmt: skip
         if families is not None and "cas" not in families:
             return values
@@ -295,6 +298,7 @@ class Evaluator:
             values |= cas(
                 images, labels, self.dataset,
                 device=self.pairs[0][0].device, extra_provenance=provenance, say=say,
+                progress=share_of(progress, parts - 1, parts),
             )  # fmt: skip
         elif insist:
             say(f"no {protocol.cas_name(self.dataset.name, len(images))}: {NO_LABELS}")

@@ -19,7 +19,10 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
     Other commands may run the same study at the same time; each cell is run by one of them.
     """
     told = f"another command is preparing study '{request.name}'; waiting for it"
-    with records.only_command(request.folder, lambda: display.say(told)):
+    with (
+        records.only_command(request.folder, lambda: display.say(told)),
+        display.preparation(f"study {request.name}"),
+    ):
         prepared, tracker = make_ready(request, tracker_factory, display)
     records.settle_study(request.folder)
     records.keep_reserve(request.folder)

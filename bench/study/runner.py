@@ -93,6 +93,8 @@ class Runner(Generic[Item]):
     def run(self, planned: Sequence[Item]) -> None:
         """Run all cells that have no result yet; KeyboardInterrupt ends them cleanly first."""
         waiting = [cell for cell in planned if not cell.is_idle]
+        names = [cell.folder.name for cell in waiting]
+        self.display.expect(names, len(planned) - len(names), self.jobs)
         try:
             for cell in filter(self.work.is_new, planned):
                 with self.claim(cell) as lock:

@@ -14,7 +14,9 @@ from bench import metrics
 from bench.config.random_streams import derive
 from bench.costs.flops import parameters
 from bench.costs.machine.fitness import Watch
+from bench.data.dataset import Progress, unheard
 from bench.executors import DONE, FAILED, INTERRUPTED, Job
+from bench.metrics.features import share_of
 from bench.records import GRID, SAMPLES, Status, Value, is_sampled, write_archive
 from bench.records.grid import read_samples, write_grid
 from bench.sampling.source import draw_batches, timed
@@ -192,14 +194,14 @@ def note_sampling(cell: Cell, drawn: Drawn) -> None:
 def evaluate(cell: Cell, images: Any, labels: Any) -> None:
     """Measure the samples and the denoiser; the last point of the curves is of them too."""
     cell.progress("evaluating", fraction=0.0)
-    cost = cell.record.cost
+    cost, tell = cell.record.cost, cell.progress.of("evaluating")
     with cell.ledger.part("evaluate"):
         # Features are kept in the folder.
         cell.record.metrics = cell.evaluator.measure(
             images, labels, jackknife=True, folder=cell.folder,
-            provenance=cell.built.provenance(cost.nfe), progress=cell.progress.of("evaluating"),
+            provenance=cell.built.provenance(cost.nfe), progress=share_of(tell, 0, 2),
         )  # fmt: skip
-        cell.record.metrics |= diagnose(cell)
+        cell.record.metrics |= diagnose(cell, share_of(tell, 1, 2))
         # The curves' last point, of as many samples as the points before it.
         few = cell.evaluation.snapshot_samples
         last = cell.evaluator.measure_for_curve(images[:few]) if few < len(images) else {}
@@ -209,7 +211,7 @@ def evaluate(cell: Cell, images: Any, labels: Any) -> None:
     cell.add_point({**place, "values": values})
 
 
-def diagnose(cell: Cell) -> dict[str, Value]:
+def diagnose(cell: Cell, progress: Progress = unheard) -> dict[str, Value]:
     """Measure the denoiser itself, where there is one."""
     n, source = cell.evaluation.diagnostic_samples, cell.built.source("diagnostics")
     generator = torch.Generator(cell.device)
@@ -217,5 +219,5 @@ def diagnose(cell: Cell) -> dict[str, Value]:
     return metrics.diagnose(
         cell.built.method, cell.dataset, data_spec(cell.dataset),
         n=n, labels=lambda: source.labels(n, 0), generator=generator,
-        levels=cell.evaluation.violation_levels,
+        levels=cell.evaluation.violation_levels, progress=progress,
     )  # fmt: skip

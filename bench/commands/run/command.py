@@ -102,8 +102,9 @@ def finished_of(folder: Path) -> list[Path]:
 def tell_begun(folder: Path) -> None:
     """Say what is kept of a study of which no cell has finished, where a table has no rows."""
     begun, kept = (len(list(folder.glob(f"*/{name}"))) for name in (RECORD, CHECKPOINT))
-    print(f"study    {folder.name}: none of {begun} cells has finished")
-    print(f"kept     {folder}: checkpoints of {kept} cells")
+    print(f"study    {folder.name}: {'no cell has finished' if begun else 'no cell was begun'}")
+    if begun:
+        print(f"kept     checkpoints of {kept} of {begun} cells, in {folder}")
 
 
 def print_places(request: study.Request, tracking: bool) -> None:
