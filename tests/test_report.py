@@ -29,10 +29,11 @@ from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import frame as frames
 from bench.report import ranking, study_report, summary
 from bench.report.frame import refuse_difference
-from bench.report.plots.drawing import DPI, STYLE, PlottedStudy, plain, save
-from bench.report.plots.quality import fidelity, pairs
+from bench.report.plots.drawing import DPI, STYLE, PlottedStudy, save
+from bench.report.plots.fidelity import fidelity, pairs
+from bench.report.plots.ledger import ledger
 from bench.report.plots.samples import SamplePanel, samples, side_by_side
-from bench.report.plots.training_curves import ledger
+from bench.report.plots.scales import plain
 from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval, mean_intervals

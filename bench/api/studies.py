@@ -208,7 +208,10 @@ class Study:
         return self.report.frame.copy()
 
     def curves(self) -> pd.DataFrame:
-        """Return a row per logged point: method, seed, images, seconds, name, value."""
+        """Return a row per logged point: method, seed, stage, images, seconds, flops, name, value.
+
+        ``flops`` is what training had spent by then, NaN where the record does not tell.
+        """
         return self.report.curves.copy()
 
     def table(self, format: str = "md") -> str:
@@ -218,7 +221,9 @@ class Study:
         return render_table(self.report, format)
 
     def plot(self, metric: str, x: str = "train_flops", ax: Axes | None = None) -> Axes:
-        """Draw a point per method: a metric against a cost, 95 % intervals over seeds as bars.
+        """Draw a point per method: a metric against a cost, or side by side at equal costs.
+
+        Bars are 95 % intervals over seeds, or of one seed ± 1.96 standard errors within it.
 
         Args:
             metric: the metric's name, as in the table.
@@ -230,7 +235,7 @@ class Study:
         """
         from matplotlib import rc_context
 
-        from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped
+        from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped, wrapped
         from bench.report.plots.quality import COSTS, draw_quality
 
         if metric not in self.report.metrics:
@@ -243,9 +248,11 @@ class Study:
 
                 ax = pyplot.subplots(layout="constrained")[1]
             try:
-                draw_quality(ax, PlottedStudy.of(self.report), metric, COSTS[x])
+                told = draw_quality(ax, PlottedStudy.of(self.report), metric, COSTS[x])
             except Skipped as reason:
                 raise UserError(str(reason)) from reason
+            inches = ax.get_window_extent().width / ax.figure.dpi
+            ax.set_title(wrapped(inches, told), fontsize=8, color="#444444")
             ax.legend()
         return ax
 

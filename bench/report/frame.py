@@ -17,6 +17,7 @@ import yaml
 from bench import records
 from bench.config import UserError, digest, one_line
 from bench.records import Anchors, Record, Status, Value, interleaved, record
+from bench.report.training_flops import training_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,16 +83,19 @@ def make_frame(
 
 
 def make_curves(cells: Cells) -> pd.DataFrame:
-    """Read cells' curves, a row a logged point; of one logged again after a resumption the last."""
+    """Read cells' curves, a row a logged point; of one logged again after a resumption the last.
+
+    ``flops`` is the training's own up to there, NaN where it is not known; see ``training_flops``.
+    """
     import pandas as pd
 
-    names = ["method", "seed", "images", "seconds", "name", "value"]
-    rows = [
-        (row.method, row.seed, line["images"], line["seconds"], name, value)
-        for folder, row in cells
-        for line in record.read_curves(folder)
-        for name, value in line["values"].items()
-    ]
+    names = ["method", "seed", "stage", "images", "seconds", "flops", "name", "value"]
+    rows = []
+    for folder, row in cells:
+        lines = record.read_curves(folder)
+        for line, flops in zip(lines, training_flops(row, lines), strict=True):
+            at = (row.method, row.seed, line.get("stage"), line["images"], line["seconds"], flops)
+            rows += [(*at, name, value) for name, value in line["values"].items()]
     curves = pd.DataFrame(rows, columns=names)
     last = curves.drop_duplicates(["method", "seed", "name", "images"], keep="last")
     return last.sort_values(["method", "seed", "name", "images"], ignore_index=True)

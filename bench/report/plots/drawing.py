@@ -5,25 +5,26 @@ Matplotlib's own canvas, without pyplot: no window, no state between figures.
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.records import write_atomically
+from bench.records import direction, write_atomically
 from bench.records.grid import PALETTE
+from bench.report.plots.scales import Ends
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
-from bench.report.table.numbers import number, scaled
+from bench.report.titles import metric_words
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*", "8", "d")
 LINES = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)), (0, (6, 1)), (0, (1, 2.5)))
-ANCHOR_STYLES = ("--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -33,8 +34,54 @@ STYLE: dict[Any, Any] = {
 DPI = 200
 
 
+SEEDS, WITHIN = "seeds", "within"
+"""What an error bar is of: the 95 % t interval over seeds, or the error within the one seed."""
+Z = 1.96
+"""Standard errors on each side of a value that hold 95 % of a normal distribution."""
+THIN = 0.7
+"""Width of bars within one seed, in points; those over seeds are thicker."""
+TONES = (0.0, -0.4, 0.45, 0.7, -0.6, 0.25, -0.2, 0.6)
+"""Shades of a family's colour, neighbours far apart: towards white above 0, black below."""
+MANY = 6
+"""Names beyond this many stand in a column beside the panels, not above them."""
+
+
 class Skipped(Exception):
     """A picture that cannot be drawn from this study, with the reason."""
+
+
+class Bar(NamedTuple):
+    """Half the length of an error bar, NaN where no error is known, and what it is of."""
+
+    half: float
+    kind: str
+
+    @classmethod
+    def of(cls, mean: float, half: float, count: int, error: float) -> Self:
+        """Choose the interval over seeds, or of one seed ± 1.96 standard errors within it."""
+        if count > 1 and math.isfinite(half):
+            return cls(half, SEEDS)
+        known = count == 1 and math.isfinite(error) and math.isfinite(mean)
+        return cls(Z * error, WITHIN) if known else cls(math.nan, "")
+
+    def ends(self, value: float) -> Ends:
+        """Return the value between the ends of its bar."""
+        half = 0.0 if math.isnan(self.half) else self.half
+        return value - half, value, value + half
+
+
+def bars_told(kinds: Collection[str], without: Sequence[str] = ()) -> str:
+    """Say what the error bars of a picture are, and who has none."""
+    told = []
+    if SEEDS in kinds:
+        told.append("Bars: 95 % t interval over seeds.")
+    if WITHIN in kinds:
+        told.append("Thin bars: ± 1.96 standard errors within the one seed.")
+    if without and not kinds:
+        return "One seed a method, without a known error."
+    if without:
+        told.append(f"No error is known for {', '.join(without)}.")
+    return " ".join(told)
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
@@ -56,15 +103,32 @@ def new_figure(
     return figure, list(grid.flat)
 
 
-def legend_above(
-    figure: Figure, handles: Sequence[Any], names: Sequence[str], *, most: int
-) -> None:
-    """Put a legend above the figure, no wider than it, and make room for its rows."""
+def place_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Put a legend above the figure, no wider than it, or many names in a column beside it."""
+    if not handles:
+        return
+    names, shown = list(handles), list(handles.values())
+    if len(names) > MANY:
+        figure.legend(shown, names, loc="outside right upper", fontsize=8)
+        height = figure.get_figheight()
+        figure.set_size_inches(
+            figure.get_figwidth() + 0.6 + 0.068 * max(map(len, names)),
+            max(height, 0.4 + 0.185 * len(names)),
+        )
+        return
     wide = figure.get_figwidth() / (0.55 + 0.072 * max(map(len, names)))
-    columns = max(1, min(most, len(names), int(wide)))
+    columns = max(1, min(len(names), int(wide)))
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.19 * (rows - 1))
-    figure.legend(handles, names, loc="outside upper center", ncols=columns)
+    figure.legend(shown, names, loc="outside upper center", ncols=columns)
+
+
+def axis_title(metric: str, inches: float = math.inf) -> str:
+    """Write a metric in words for an axis, with which way is better, in lines that fit."""
+    words = metric_words(metric)
+    better = {"↓": ", lower is better", "↑": ", higher is better"}.get(direction(metric), "")
+    told = f"{words[:1].upper()}{words[1:]}{better}"
+    return told if math.isinf(inches) else textwrap.fill(told, int(14 * inches))
 
 
 def wrapped(inches: float, told: str) -> str:
@@ -78,10 +142,9 @@ def note_below(figure: Figure, told: str) -> None:
 
 
 def common_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Put one legend above all panels, each method once."""
+    """Put one legend for all panels, each method once."""
     handles = handles_of(panels)
-    names = sorted(handles)
-    legend_above(figure, [handles[name] for name in names], names, most=6)
+    place_legend(figure, {name: handles[name] for name in sorted(handles)})
 
 
 def handles_of(panels: Sequence[Axes]) -> dict[str, Any]:
@@ -92,58 +155,31 @@ def handles_of(panels: Sequence[Axes]) -> dict[str, Any]:
     return handles
 
 
-def draw_level(axes: Axes, name: str, level: float, style: str = ANCHOR_STYLES[0]) -> None:
-    """Draw what has no cost, an anchor, as a line across, and write its name on it."""
-    axes.axhline(level, color="#555555", linestyle=style, linewidth=1.1, zorder=1)
-    axes.annotate(
-        f"{name}: {number(level)}", (0.995, level), (0, 3), va="bottom", ha="right",
-        xycoords=("axes fraction", "data"), textcoords="offset points", color="#444444",
-        fontsize=8,
-    )  # fmt: skip
+def line_of_means(axes: Axes, points: pd.DataFrame, x: str, column: str, **look: Any) -> list[Ends]:
+    """Draw a line through the means over seeds at each ``x``, with their errors; return these."""
+    points = points.reindex(columns=[x, column, f"{column}.error"]).astype(float)
+    ends: list[Ends] = []
+    places, kinds = [], []
+    for place, group in points[np.isfinite(points[column])].groupby(x):
+        mean, half, count = mean_interval(group[column].tolist())
+        bar = Bar.of(mean, half, count, float(group[f"{column}.error"].mean()))
+        ends.append(bar.ends(mean))
+        places.append(float(str(place)))
+        kinds.append(bar.kind)
+    if ends:
+        bars = np.array([[value - low, high - value] for low, value, high in ends]).T
+        wide = SEEDS in kinds
+        axes.errorbar(
+            places, [value for _, value, _ in ends], yerr=bars if bars.any() else None,
+            elinewidth=1.0 if wide else THIN, capsize=2 if wide else 0, **look,
+        )  # fmt: skip
+    return ends
 
 
-def line_of_means(
-    axes: Axes, points: pd.DataFrame, x: str, column: str, shift: float = 1.0, **look: Any
-) -> None:
-    """Draw a line through the means over seeds at each ``x``, with their intervals as bars."""
-    finite = points[points[column].map(math.isfinite).astype(bool)].groupby(x)[column]
-    means = [mean_interval(group.tolist()) for _, group in finite]
-    halves = [0.0 if math.isnan(half) else half for _, half, _ in means]
-    below = [min(half, 0.9 * abs(y)) for half, (y, *_) in zip(halves, means, strict=True)]
-    if means:
-        places = [float(str(place)) * shift for place, _ in finite]
-        bars = [below, halves] if any(halves) else None
-        axes.errorbar(places, [y for y, *_ in means], yerr=bars, elinewidth=0.8, capsize=2, **look)
-
-
-def log_scale(axes: Axes, axis: str, values: Sequence[float], padding: float) -> None:
-    """Make an axis logarithmic with labels in plain numbers, and leave room at both ends."""
-    low, high = min(values), max(values)
-    if low <= 0:
-        return
-    axes.set(**{f"{axis}scale": "log", f"{axis}lim": (low / padding, high * padding)})
-    part = axes.xaxis if axis == "x" else axes.yaxis
-    steps = (1.0,) if high / low > 300 else (1.0, 2.0, 5.0)
-    part.set_major_locator(LogLocator(subs=steps, numticks=12))
-    part.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    part.set_minor_formatter(NullFormatter())
-
-
-def plain(value: float) -> str:
-    """Write a tick's value shortly: 0.02, 5, 200, 20 k, 12 T."""
-    if value == 0:
-        return "0"
-    text = scaled(value, "") if value >= 1000 else number(value)
-    digits, _, prefix = text.partition(" ")
-    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    return f"{digits} {prefix}".strip()
-
-
-def log_if_wide(axes: Axes, values: Iterable[float]) -> None:
-    """Make the upright axis logarithmic where positive values differ by more than a factor 12."""
-    finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) / min(finite) > 12:
-        log_scale(axes, "y", finite, padding=1.15)
+def shade(colour: str, towards: float) -> str:
+    """Mix a colour with white (up to 1) or with black (down to -1)."""
+    end = 1.0 if towards > 0 else 0.0
+    return to_hex([part + (end - part) * abs(towards) for part in to_rgb(colour)])
 
 
 @dataclass(frozen=True)
@@ -156,7 +192,10 @@ class PlottedStudy:
 
     @classmethod
     def of(cls, report: StudyReport) -> Self:
-        """Give each method its colour, marker and line; variants share their method's colour."""
+        """Give each method its look: a colour a family, shades of it for variants.
+
+        Where all are of one family, each has a colour of its own.
+        """
         families: dict[str, list[str]] = {}
         for method in sorted(report.cell_frame["method"].unique()):
             families.setdefault(method.split(":")[0], []).append(method)
@@ -165,6 +204,12 @@ class PlottedStudy:
         for place, family in enumerate(families.values()):
             for index, method in enumerate(family):
                 marker = MARKERS[(place if apart else index) % len(MARKERS)]
-                look = {"color": PALETTE[place % len(PALETTE)], "marker": marker}
+                if len(families) == 1:
+                    turn, hue = divmod(index, len(PALETTE))
+                    colour = shade(PALETTE[hue], min(0.8, 0.45 * turn))
+                else:
+                    tone = TONES[index % len(TONES)]
+                    colour = shade(PALETTE[place % len(PALETTE)], tone)
+                look = {"color": colour, "marker": marker}
                 looks[method] = look | {"linestyle": LINES[index % len(LINES)]}
         return cls(report, looks)

@@ -14,17 +14,9 @@ from bench.records import direction
 from bench.records.grid import PALETTE
 from bench.report.nfe_table import REAL, NfePoints, load_points, sampler_order
 from bench.report.plots import drawing
-from bench.report.plots.drawing import (
-    draw_level,
-    handles_of,
-    line_of_means,
-    log_scale,
-    new_figure,
-)
+from bench.report.plots.drawing import axis_title, handles_of, line_of_means, new_figure
+from bench.report.plots.scales import ANCHOR_STYLES, Ends, cost_axis, quality_axis
 from bench.report.study_report import StudyReport
-
-DODGE = 0.012
-"""Shift between neighbouring lines, as a fraction of a value: bars at one place stay legible."""
 
 
 def write_nfe_plots(report: StudyReport) -> list[Path]:
@@ -47,28 +39,35 @@ def draw(content: NfePoints, metric: str) -> Figure:
     others = content.points[~content.points["method"].isin(methods)].groupby("method")
     columns = min(3, len(methods))
     rows = -(-len(methods) // columns)
-    inches = (1.2 + 3.9 * columns, 1.0 + 2.9 * rows)
+    inches = (1.6 + 3.4 * columns, 1.2 + 2.7 * rows)
     figure, panels = new_figure(*inches, columns, rows, sharex=True, sharey=True)
+    ends: list[Ends] = []
     for method, axes in zip(methods, panels, strict=False):
         for place, sampler in enumerate(samplers):
-            points, shift = content.line(method, sampler), 1 + DODGE * (place - 3)
+            points = content.line(method, sampler)
             look = _sampler_look(place) | {"label": sampler}
-            line_of_means(axes, points[~points["own"]], "nfe", column, shift, **look)
+            ends += line_of_means(axes, points[~points["own"]], "nfe", column, **look)
         # What has no sampler to exchange is the one point of its record.
         for marker, (name, points) in zip(cycle(drawing.MARKERS), others, strict=False):
-            look = {"fmt": marker, "label": str(name), "markersize": 8, "linestyle": "none"}
-            line_of_means(axes, points, "nfe", column, color="#777777", **look)
+            look = {"fmt": marker, "label": str(name), "markersize": 7, "linestyle": "none"}
+            look |= {"fillstyle": "none", "zorder": 3}
+            ends += line_of_means(axes, points, "nfe", column, color="#555555", **look)
         axes.set_title(method)
-        axes.set_xlabel("network evaluations an image, counted")
+    shown = panels[: len(methods)]
+    for axes in shown[-columns:]:
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("network evaluations per image, counted")
     for axes in panels[::columns][:rows]:
-        axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
+        axes.set_ylabel(axis_title(metric, inches=2.2))
     for axes in panels[len(methods) :]:
         axes.remove()
-    if content.points.groupby("method")["seed"].nunique().max() > 1:
-        told = "Mean and 95 % t interval over seeds; lines stand a little apart to stay legible."
+    seeds = content.points.groupby("method")["seed"].nunique()
+    errors = content.points.reindex(columns=[f"{column}.error"]).notna().any(axis=None)
+    kinds = ["seeds"] * bool(seeds.max() > 1) + ["within"] * bool(seeds.min() == 1 and errors)
+    if told := drawing.bars_told(kinds):
         drawing.note_below(figure, told)
-    _axes(panels[: len(methods)], content, metric)
-    _legend(figure, panels[: len(methods)], samplers)
+    _axes(shown, content, metric, ends, columns)
+    _legend(figure, shown, samplers)
     return figure
 
 
@@ -76,28 +75,26 @@ def _sampler_look(place: int) -> dict[str, Any]:
     turns, colour = divmod(place, len(PALETTE))
     return {
         "color": PALETTE[colour], "marker": drawing.MARKERS[place % len(drawing.MARKERS)],
-        "linestyle": ("-", *drawing.ANCHOR_STYLES)[turns % 4], "linewidth": 1.2, "markersize": 6,
+        "linestyle": ("-", *ANCHOR_STYLES)[turns % 4], "linewidth": 1.2, "markersize": 6,
         "markeredgecolor": "white", "markeredgewidth": 0.3,
     }  # fmt: skip
 
 
-def _axes(panels: Sequence[Axes], content: NfePoints, metric: str) -> None:
-    """Make both axes logarithmic and draw the anchor of real images."""
+def _axes(
+    panels: Sequence[Axes], content: NfePoints, metric: str, ends: Sequence[Ends], columns: int
+) -> None:
+    """Make both axes logarithmic and draw the anchor of real images, named at the right."""
     levels = content.report.levels(metric)
     anchors = {name: level for name, level in levels.items() if name.startswith(REAL)}
-    points = content.points[content.points[f"metrics.{metric}"].map(math.isfinite).astype(bool)]
-    heights = [*points[f"metrics.{metric}"], *anchors.values()]
-    for axes in panels:
-        log_scale(axes, "x", points["nfe"].tolist(), padding=1.25)
-        log_scale(axes, "y", heights, padding=1.3)
-        for name, level in anchors.items():
-            draw_level(axes, name, level)
+    evaluations = [(x, x, x) for x in content.points["nfe"] if math.isfinite(x)]
+    for place, axes in enumerate(panels):
+        cost_axis(axes, "x", evaluations)
+        is_last = place % columns == columns - 1 or place == len(panels) - 1
+        quality_axis(axes, metric, ends, anchors, told=is_last)
 
 
 def _legend(figure: Figure, panels: Sequence[Axes], samplers: Sequence[str]) -> None:
     """Put one legend above all panels: the samplers, then the methods that are one point."""
     handles = handles_of(panels)
     names = sorted(handles, key=lambda name: (name not in samplers, *sampler_order(name)))
-    columns = min(3 * min(3, len(panels)), len(names))
-    shown = [handles[name] for name in names]
-    figure.legend(shown, names, loc="outside upper center", ncols=columns)
+    drawing.place_legend(figure, {name: handles[name] for name in names})

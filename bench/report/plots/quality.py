@@ -1,172 +1,193 @@
-"""A point per method: quality against cost, and fidelity, precision, against diversity, recall."""
+"""A point per method: quality against cost, or side by side where all cost the same."""
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.records import direction, metric_family
 from bench.report.plots import drawing
-from bench.report.plots.drawing import PlottedStudy, Skipped, new_figure
+from bench.report.plots.drawing import Bar, PlottedStudy, Skipped, axis_title, new_figure
+from bench.report.plots.scales import Ends, cost_axis, plain, quality_axis
 from bench.report.summary import TableRow
-from bench.report.table.numbers import MARK
+from bench.report.table.numbers import MARK, percent
 
-Point = tuple[str, float, float, Any, Any]
-"""Method, cost, quality, and the bars of both."""
-GIVEN = ("x", "+", "1", "2", "3", "4")
-"""Markers of what was not trained here."""
-NEAR = 1.04
-"""Points whose costs differ by less than this factor are drawn a little apart."""
-FAN = 1.25
-"""The factor between the first and the last of such points, at most."""
+EQUAL = 0.04
+"""Costs that differ by less than this share of the largest are equal by design."""
+SLOT, NARROW = 0.75, 0.42
+"""Inches for a method where methods stand side by side; narrow where their names are turned."""
+LETTER = 0.085
+"""Inches of a letter of a name."""
 
 
 class CostAxis(NamedTuple):
-    """A cost that quality is drawn against: name, column, axis label."""
+    """A cost that quality is drawn against: name, column, words, unit."""
 
     name: str
     column: str
-    label: str
+    words: str
+    unit: str
+
+    @property
+    def label(self) -> str:
+        """The cost's words with its unit, for an axis."""
+        return f"{self.words} ({self.unit})"
 
 
-TIME = CostAxis("ms_per_image", "ms_per_image", "sampling time per image (ms)")
-FLOPS = CostAxis("train_flops", "cost.train_flops", "training compute (FLOP)")
-SECONDS = CostAxis("train_seconds", "ledger.train", "training time (s)")
-NFE = CostAxis("nfe", "cost.nfe", "network evaluations an image, counted")
+TIME = CostAxis("ms_per_image", "ms_per_image", "sampling time per image", "ms")
+FLOPS = CostAxis("train_flops", "cost.train_flops", "training compute", "FLOP")
+SECONDS = CostAxis("train_seconds", "ledger.train", "training time", "s")
+NFE = CostAxis("nfe", "cost.nfe", "network evaluations per image", "counted")
 COSTS = {axis.name: axis for axis in (TIME, FLOPS, SECONDS, NFE)}
 """What quality can be drawn against, by name."""
 
 
+class Point(NamedTuple):
+    """A method's mean cost and quality, with the bars of both."""
+
+    method: str
+    cost: Ends
+    quality: Ends
+    bar: Bar
+    is_fit: bool
+    """Whether the machine was fit to time the method on."""
+    seeds: list[float]
+    """The quality of each seed."""
+
+
 def quality(content: PlottedStudy, metric: str, cost: CostAxis) -> Figure:
-    """Draw one point per method: a metric against a cost, bars over seeds, anchors as lines."""
-    figure, (axes,) = new_figure(5.2, 3.7)
-    draw_quality(axes, content, metric, cost)
-    drawing.legend_above(figure, *axes.get_legend_handles_labels(), most=5)
+    """Draw a metric against a cost; Skipped where fewer than two methods have both."""
+    points = points_of(content, metric, cost)
+    if len(points) < 2:
+        has = f"only '{points[0].method}' has" if points else "no finished cell has"
+        raise Skipped(f"{has} both '{metric}' and {cost.name}")
+    is_strip, width, height = are_equal(points), 5.8, 3.9
+    if is_strip:
+        longest = max(len(point.method) for point in points)
+        turned = longest * LETTER > SLOT
+        width = max(4.2, 2.4 + (NARROW if turned else SLOT) * len(points))
+        height += turned * longest * LETTER
+    figure, (axes,) = new_figure(width, height)
+    told = draw_quality(axes, content, metric, cost)
+    drawing.note_below(figure, told)
+    if not is_strip:
+        drawing.place_legend(figure, drawing.handles_of([axes]))
     return figure
 
 
-def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis) -> None:
-    """Draw what ``quality`` does into given axes, without a legend; Skipped without a point."""
-    points = _points(content, metric, cost)
+def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis) -> str:
+    """Draw what ``quality`` does into given axes, without legend and note; return the note.
+
+    Skipped without a point.
+    """
+    points = points_of(content, metric, cost)
     if not points:
         raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
-    drawn = spread(points)
-    for method, x, y, x_error, y_error in sorted(drawn, key=lambda point: point[0]):
-        colour, marker = (content.looks[method][key] for key in ("color", "marker"))
-        axes.errorbar(
-            [x], [y], xerr=x_error, yerr=y_error, fmt="none", ecolor=colour, elinewidth=1.2,
-            capsize=3.5, capthick=1.2, zorder=2,
-        )  # fmt: skip
-        axes.plot(
-            [x], [y], marker, label=method, color=colour, markersize=7.5,
-            markeredgecolor="white", markeredgewidth=0.8, zorder=3,
-        )  # fmt: skip
-    axes.set_xlabel(cost.label + fitness(content, cost))
-    axes.set_ylabel(f"{metric} {direction(metric)}".rstrip())
-    if content.report.finished.groupby("method")["seed"].nunique().max() > 1:
-        told = "mean and 95 % t interval over seeds"
-        moved = drawn != sorted(points, key=lambda point: point[1])
-        told += "; points of equal cost stand a little apart" if moved else ""
-        inches = axes.get_window_extent().width / axes.figure.dpi
-        axes.set_title(drawing.wrapped(inches, told), fontsize=8, color="#444444")
-    anchors = content.report.levels(metric)
-    heights = [y for _, _, y, *_ in points] + list(anchors.values())
-    drawing.log_scale(axes, "x", [x for _, x, *_ in points], padding=1.6)
-    drawing.log_scale(axes, "y", heights, padding=1.35)
-    for (name, level), style in zip(anchors.items(), cycle(drawing.ANCHOR_STYLES), strict=False):
-        drawing.draw_level(axes, name, level, style)
+    if len(points) > 1 and are_equal(points):
+        _strip(axes, content, points, cost)
+    else:
+        _scatter(axes, content, points, cost)
+    axes.set_ylabel(axis_title(metric, inches=2.6))
+    quality_axis(axes, metric, [point.quality for point in points], content.report.levels(metric))
+    return _note(points, cost)
 
 
-def spread(points: Sequence[Point]) -> list[Point]:
-    """Move points of nearly equal cost a little apart, so that each can be seen."""
-    clusters: list[list[Point]] = []
-    for point in sorted(points, key=lambda point: point[1]):
-        if not clusters or point[1] > clusters[-1][-1][1] * NEAR:
-            clusters.append([])
-        clusters[-1].append(point)
-    return [moved for cluster in clusters for moved in fanned(cluster)]
-
-
-def fanned(cluster: Sequence[Point]) -> list[Point]:
-    """Fan points out around their common cost, in the order of their names."""
-    middle = (len(cluster) - 1) / 2
-    step = min(NEAR, FAN ** (1 / max(1, len(cluster) - 1)))
-    named = sorted(cluster, key=lambda point: point[0])
-    return [(m, x * step ** (i - middle), y, dx, dy) for i, (m, x, y, dx, dy) in enumerate(named)]
-
-
-def _points(content: PlottedStudy, metric: str, cost: CostAxis) -> list[Point]:
+def points_of(content: PlottedStudy, metric: str, cost: CostAxis) -> list[Point]:
+    """Return a point for each method that has both, methods by name."""
     points = []
     for row in content.report.method_rows:
-        y, half = row.get(f"metrics.{metric}", math.nan), row.get(f"metrics.{metric}:half")
-        x, x_error = _cost(row, cost)
-        if math.isfinite(x) and math.isfinite(y) and x > 0:
-            points.append((str(row["method"]), x, y, x_error, _bar(y, half)))
+        value, bar = measured(row, f"metrics.{metric}")
+        paid = _cost(row, cost)
+        if math.isfinite(paid[1]) and math.isfinite(value) and paid[1] > 0:
+            method, ends = str(row["method"]), bar.ends(value)
+            seeds = content.report.by_method[method][f"metrics.{metric}"].dropna().tolist()
+            points.append(Point(method, paid, ends, bar, not row["time.unfit"], seeds))
     return points
 
 
-def _cost(row: Any, cost: CostAxis) -> tuple[float, Any]:
-    if cost is not TIME:
-        value = row.get(cost.column, math.nan)
-        return value, _bar(value, row.get(f"{cost.column}:half"))
-    median, low, high = (row.get(f"time.{cost.column}.{p}") for p in ("median", "low", "high"))
-    return (math.nan, None) if median is None else (median, [[median - low], [high - median]])
-
-
-def _bar(value: float, half: float | None) -> Any:
-    """Return the error bar, its lower end cut where a logarithmic axis could not show it."""
-    if half is None or not math.isfinite(half) or half == 0:
-        return None
-    return [[min(half, 0.9 * abs(value))], [half]]
-
-
-def fitness(content: PlottedStudy, cost: CostAxis) -> str:
-    """Say of a timing's axis for which methods the machine was not fit, beside its label."""
-    named = [str(row["method"]) for row in content.report.method_rows if row["time.unfit"]]
-    return f"\n{MARK} machine not fit: {', '.join(named)}" if named and cost is TIME else ""
-
-
-def pairs(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield each precision among the metrics with the recall that was measured in the same way."""
-    for name in names:
-        recall = name.replace("precision", "recall", 1)
-        if metric_family(name) == "precision" and recall in names:
-            yield name, recall
-
-
-def fidelity(content: PlottedStudy, precision: str, recall: str) -> Figure:
-    """Draw a point for each row of the table; bars are 95 % t intervals over seeds, in 0 to 1."""
-    figure, (axes,) = new_figure(4.6, 4.2)
-    names = (f"metrics.{recall}", f"metrics.{precision}")
-    for row in _with_all(content.report.method_rows, names):
-        look = content.looks[row["method"]] | {"markersize": 7.5, "markeredgecolor": "white"}
-        _point(axes, row, names, **look)
-    given = _with_all([*content.report.foreign_rows, *content.report.anchor_rows], names)
-    for row, marker in zip(given, cycle(GIVEN), strict=False):
-        _point(axes, row, names, color="#555555", marker=marker, markersize=8)
-    axes.set_xlabel(f"{recall} ↑ (diversity)")
-    axes.set_ylabel(f"{precision} ↑ (fidelity)")
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    drawing.legend_above(figure, *axes.get_legend_handles_labels(), most=4)
-    return figure
-
-
-def _with_all(rows: Sequence[TableRow], names: Sequence[str]) -> list[TableRow]:
-    return [row for row in rows if all(math.isfinite(row.get(name, math.nan)) for name in names)]
-
-
-def _point(axes: Axes, row: TableRow, names: Sequence[str], **style: Any) -> None:
-    x, y = (row[name] for name in names)
-    halves = [row.get(f"{name}:half", math.nan) for name in names]
-    # Cut where no precision and no recall can be.
-    x_bar, y_bar = (
-        None if math.isnan(half) else [[min(half, value)], [min(half, 1 - value)]]
-        for value, half in zip((x, y), halves, strict=True)
+def measured(row: TableRow, name: str) -> tuple[float, Bar]:
+    """Return a row's mean of a column of metrics and its error bar."""
+    value, half, count, error = (
+        row.get(f"{name}{part}", math.nan) for part in ("", ":half", ":n", ".error")
     )
+    return value, Bar.of(value, half, count, error)
+
+
+def are_equal(points: list[Point]) -> bool:
+    """Whether all methods cost the same by design."""
+    costs = [point.cost[1] for point in points]
+    return (max(costs) - min(costs)) / max(costs) < EQUAL
+
+
+def _cost(row: Any, cost: CostAxis) -> Ends:
+    if cost is not TIME:
+        value, half = (row.get(f"{cost.column}{part}", math.nan) for part in ("", ":half"))
+        return Bar(half, "").ends(value)
+    low, value, high = (row.get(f"time.{cost.column}.{x}") for x in ("low", "median", "high"))
+    return (math.nan, math.nan, math.nan) if value is None else (low, value, high)
+
+
+def _scatter(axes: Axes, content: PlottedStudy, points: list[Point], cost: CostAxis) -> None:
+    for point in points:
+        low, x, high = point.cost
+        _bars(axes, content, point, x, xerr=[[x - low], [high - x]] if high > low else None)
+        _marker(axes, content, point, x)
+    axes.set_xlabel(cost.label)
+    cost_axis(axes, "x", [point.cost for point in points])
+
+
+def _strip(axes: Axes, content: PlottedStudy, points: list[Point], cost: CostAxis) -> None:
+    """Draw the methods side by side, each with its seeds beside it."""
+    for place, point in enumerate(points):
+        colour = content.looks[point.method]["color"]
+        _bars(axes, content, point, place)
+        _marker(axes, content, point, place)
+        if len(point.seeds) > 1:
+            beside = [place + 0.24] * len(point.seeds)
+            axes.plot(beside, point.seeds, "o", color=colour, markersize=3, alpha=0.6, zorder=2)
+    names = [point.method for point in points]
+    turned = max(map(len, names)) * LETTER > SLOT
+    axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="x")
+    costs = [point.cost[1] for point in points]
+    spread = percent((max(costs) - min(costs)) / max(costs))
+    within = "" if max(costs) == min(costs) else f", within {spread}"
+    axes.set_xlabel(f"all at {amount(sum(costs) / len(costs))} {cost.unit} of {cost.words}{within}")
+
+
+def amount(value: float) -> str:
+    """Write a cost in a sentence: 4.36e11, 0.61, 36."""
+    return f"{value:.2e}".replace("e+", "e") if value >= 1e5 else plain(value)
+
+
+def _bars(axes: Axes, content: PlottedStudy, point: Point, x: float, **bars: Any) -> None:
+    low, y, high = point.quality
+    thick = 0.7 if point.bar.kind == drawing.WITHIN else 1.2
     axes.errorbar(
-        [x], [y], xerr=x_bar, yerr=y_bar, label=str(row["method"]), elinewidth=1.2, capsize=3,
-        clip_on=False, zorder=3, **style | {"linestyle": "none"},
+        [x], [y], yerr=[[y - low], [high - y]] if high > low else None, fmt="none",
+        ecolor=content.looks[point.method]["color"], elinewidth=thick, capthick=thick,
+        capsize=2.0 if point.bar.kind == drawing.WITHIN else 3.5, zorder=2, **bars,
     )  # fmt: skip
+
+
+def _marker(axes: Axes, content: PlottedStudy, point: Point, x: float) -> None:
+    look = {key: content.looks[point.method][key] for key in ("color", "marker")}
+    axes.plot(
+        [x], [point.quality[1]], label=point.method, markersize=7.5, markeredgecolor="white",
+        markeredgewidth=0.8, linestyle="none", zorder=3, **look,
+    )  # fmt: skip
+
+
+def _note(points: list[Point], cost: CostAxis) -> str:
+    """Say what bars and dots are, and for which methods drawn the machine was not fit."""
+    kinds = {point.bar.kind for point in points} - {""}
+    without = [point.method for point in points if not point.bar.kind]
+    told = [drawing.bars_told(kinds, without)]
+    if cost is TIME:
+        told.append("Bars across: 95 % interval of the median time, the widest over seeds.")
+        if unfit := [point.method for point in points if not point.is_fit]:
+            told.append(f"{MARK} machine not fit: {', '.join(unfit)}.")
+    elif len(points) > 1 and are_equal(points) and any(len(point.seeds) > 1 for point in points):
+        told.append("Small dots: the seeds.")
+    return " ".join(filter(None, told))

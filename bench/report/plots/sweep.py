@@ -7,9 +7,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.records import direction
 from bench.report.plots import drawing
-from bench.report.plots.drawing import PlottedStudy, common_legend, line_of_means, new_figure
+from bench.report.plots.drawing import (
+    PlottedStudy,
+    axis_title,
+    common_legend,
+    line_of_means,
+    new_figure,
+)
 from bench.report.study_report import StudyReport
 from bench.report.sweep_table import SweptSetting, swept_settings
 
@@ -44,7 +49,7 @@ def draw(content: SweptSetting) -> Figure:
                 axes, all_of[all_of["own"]], "value", column,
                 color=look["color"], marker="o", markersize=11, fillstyle="none", linestyle="none",
             )  # fmt: skip
-        axes.set_title(f"{metric} {direction(metric)}".rstrip())
+        axes.set_title(axis_title(metric, inches=2.6), fontsize=9)
         axes.set_xlabel(content.setting)
         _scale(axes, points["value"].tolist())
     for axes in panels[len(names) :]:

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from bench.config import UserError
 from bench.records import direction
 from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped, save
-from bench.report.plots.quality import FLOPS, TIME, fidelity, pairs, quality
+from bench.report.plots.fidelity import fidelity, pairs
+from bench.report.plots.ledger import ledger
+from bench.report.plots.quality import FLOPS, TIME, quality
 from bench.report.plots.samples import samples
-from bench.report.plots.training_curves import ledger, losses, metric_curve
+from bench.report.plots.training_curves import losses, metric_curve
 from bench.report.study_report import StudyReport
 
 
