@@ -15,9 +15,6 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 from scipy.special import stdtrit
 
@@ -29,7 +26,7 @@ from bench.records.record import Anchors, Cost, Status, Value
 from bench.report import frame as frames
 from bench.report import ranking, study_report, summary
 from bench.report.frame import refuse_difference
-from bench.report.plots.drawing import DPI, STYLE, PlottedStudy, save
+from bench.report.plots.drawing import DPI, PlottedStudy, save
 from bench.report.plots.fidelity import fidelity, pairs
 from bench.report.plots.ledger import ledger
 from bench.report.plots.samples import SamplePanel, samples, side_by_side
@@ -508,43 +505,6 @@ def test_every_plot_is_drawn(study: Path, plots: tuple[list[Path], list[str]]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("methods", [("sde",), ("sde", "cdm", "dlsm", "smm")])
-def test_no_word_leaves_a_picture(
-    methods: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Least of all a note below, or above, a figure of a single panel."""
-    study = write_study(tmp_path / "s", methods, (0, 1, 2), failed=None)
-    for folder, row in record.cells(study):
-        both = {name: Value(value=0.4) for name in ("precision_digits_500", "recall_digits_500")}
-        record.save(row.model_copy(update={"metrics": row.metrics | both}), folder)
-    figures: dict[str, Figure] = {}
-
-    def keep(figure: Figure, path: Path) -> list[Path]:
-        figures[path.name] = figure
-        return []
-
-    monkeypatch.setattr("bench.report.plots.write.save", keep)
-    with rc_context(STYLE):
-        write_plots(StudyReport.read(study), str)
-        assert {"losses", "ledger", "precision_digits_500-recall"} <= figures.keys()
-        for name, figure in figures.items():
-            figure.savefig(io.BytesIO(), format="png")
-            inside = figure.bbox.padded(1.0)
-            # Matplotlib leaves out the ticks that lie beyond an axis.
-            ticks = {
-                label
-                for axes in figure.axes
-                for axis in (axes.xaxis, axes.yaxis)
-                for label in axis.get_ticklabels(which="both")
-            }
-            for text in figure.findobj(Text):
-                if text.get_visible() and text.get_text().strip() and text not in ticks:
-                    box = text.get_window_extent()
-                    assert inside.x0 <= box.x0 <= box.x1 <= inside.x1, (name, text)
-                    assert inside.y0 <= box.y0 <= box.y1 <= inside.y1, (name, text)
-
-
-@pytest.mark.slow
 def test_fidelity_is_drawn_against_diversity(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", ("sde", "cdm"), (0, 1), failed=None)
     for place, (folder, row) in enumerate(record.cells(study)):
@@ -615,7 +575,8 @@ def test_plots_survive_missing_metrics_and_nan_losses(tmp_path: Path) -> None:
     row = fail(make_record(study, "smm", 0))
     write_cell(study / row.cell, row, [nan], images=0)
     names = {path.stem for path in write_plots(StudyReport.read(study), str)}
-    assert {"losses", "ledger", "samples", "fd_digits_500-ms_per_image"} <= names
+    assert {"losses", "ledger", "samples", "curve-fd_digits_500"} <= names
+    assert not any(name.startswith("fd_digits_500-") for name in names)  # One method has both.
 
 
 def test_a_resumed_curve_counts_each_step_once(tmp_path: Path) -> None:

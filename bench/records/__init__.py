@@ -13,7 +13,7 @@ from bench.records.metric_names import (
 )
 from bench.records.orphans import is_running, note_death, note_end, settle_study
 from bench.records.record import (
-    ANCHORS, CHECKPOINT, CONFIG, GRID, LOG, RECORD, RESERVE, SAMPLES, SIGN, Anchors, Attempt,
+    ANCHORS, CHECKPOINT, CONFIG, GRID, LOG, REAL, RECORD, RESERVE, SAMPLES, SIGN, Anchors, Attempt,
     Record, SharedBy, Status, Value, cell_name, cells, is_sampled, keep_reserve, load, now,
     read_curves, readable, save, write_anyhow,
 )

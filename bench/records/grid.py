@@ -2,7 +2,7 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,35 @@ WINDOW = 1.25
 """A scatter plot shows -WINDOW to WINDOW in both coordinates, whatever the points."""
 MOST_POINTS = 2000
 """Points beyond this many are not drawn: they would hide one another."""
+MASSES = (0.5, 0.8, 0.95, 0.99)
+"""Shares of a density's mass within the bands that it is drawn in, the darkest first."""
+_BANDS = ("#b5b5b5", "#cccccc", "#dedede", "#ececec")
 _DOT = 2.2
 _SMOOTHING = 4
 _LINE, _TEXT = "#d8d8d8", "#606060"
+
+
+class ScatterLook(NamedTuple):
+    """How a scatter plot looks: what lies behind the dots, those without a class, size of text."""
+
+    density: NDArray[np.floating] | None = None
+    """The true density on a grid of the window, (K, K), the second coordinate upwards."""
+    unlabelled: str = PALETTE[0]
+    text: int | None = None
+    """Pixels of the marks' height; pillow's own by default."""
+
+
+AS_KEPT = ScatterLook()
+"""The look of the grids that cells keep."""
+
+
+def by_class(labels: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """Return the places of the first ``count`` images, taken from the classes in turn, by class."""
+    order, sizes = np.argsort(labels, kind="stable"), np.bincount(labels)
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.lexsort((labels, rank))[:count]
+    return chosen[np.lexsort((rank[chosen], labels[chosen]))]
 
 
 def read_samples(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -89,13 +115,16 @@ def is_points(images: NDArray[Any]) -> bool:
 
 
 def scatter_image(
-    points: NDArray[Any], labels: NDArray[np.integer] | None = None
+    points: NDArray[Any],
+    labels: NDArray[np.integer] | None = None,
+    look: ScatterLook = AS_KEPT,
 ) -> NDArray[np.uint8]:
     """Draw points of the plane in a fixed window; a corner says how many lie outside.
 
     Args:
         points: floats (N, 2, 1, 1) with N from 1, else ValueError; ``MOST_POINTS`` are drawn.
         labels: class indices (N,); classes share a colour from the eighth on.
+        look: of what lies behind the dots, and of dots without a class.
 
     Returns:
         uint8, (``SIDE``, ``SIDE``, 3).
@@ -104,19 +133,38 @@ def scatter_image(
         raise ValueError(f"a plot takes points, floats (N, 2, 1, 1), not {points.shape}")
     drawn = points[:MOST_POINTS].reshape(-1, 2).astype(np.float64)
     inside = (np.abs(drawn) <= WINDOW).all(axis=1)
-    large = Image.new("RGB", (SIDE * _SMOOTHING, SIDE * _SMOOTHING), "white")
+    large = _background(look.density)
     pen = ImageDraw.Draw(large)
     side = large.width
     for place, _ in _pixels(np.array([[value, 0.0] for value in (-1, 0, 1)]), side):
         pen.line((place, 0, place, side), fill=_LINE, width=_SMOOTHING)
         pen.line((0, place, side, place), fill=_LINE, width=_SMOOTHING)
     pen.rectangle((0, 0, side - 1, side - 1), outline=_TEXT, width=_SMOOTHING)
-    colours = np.zeros(len(drawn), np.int64) if labels is None else labels[: len(drawn)]
-    for place, colour in zip(_pixels(drawn[inside], side), colours[inside], strict=True):
-        pen.circle(tuple(place), _DOT * _SMOOTHING, fill=PALETTE[int(colour) % len(PALETTE)])
+    colours = [look.unlabelled] * len(drawn)
+    if labels is not None:
+        colours = [PALETTE[int(label) % len(PALETTE)] for label in labels[: len(drawn)]]
+    for (x, y), index in zip(_pixels(drawn[inside], side), np.flatnonzero(inside), strict=True):
+        pen.circle((x, y), _DOT * _SMOOTHING, fill=colours[index])
     picture = large.resize((SIDE, SIDE), Image.Resampling.BOX)
-    _write_marks(ImageDraw.Draw(picture), int((~inside).sum()), len(drawn))
+    _write_marks(ImageDraw.Draw(picture), int((~inside).sum()), len(drawn), look.text)
     return np.asarray(picture)
+
+
+def _background(density: NDArray[np.floating] | None) -> Image.Image:
+    """Return what lies behind the dots: white, or bands that hold ``MASSES`` of a density."""
+    size = (SIDE * _SMOOTHING, SIDE * _SMOOTHING)
+    large = Image.new("RGB", size, "white")
+    if density is not None:
+        ordered = np.sort(density.ravel())[::-1]
+        held = np.cumsum(ordered) / ordered.sum()
+        coarse = Image.fromarray(density.astype(np.float32))
+        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC))
+        pixels = np.array(large)
+        for mass, grey in reversed([*zip(MASSES, _BANDS, strict=True)]):
+            level = ordered[np.searchsorted(held, mass)]
+            pixels[smooth >= level] = int(grey[1:3], 16)
+        large = Image.fromarray(pixels)
+    return large
 
 
 def _pixels(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
@@ -124,16 +172,17 @@ def _pixels(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     return (points * [1, -1] + WINDOW) / (2 * WINDOW) * side
 
 
-def _write_marks(pen: ImageDraw.ImageDraw, outside: int, drawn: int) -> None:
+def _write_marks(pen: ImageDraw.ImageDraw, outside: int, drawn: int, size: int | None) -> None:
     for value in (-1, 0, 1):
         ((x, y),) = _pixels(np.array([[value, value]], np.float64), SIDE)
-        pen.text((x + 3, SIDE - 14), f"{value}", fill=_TEXT)
-        pen.text((4, y + 1), f"{value}", fill=_TEXT)
+        pen.text((x + 3, SIDE - (size or 10) - 4), f"{value}", fill=_TEXT, font_size=size)
+        pen.text((4, y + 1), f"{value}", fill=_TEXT, font_size=size)
     if outside:
         told, corner = f"{outside} of {drawn} outside", (SIDE - 6, 4)
         # On white, since dots may lie there.
-        pen.rectangle(pen.textbbox(corner, told, anchor="ra"), fill="white")
-        pen.text(corner, told, fill=_TEXT, anchor="ra")
+        box = pen.textbbox(corner, told, anchor="ra", font_size=size)
+        pen.rectangle(box, fill="white")
+        pen.text(corner, told, fill=_TEXT, anchor="ra", font_size=size)
 
 
 def write_grid(

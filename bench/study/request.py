@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.config import WHEREABOUTS, Settings, UserError
 from bench.executors import Job, Limits
-from bench.records import ANCHORS, RECORD, is_study, read_study
+from bench.records import ANCHORS, REAL, RECORD, is_study, read_study
 from bench.report.frame import flatten
 
 RERUN = ("failed", "stale", "all", "none")
@@ -72,8 +72,8 @@ def check_study(request: Request) -> None:
     """
     other = "give another --study name (its results stay as they are)"
     if not is_study(request.folder):
-        # A preparation that was broken off may have left its anchors.
-        shown = [path for path in request.folder.glob("[!.]*") if path.name != ANCHORS]
+        # A preparation that was broken off may have left what it made.
+        shown = [path for path in request.folder.glob("[!.]*") if path.name not in (ANCHORS, REAL)]
         if shown and not any((path / RECORD).exists() for path in shown):
             raise UserError(f"'{request.folder}' is no study's folder and holds files; {other}")
         return

@@ -18,6 +18,7 @@ from bench.data.dataset import unheard
 from bench.executors import BAD_INPUT, DONE, NO_DATA, Job, serve
 from bench.records import ANCHORS, Anchors, check_content, write_text
 from bench.worker.build import build_method, load_data, open_device
+from bench.worker.held_out import keep_held_out
 from bench.worker.progress_and_stop import Progress
 from bench.worker.shared_stages import stage_key
 
@@ -81,6 +82,7 @@ def prepare(job: Job) -> None:
         samples = settings.evaluation.samples
         rows = metrics.measure_anchors(evaluator, samples, progress=progress.of("anchors"))
         write_text(path, Anchors(rows=rows).model_dump_json())
+    keep_held_out(study, dataset)
     write_text(job.answer, json.dumps(answer))
 
 

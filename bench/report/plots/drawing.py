@@ -179,7 +179,7 @@ def line_of_means(axes: Axes, points: pd.DataFrame, x: str, column: str, **look:
 def shade(colour: str, towards: float) -> str:
     """Mix a colour with white (up to 1) or with black (down to -1)."""
     end = 1.0 if towards > 0 else 0.0
-    return to_hex([part + (end - part) * abs(towards) for part in to_rgb(colour)])
+    return to_hex(tuple(part + (end - part) * abs(towards) for part in to_rgb(colour)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

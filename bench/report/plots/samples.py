@@ -1,21 +1,32 @@
-"""The methods' samples side by side, pixel by pixel."""
+"""Held-out images and the methods' samples side by side, pixel by pixel."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.records import record, write_atomically
-from bench.records.grid import grid_image, is_points, read_samples, scale_for, scatter_image
+from bench.records.grid import (
+    ScatterLook,
+    by_class,
+    grid_image,
+    is_points,
+    read_samples,
+    scale_for,
+    scatter_image,
+)  # fmt: skip
 from bench.report.plots.drawing import DPI, Skipped
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number
+from bench.report.titles import metric_title
 
 SAMPLES = 64
+LOOK = ScatterLook(unlabelled="#444444", text=20)
+"""Dots without a class are grey: in a class's colour they would seem to be of it."""
 
 
 class SamplePanel(NamedTuple):
@@ -26,10 +37,11 @@ class SamplePanel(NamedTuple):
 
 
 def samples(report: StudyReport, path: Path) -> Path:
-    """Draw each method's first 64 samples of the same seed, and real images where stored.
+    """Draw 64 held-out images, and of each method as many samples of the same seed.
 
-    Every pixel of a sample is a square of whole pixels in the file: nothing is interpolated. Points
-    are drawn as scatter plots, up to 2000 of them.
+    In the order of the classes where classes were asked for. Every pixel of a sample is a square
+    of whole pixels in the file: nothing is interpolated. Points are drawn as scatter plots, up to
+    2000 of them, over the true density.
     """
     panels = sample_panels(report)
     if not panels:
@@ -41,7 +53,10 @@ def samples(report: StudyReport, path: Path) -> Path:
 
 
 def sample_panels(report: StudyReport) -> list[SamplePanel]:
-    """Return a panel for each method that has kept its samples, of one seed, then the real ones."""
+    """Return real images, where stored, and a panel for each method that has kept its samples.
+
+    All of one seed. None where no method has any.
+    """
     cells = report.finished
     logs = zip(cells["cell"], cells["log"], strict=True)
     kept = {cell: (report.folder / log).with_name(record.SAMPLES) for cell, log in logs}
@@ -51,30 +66,40 @@ def sample_panels(report: StudyReport) -> list[SamplePanel]:
     # The seed that most methods have; of several such, the first.
     seed = cells["seed"].value_counts().sort_index().idxmax()
     metric = next(iter(report.metrics), None)
-    panels = []
+    real, panels, look = report.folder / record.REAL, [], LOOK
+    if real.exists():
+        look = LOOK._replace(density=_density(real))
+        panels.append(SamplePanel("real (held-out)\n", _tiles(*read_samples(real), look)))
     for _, row in cells[cells["seed"] == seed].sort_values("method").iterrows():
         value = row[f"metrics.{metric}"] if metric else math.nan
-        told = f"{metric} {number(value)}" if math.isfinite(value) else ""
-        title = f"{row['method']}, seed {row['seed']}\n{told}"
-        panels.append(SamplePanel(title, _tiles(kept[row["cell"]])))
-    if (real := report.folder / "real.npz").exists():
-        panels.append(SamplePanel("real\n", _tiles(real)))
+        told = f"{metric_title(str(metric))} {number(value)}" if math.isfinite(value) else ""
+        images, labels = read_samples(kept[row["cell"]])
+        sorted_by = "" if labels is None or is_points(images) else ", by class"
+        title = f"{row['method']}, seed {row['seed']}{sorted_by}\n{told}"
+        panels.append(SamplePanel(title, _tiles(images, labels, look)))
     return panels
 
 
-def _tiles(path: Path) -> NDArray[np.uint8]:
-    images, labels = read_samples(path)
+def _density(path: Path) -> NDArray[Any] | None:
+    with np.load(path) as kept:
+        return kept.get("density")
+
+
+def _tiles(
+    images: NDArray[Any], labels: NDArray[Any] | None, look: ScatterLook
+) -> NDArray[np.uint8]:
     if is_points(images):
-        return scatter_image(images, labels)
-    return grid_image(images[:SAMPLES], 8, scale=scale_for(min(images.shape[2:]), tile=64))
+        return scatter_image(images, labels, look)
+    chosen = images[:SAMPLES] if labels is None else images[by_class(labels, SAMPLES)]
+    return grid_image(chosen, 8, scale=scale_for(min(images.shape[2:]), tile=64))
 
 
-def side_by_side(panels: Sequence[SamplePanel], columns: int = 4) -> Figure:
+def side_by_side(panels: Sequence[SamplePanel], columns: int = 5) -> Figure:
     """Put panels into rows on a canvas counted in pixels, so that none is resampled."""
     height, width = (max(panel.image.shape[axis] for panel in panels) for axis in (0, 1))
     margin, head = 36, 96
-    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
+    columns = -(-len(panels) // rows)
     total = (columns * (width + margin) + margin, rows * (height + head + margin))
     figure = Figure(figsize=(total[0] / DPI, total[1] / DPI), dpi=DPI, facecolor="white")
     for place, panel in enumerate(panels):
@@ -83,6 +108,12 @@ def side_by_side(panels: Sequence[SamplePanel], columns: int = 4) -> Figure:
         figure.figimage(panel.image, left, top - panel.image.shape[0])
         figure.text(
             (left + panel.image.shape[1] / 2) / total[0], (top + 10) / total[1], panel.title,
-            ha="center", va="bottom", fontsize=9,
+            ha="center", va="bottom", fontsize=fitting(panel),
         )  # fmt: skip
     return figure
+
+
+def fitting(panel: SamplePanel) -> float:
+    """Return the size of a title, in points, with which it is no wider than its panel."""
+    longest = max(map(len, panel.title.splitlines()))
+    return min(9.0, panel.image.shape[1] / DPI * 72 / (0.6 * max(1, longest)))

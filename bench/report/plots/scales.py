@@ -19,6 +19,8 @@ REACH = 0.4
 """An anchor is drawn as a line where it widens the methods' range by no more than this share."""
 DECADES = 2
 """Least values, in powers of ten below the largest, that an axis through 0 tells from 0."""
+LINEAR = 0.5
+"""Length of its linear part on each side of 0, in that of a power of ten."""
 Ends = tuple[float, float, float]
 """A value with the lower and the upper end of its bar: (low, value, high)."""
 
@@ -125,13 +127,14 @@ def through_zero(values: Iterable[float]) -> Scale:
 
     def place(value: float) -> float:
         size = abs(value) / threshold
-        return math.copysign(size if size <= 1 else 1 + math.log10(size), value)
+        return math.copysign(LINEAR * size if size <= 1 else LINEAR + math.log10(size), value)
 
     def value(place: float) -> float:
         size = abs(place)
-        return math.copysign(threshold * (size if size <= 1 else 10 ** (size - 1)), place)
+        large = size > LINEAR
+        return math.copysign(threshold * (10 ** (size - LINEAR) if large else size / LINEAR), place)
 
-    options = {"linthresh": threshold, "linscale": 0.9}
+    options = {"linthresh": threshold, "linscale": 0.9 * LINEAR}  # Matplotlib divides by 0.9.
     return Scale("symlog", place, value, options, 1.0)
 
 
