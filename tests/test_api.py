@@ -78,7 +78,9 @@ def test_frame_and_curves_are_copies(made: Study) -> None:
     frame["metrics.fd_digits_500"] = 0.0
     assert made.frame()["metrics.fd_digits_500"].max() == 412.0
     curves = made.curves()
-    assert list(curves.columns) == ["method", "seed", "images", "seconds", "name", "value"]
+    assert list(curves.columns) == [
+        "method", "seed", "stage", "images", "seconds", "flops", "name", "value",
+    ]  # fmt: skip
     assert set(curves["method"]) == {"sde", "cdm", "dlsm", "smm"}
 
 

@@ -68,7 +68,7 @@ def test_a_study_has_no_place_that_is_taken(name: str, call_bench: Bench) -> Non
 def test_a_study_is_not_put_among_other_files(tmp_path: Path) -> None:
     asked = resolve(RunOptions(methods=("sde",), device="cpu", study="s", results=tmp_path))
     (tmp_path / "s").mkdir()
-    for name in (".lock", "anchors.json"):  # of a preparation that was broken off
+    for name in (".lock", "anchors.json", "real.npz"):  # of a preparation that was broken off
         (tmp_path / "s" / name).touch()
     check_study(asked)
     (tmp_path / "s" / "thesis.tex").touch()

@@ -19,9 +19,11 @@ from bench.data.sources import digits_and_mixtures
 from bench.metrics import extractors
 from bench.metrics.anchors import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
+from bench.records import REAL
 from bench.records.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
 from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
+from bench.worker.held_out import keep_held_out
 from methods.mixtures import GaussianMixture, ring
 from tests.fake_study import write_study
 
@@ -398,3 +400,25 @@ def test_a_study_of_points_is_drawn(tmp_path: Path) -> None:
         assert any(
             (shown[top : top + SIDE, left : left + SIDE] == expected).all() for top, left in tops
         )
+
+
+def test_a_study_keeps_held_out_points_and_their_density(points: Dataset, tmp_path: Path) -> None:
+    keep_held_out(tmp_path, points)
+    first = (tmp_path / REAL).read_bytes()
+    with np.load(tmp_path / REAL) as kept:
+        density, images, labels = (kept[name] for name in ("density", "images", "labels"))
+    assert points.test is not None
+    assert points.test.labels is not None
+    held_out = {point.tobytes() for point in points.test.images}
+    assert all(point.tobytes() in held_out for point in images)
+    assert (np.diff(labels) >= 0).all()
+    # The density has all of its mass within the window, and lies where the points do.
+    area = (2 * WINDOW / len(density)) ** 2
+    assert density.sum() * area == pytest.approx(1, abs=0.01)
+    columns, rows = ((images.reshape(-1, 2) * [1, -1] + WINDOW) / (2 * WINDOW) * len(density)).T
+    at_points = density[rows.astype(int), columns.astype(int)]
+    assert np.median(at_points) > 5 * density.mean()
+    keep_held_out(tmp_path, points)
+    assert (tmp_path / REAL).read_bytes() == first
+    keep_held_out(tmp_path, dataclasses.replace(points, sha256="of other data", test=points.train))
+    assert (tmp_path / REAL).read_bytes() != first

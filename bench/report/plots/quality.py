@@ -42,7 +42,7 @@ COSTS = {axis.name: axis for axis in (TIME, FLOPS, SECONDS, NFE)}
 """What quality can be drawn against, by name."""
 
 
-class Point(NamedTuple):
+class MethodPoint(NamedTuple):
     """A method's mean cost and quality, with the bars of both."""
 
     method: str
@@ -92,7 +92,7 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
     return _note(points, cost)
 
 
-def points_of(content: PlottedStudy, metric: str, cost: CostAxis) -> list[Point]:
+def points_of(content: PlottedStudy, metric: str, cost: CostAxis) -> list[MethodPoint]:
     """Return a point for each method that has both, methods by name."""
     points = []
     for row in content.report.method_rows:
@@ -101,7 +101,7 @@ def points_of(content: PlottedStudy, metric: str, cost: CostAxis) -> list[Point]
         if math.isfinite(paid[1]) and math.isfinite(value) and paid[1] > 0:
             method, ends = str(row["method"]), bar.ends(value)
             seeds = content.report.by_method[method][f"metrics.{metric}"].dropna().tolist()
-            points.append(Point(method, paid, ends, bar, not row["time.unfit"], seeds))
+            points.append(MethodPoint(method, paid, ends, bar, not row["time.unfit"], seeds))
     return points
 
 
@@ -113,7 +113,7 @@ def measured(row: TableRow, name: str) -> tuple[float, Bar]:
     return value, Bar.of(value, half, count, error)
 
 
-def are_equal(points: list[Point]) -> bool:
+def are_equal(points: list[MethodPoint]) -> bool:
     """Whether all methods cost the same by design."""
     costs = [point.cost[1] for point in points]
     return (max(costs) - min(costs)) / max(costs) < EQUAL
@@ -127,7 +127,7 @@ def _cost(row: Any, cost: CostAxis) -> Ends:
     return (math.nan, math.nan, math.nan) if value is None else (low, value, high)
 
 
-def _scatter(axes: Axes, content: PlottedStudy, points: list[Point], cost: CostAxis) -> None:
+def _scatter(axes: Axes, content: PlottedStudy, points: list[MethodPoint], cost: CostAxis) -> None:
     for point in points:
         low, x, high = point.cost
         _bars(axes, content, point, x, xerr=[[x - low], [high - x]] if high > low else None)
@@ -136,7 +136,7 @@ def _scatter(axes: Axes, content: PlottedStudy, points: list[Point], cost: CostA
     cost_axis(axes, "x", [point.cost for point in points])
 
 
-def _strip(axes: Axes, content: PlottedStudy, points: list[Point], cost: CostAxis) -> None:
+def _strip(axes: Axes, content: PlottedStudy, points: list[MethodPoint], cost: CostAxis) -> None:
     """Draw the methods side by side, each with its seeds beside it."""
     for place, point in enumerate(points):
         colour = content.looks[point.method]["color"]
@@ -161,7 +161,7 @@ def amount(value: float) -> str:
     return f"{value:.2e}".replace("e+", "e") if value >= 1e5 else plain(value)
 
 
-def _bars(axes: Axes, content: PlottedStudy, point: Point, x: float, **bars: Any) -> None:
+def _bars(axes: Axes, content: PlottedStudy, point: MethodPoint, x: float, **bars: Any) -> None:
     low, y, high = point.quality
     thick = 0.7 if point.bar.kind == drawing.WITHIN else 1.2
     axes.errorbar(
@@ -171,7 +171,7 @@ def _bars(axes: Axes, content: PlottedStudy, point: Point, x: float, **bars: Any
     )  # fmt: skip
 
 
-def _marker(axes: Axes, content: PlottedStudy, point: Point, x: float) -> None:
+def _marker(axes: Axes, content: PlottedStudy, point: MethodPoint, x: float) -> None:
     look = {key: content.looks[point.method][key] for key in ("color", "marker")}
     axes.plot(
         [x], [point.quality[1]], label=point.method, markersize=7.5, markeredgecolor="white",
@@ -179,7 +179,7 @@ def _marker(axes: Axes, content: PlottedStudy, point: Point, x: float) -> None:
     )  # fmt: skip
 
 
-def _note(points: list[Point], cost: CostAxis) -> str:
+def _note(points: list[MethodPoint], cost: CostAxis) -> str:
     """Say what bars and dots are, and for which methods drawn the machine was not fit."""
     kinds = {point.bar.kind for point in points} - {""}
     without = [point.method for point in points if not point.bar.kind]

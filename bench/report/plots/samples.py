@@ -82,7 +82,8 @@ def sample_panels(report: StudyReport) -> list[SamplePanel]:
 
 def _density(path: Path) -> NDArray[Any] | None:
     with np.load(path) as kept:
-        return kept.get("density")
+        density: NDArray[Any] | None = kept.get("density")
+    return density
 
 
 def _tiles(
@@ -116,4 +117,5 @@ def side_by_side(panels: Sequence[SamplePanel], columns: int = 5) -> Figure:
 def fitting(panel: SamplePanel) -> float:
     """Return the size of a title, in points, with which it is no wider than its panel."""
     longest = max(map(len, panel.title.splitlines()))
-    return min(9.0, panel.image.shape[1] / DPI * 72 / (0.6 * max(1, longest)))
+    wide: float = panel.image.shape[1] / DPI * 72
+    return min(9.0, wide / (0.6 * max(1, longest)))
