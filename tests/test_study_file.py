@@ -193,9 +193,12 @@ def test_those_that_measure_again_name_it_too(
     assert "study 'digits', the latest" in done.stderr
 
 
-@pytest.mark.parametrize("format", ["md", "latex", "json"])
-def test_every_table_names_its_study(format: str, tmp_path: Path) -> None:
-    assert "Study: digits." in fake_study.table(small(tmp_path, "digits", 1), format)
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [("md", "Study: digits."), ("latex", "tab:digits"), ("json", "Study: digits.")],
+)
+def test_every_table_names_its_study(format: str, name: str, tmp_path: Path) -> None:
+    assert name in fake_study.table(small(tmp_path, "digits", 1), format)
 
 
 # The same files elsewhere

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from rich.console import Console
@@ -13,8 +17,10 @@ from bench.commands.run import command
 from bench.commands.show.command import TableOptions, table
 from bench.metrics.protocol import FAMILIES, metric_names
 from bench.records import record
-from bench.records.record import Status
+from bench.records.record import Status, Value
 from bench.report.study_report import StudyReport
+from bench.report.table import latex
+from bench.report.table.formats import csv, to_json, write_tables
 from bench.report.table.terminal import show_table
 from bench.report.titles import metric_title, metric_words
 
@@ -103,10 +109,16 @@ def test_the_table_says_whose_it_is_and_where_the_rest_lies(study: Path) -> None
     assert last.endswith(f"notes and all columns: {study / 'table.md'}")
 
 
-def test_the_best_and_its_ties_are_marked_without_colours(study: Path) -> None:
+def test_the_best_and_its_ties_are_marked_without_colours(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", failed=None)
+    for path, row in record.cells(study):
+        # Else the methods' gaps are the same for all seeds, and nothing separates.
+        value = row.metrics["fd_digits_500"].value * (1 + 0.02 * ((row.seed + len(row.method)) % 3))
+        row.metrics["fd_digits_500"] = Value(value=value)
+        record.save(row, path)
     report = StudyReport.read(study)
     tied = {name for name, (first, _) in report.rankings[0].ranks.items() if first == 1}
-    assert 0 < len(tied) < len(METHODS)
+    assert 0 < len(tied) < len(report.rankings[0].ranks)
     rows = {line.split()[0]: line for line in shown(study, 200).splitlines() if line}
     assert {name for name in METHODS if "*" in rows[name].split("±")[0]} == tied
     assert "* best, or not told apart" in shown(study, 200)
@@ -188,3 +200,129 @@ def test_a_command_stopped_early_says_what_is_kept(
     ]
     command.tell_begun(tmp_path / "other")
     assert capsys.readouterr().out == "study    other: no cell was begun\n"
+
+
+# LaTeX ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "written"),
+    [
+        (0.70412, 0.0892, "0.704(89)"),
+        (19.24, 3.71, "19.2(37)"),
+        (412.3, 120.6, "412(121)"),
+        (-0.00237, 0.00051, "-0.00237(51)"),
+        (6.7, math.nan, "6.70"),
+        (6.7, 1e-4, "6.70"),
+        (math.nan, 1.0, "{--}"),
+        (math.inf, math.nan, "{inf}"),
+        (1e30, 1.0, "{1.00e+30}"),
+    ],
+)
+def test_numbers_are_written_for_siunitx(value: float, half: float, written: str) -> None:
+    assert latex.entry(value, half) == written
+
+
+def test_a_papers_table_has_the_columns_of_a_paper(study: Path) -> None:
+    results, costs, *_ = latex.latex(StudyReport.read(study)).split("\\end{table*}")
+    heads = [line for line in results.splitlines() if line.endswith("\\\\")][:2]
+    assert heads[0].count("&") == heads[1].count("&") == 6
+    assert "{(TFLOP)}" in heads[1]
+    rows = {line.split(" & ")[0]: line for line in results.splitlines() if " & " in line}
+    begun = r"cdm & \bfseries 5.40(40) & \bfseries 9.080(50) & 36 & 2.22 & 29.0"
+    assert rows["cdm"].startswith(begun)
+    assert r"\bfseries" not in rows["smm"]
+    assert "S[table-format=3.3(2)] S[table-format=1.3(2)]" in results
+    assert r"\label{tab:digits-quick}" in results
+    assert results.split(r"\caption{")[1].partition("}\n")[0].count(". ") == 0
+    for head in ("(sampling)", "(all, k)", "{Batch}", "{(Mimg)}", "{(device-h)}"):
+        assert head in costs
+    cells = dict(line.split(" & ", 1) for line in costs.splitlines() if " & " in line)
+    assert cells["cdm"] == r"{--} & 432 & 128 & 4.00 & 0.512 & 0.02000(69) \\"
+
+
+def test_parameters_of_sampling_are_those_of_the_networks_called(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("smm",), (0,), failed=None)
+    row = record.load(study / "smm-seed0")
+    assert row is not None
+    row.cost.nfe_by_network = {"score": 0.0, "generator": 1.0}
+    row.cost.parameters_by_network = {"score": 45_000, "generator": 142_000}
+    record.save(row, study / "smm-seed0")
+    tables = latex.latex(StudyReport.read(study)).split("\\end{table*}")
+    assert "smm & 142 & 432 & 128" in tables[1]
+
+
+def test_no_table_of_a_paper_is_wide(study: Path) -> None:
+    report = StudyReport.read(study)
+    for name in [f"{family}_cifar-resnet56_10k" for family in ("kd", "precision", "recall")]:
+        report.frame[f"metrics.{name}"] = 0.5
+    text = latex.latex(report)
+    assert text.count("Further metrics") == 2
+    lines = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert max(line.count("&") for line in lines) < latex.MOST
+    for name in report.metrics:
+        assert latex.escape_latex(metric_title(name).partition(" (")[0]) in text
+
+
+def test_the_notes_of_a_paper_say_what_its_names_are(study: Path) -> None:
+    notes = latex.latex_notes(StudyReport.read(study))
+    assert r"FD (digits, 500): Fr\'echet distance (digits, 500 samples)." in notes
+    assert "IS (digits, 500), accuracy (digits, 500): protocol 1, n 500" in notes
+    assert "fd_" not in notes.replace("\\", "")
+
+
+@pytest.fixture
+def pdflatex() -> list[str]:
+    """The command that sets a file named after it."""
+    asked = ["kpsewhich", "siunitx.sty"]
+    if not shutil.which(asked[0]) or subprocess.run(asked, stdout=PIPE, check=False).returncode:
+        pytest.skip("no pdflatex with siunitx: texlive-latex-recommended, texlive-science")
+    return ["pdflatex", "-interaction=nonstopmode", "-halt-on-error"]
+
+
+@pytest.mark.slow
+def test_a_papers_tables_compile(tmp_path: Path, pdflatex: list[str]) -> None:
+    """At one and two columns; a name, a reason and numbers that are hard to set among them."""
+    study = write_study(tmp_path / "a study_of & odd")
+    for path, row in record.cells(study):
+        if row.method == "cdm":
+            row.method, row.cost.unfit = "cdm:as_released+heun", ["busy"]
+        if row.status == Status.FINISHED:
+            provenance = row.metrics["fd_digits_500"].provenance
+            found = {"fd_efflite0_1k": 1234.5, "kd_cifar-resnet56_10k": -2e-3 * (1 + row.seed),
+                     "recall_efflite0_1k": 1e30, "coverage_efflite0_1k": math.inf}  # fmt: skip
+            for name, value in found.items():
+                row.metrics[name] = Value(value=value, provenance=provenance)
+            row.notes = ["\u2192 \u00b2 \u2018x\u2019 \u65e5 100% $x$ {a}_b^c # ~ \\"]
+        record.save(row, path)
+    write_tables(StudyReport.read(study))
+    for columns in ("onecolumn", "twocolumn"):
+        (study / "paper.tex").write_text(
+            rf"\documentclass[{columns}]{{article}}\usepackage{{booktabs,graphicx,siunitx}}"
+            r"\begin{document}\input{table}\input{table-notes}\end{document}"
+        )
+        command = [*pdflatex, "paper.tex"]
+        done = subprocess.run(command, cwd=study, stdout=PIPE, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        wide = re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)
+        assert all(float(points) <= 2 for points in wide), columns
+
+
+# CSV and JSON -----------------------------------------------------------------------------------
+
+
+def test_shared_files_hold_no_place_on_a_disk(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", ("sde", "cdm"), (0, 1), failed=None)
+    row = fail(make_record(study, "cdm", 1))
+    row.reason = f"cannot read '/home/me/secret place/x.npz'; see {study}/cdm-seed1/log.txt, 3/4"
+    write_cell(study / row.cell, row, [], images=0)
+    done = record.load(study / "sde-seed0")
+    assert done is not None
+    done.notes = ["made from /home/me/theirs.zip by https://x.org/a/b at 13.2 ms/image"]
+    record.save(done, study / "sde-seed0")
+    report = StudyReport.read(study)
+    for text in (csv(report), to_json(report)):
+        assert str(tmp_path) not in text
+        assert "/home" not in text
+        assert "see cdm-seed1/log.txt, 3/4" in text
+    assert "made from theirs.zip by https://x.org/a/b at 13.2 ms/image" in to_json(report)

@@ -709,7 +709,7 @@ def test_an_unfit_cell_marks_its_method_s_times(study: Path) -> None:
 def test_the_mark_goes_into_every_format(study: Path) -> None:
     mark_cell(study, "sde-seed1", BUSY)
     tex = next(line for line in table(study, "latex").splitlines() if line.startswith("sde "))
-    assert tex.count(r"$\dagger$") == 2
+    assert tex.count(r"{$\dagger$}") == 1
     rows = {row["cell"]: row for row in csv.DictReader(io.StringIO(table(study, "csv")))}
     assert (rows["sde-seed1"]["unfit"], rows["sde-seed0"]["unfit"]) == (BUSY, "")
     assert rows["sde-seed1"]["timed"] == "alone"

@@ -282,7 +282,7 @@ class Study:
 
     def _html(self) -> str:
         from bench.report.table.columns import columns
-        from bench.report.table.formats import body
+        from bench.report.table.rows import body
 
         chosen = columns(self.report)
         head = "".join(f"<th>{html.escape(column.title)}</th>" for column in chosen)

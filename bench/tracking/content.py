@@ -25,8 +25,8 @@ LONGEST_NAME = 250
 LONGEST_PARAM = 6000
 LONGEST_TAG = 8000
 TABLES = (
-    "table.md", "table.csv", "table.tex", "table.json", "nfe-curve.md", "nfe-curve.csv",
-    "timing.md", "timing.json", STUDY,
+    "table.md", "table.csv", "table.tex", "table-notes.tex", "table.json", "nfe-curve.md",
+    "nfe-curve.csv", "timing.md", "timing.json", STUDY,
 )  # fmt: skip
 COSTS = (
     "nfe", "train_flops", "sample_flops_per_image", "parameters", "peak_memory_bytes",

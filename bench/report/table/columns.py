@@ -18,7 +18,6 @@ class Column:
 
     title: str
     fill: Callable[[TableRow], str]
-    in_paper: bool = True
 
 
 def columns(report: StudyReport) -> list[Column]:
@@ -34,9 +33,9 @@ def columns(report: StudyReport) -> list[Column]:
         Column("train FLOPs", lambda row: scaled(row, "cost.train_flops", "FLOP")),
         Column("images seen", lambda row: scaled(row, "cost.images_seen")),
         Column("train s", lambda row: seconds(row, "ledger.train")),
-        Column("total s", lambda row: seconds(row, "ledger.wall"), in_paper=False),
+        Column("total s", lambda row: seconds(row, "ledger.wall")),
         Column("parameters", lambda row: scaled(row, "cost.parameters")),
-        Column("peak memory", _memory, in_paper=False),
+        Column("peak memory", _memory),
     ]
 
 
@@ -66,29 +65,30 @@ def leading(report: StudyReport) -> Ranking | None:
     return next((one for one in report.rankings if one.metric in names), None)
 
 
-def _pair(row: TableRow, name: str) -> tuple[float, float]:
+def pair(row: TableRow, name: str) -> tuple[float, float]:
+    """Return a row's number and its half-width, NaN where there is none."""
     return float(row.get(name, math.nan)), float(row.get(f"{name}:half", math.nan))
 
 
 def scaled(row: TableRow, name: str, unit: str = "") -> str:
     """Write a row's large number with a prefix, and its half-width."""
-    mean, half = _pair(row, name)
+    mean, half = pair(row, name)
     return numbers.scaled(mean, unit, half)
 
 
 def seconds(row: TableRow, name: str) -> str:
     """Write a part of a row's ledger, marked where that does not sum to the wall clock."""
     mark = f" {numbers.UNBALANCED}" if row.get("ledger.unbalanced") else ""
-    return f"{with_half(*_pair(row, name))}{mark}"
+    return f"{with_half(*pair(row, name))}{mark}"
 
 
 def _memory(row: TableRow) -> str:
-    return numbers.size(_pair(row, "cost.peak_memory_bytes")[0])
+    return numbers.size(pair(row, "cost.peak_memory_bytes")[0])
 
 
 def calls(row: TableRow) -> str:
     """Write a row's network evaluations an image: a count, unless seeds differ in it."""
-    mean, half = _pair(row, "cost.nfe")
+    mean, half = pair(row, "cost.nfe")
     is_count = mean.is_integer() and numbers.is_plain(mean)
     return f"{mean:.0f}" if is_count else with_half(mean, half)
 
@@ -101,7 +101,7 @@ def metric_column(name: str, part: str = "") -> Column:
     """Build a metric's column: a mean over seeds ± half-width, or a value (se error)."""
 
     def fill(row: TableRow) -> str:
-        mean, half = _pair(row, f"metrics.{name}{part}")
+        mean, half = pair(row, f"metrics.{name}{part}")
         if math.isnan(half):
             return numbers.with_error(mean, error_within(row, name))
         return numbers.plus_minus(mean, half)

@@ -2,75 +2,33 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bench.config import one_line, unknown
-from bench.records import Status, write_text
+from bench.records import write_text
 from bench.report.frame import TEXT
-from bench.report.ranking import Pair, Ranking, rank_text, seeds_text
+from bench.report.ranking import Pair, Ranking, seeds_text
 from bench.report.study_report import StudyReport
-from bench.report.table.columns import Column, columns, leading, quality_columns
+from bench.report.table.columns import columns, leading, quality_columns
+from bench.report.table.latex import latex, latex_notes
 from bench.report.table.notes import notes
-from bench.report.table.numbers import NOTHING, number, percent, plus_minus, with_error
+from bench.report.table.rows import (
+    CERTAINTY,
+    PUBLISHED,
+    body,
+    certainty_rows,
+    published_rows,
+    unfinished,
+)
 
-Texts = list[list[str]]
-CERTAINTY = [
-    "method", "rank", "sd between seeds", "sd within", "ratio", "tied with (seeds to separate)",
-]  # fmt: skip
-PUBLISHED = ["row", "metric", "ours", "published", "band", "ours is", "source"]
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≈": r"$\approx$",
-    ">": r"$>$", "<": r"$<$", "|": r"\textbar{}", "—": "--", "…": r"\ldots{}",
-    "‡": r"$\ddagger$", "†": r"$\dagger$",
-}  # fmt: skip
-
-
-def body(report: StudyReport, chosen: Sequence[Column]) -> tuple[Texts, Texts]:
-    """Return the filled rows of the methods and those of the anchors."""
-    parts = ([*report.method_rows, *report.foreign_rows], report.anchor_rows)
-    methods, anchors = ([[column.fill(row) for column in chosen] for row in part] for part in parts)
-    return methods, anchors
-
-
-def unfinished(report: StudyReport) -> Texts:
-    """Return cell, status, reason and log of each cell without a result."""
-    cells = report.cell_frame[["cell", "status", "reason", "log"]]
-    cells = cells[cells["status"] != str(Status.FINISHED)]
-    return [
-        [*(str(text or NOTHING) for text in row), str(report.folder / log)]
-        for *row, log in cells.itertuples(index=False)
-    ]
-
-
-def published_rows(report: StudyReport) -> Texts:
-    """Return a row under ``PUBLISHED`` for each published value that applies to the study."""
-    rows = []
-    for one in report.published.beside:
-        known, (low, high) = one.published, one.published.band
-        alone = math.isnan(one.half)
-        ours = with_error(one.mean, one.error) if alone else plus_minus(one.mean, one.half)
-        source = known.source if known.checked else f"{known.source} (not checked)"
-        told = [f"{known.value:g}", f"{low:g} to {high:g}", one.verdict, source]
-        rows.append([one.row, known.metric, ours, *told])
-    return rows
-
-
-def certainty_rows(ranking: Ranking) -> Texts:
-    """Return a row under ``CERTAINTY`` for each ranked method, best first."""
-    rows = []
-    for method, rank in ranking.ranks.items():
-        spread = ranking.spreads[method]
-        write = percent if ranking.is_log else number
-        ties = [f"{name} ({seeds_text(seeds)})" for name, seeds in ranking.ties(method).items()]
-        told = [write(spread.between), write(spread.within), number(spread.ratio, 2)]
-        rows.append([method, rank_text(rank), *told, ", ".join(ties) or NOTHING])
-    return rows
+LATEX_NOTES = "table-notes.tex"
+PLACE = re.compile(r"(?<![\w.:/~-])/(?:[^\s/'\",:;()]+/)+(?=[^\s/'\",:;()])")
+"""The folders of an absolute path."""
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
@@ -98,51 +56,6 @@ def markdown(report: StudyReport) -> str:
     return "\n".join(parts)
 
 
-def escape_latex(text: str) -> str:
-    """Escape what LaTeX would read as a command, and write our signs as its own."""
-    return "".join(LATEX.get(letter, letter) for letter in one_line(text))
-
-
-def latex(report: StudyReport) -> str:
-    """Write a booktabs table for a paper; unfinished cells and notes go into its caption."""
-    rest = [f"Not finished: {cell}, {status}." for cell, status, *_ in unfinished(report)]
-    further = ["Further metrics of the same samples."]
-    texts = []
-    for given, caption in (
-        (columns(report), [*notes(report), *rest]),
-        (quality_columns(report), further),
-    ):
-        if chosen := [column for column in given if column.in_paper]:
-            head = [column.title for column in chosen]
-            texts.append(_latex_table(head, body(report, chosen), caption))
-    if rows := published_rows(report):
-        texts.append(_latex_table(PUBLISHED, [rows], ["Published values beside ours."]))
-    return "\n".join(texts)
-
-
-def _latex_table(head: Sequence[str], parts: Sequence[Texts], caption: Sequence[str]) -> str:
-    """Write a table whose parts, each of several rows, have a rule between them."""
-    lines = [
-        "% needs \\usepackage{booktabs,graphicx}",
-        r"\begin{table*}",
-        r"\centering",
-        rf"\caption{{{escape_latex(' '.join(caption))}}}",
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        r"\toprule",
-        _latex_row(head),
-        *(line for part in parts if part for line in (r"\midrule", *map(_latex_row, part))),
-        r"\bottomrule",
-        r"\end{tabular}}",
-        r"\end{table*}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(texts: Sequence[str]) -> str:
-    return " & ".join(map(escape_latex, texts)) + r" \\"
-
-
 def to_json(report: StudyReport) -> str:
     """Write all that is known of a study as strict JSON, for programs; no NaN in it."""
     published = [
@@ -160,16 +73,35 @@ def to_json(report: StudyReport) -> str:
         "provenance": report.provenance,
         "notes": notes(report),
     }
-    return json.dumps(_strict(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        json.dumps(_strict(content, report.folder), indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
 
 
-def _strict(value: Any) -> Any:
-    """Return a value as strict JSON has it: no NaN, and infinity as a text."""
+def csv(report: StudyReport) -> str:
+    """Write every cell and anchor with its raw numbers at full precision."""
+    told = report.frame.copy()
+    told[[*TEXT]] = told[[*TEXT]].map(lambda value: _placeless(value, report.folder))
+    return told.to_csv(index=False)
+
+
+def _placeless(value: Any, study: Path) -> Any:
+    """Write the paths of a text from the study on, others by their names: a file is shared."""
+    if not isinstance(value, str) or "/" not in value:
+        return value
+    return PLACE.sub("", value.replace(f"{study}/", "").replace(f"{study.resolve()}/", ""))
+
+
+def _strict(value: Any, study: Path) -> Any:
+    """Return a value as strict JSON has it: no NaN, infinity as a text, and no absolute path."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, dict):
-        return {key: _strict(part) for key, part in value.items()}
-    return [_strict(part) for part in value] if isinstance(value, list | tuple) else value
+        return {key: _strict(part, study) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part, study) for part in value]
+    return _placeless(value, study)
 
 
 def _ranking(one: Ranking) -> dict[str, Any]:
@@ -208,8 +140,7 @@ def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 FORMATS: dict[str, tuple[str, Callable[[StudyReport], str]]] = {
     "md": ("table.md", markdown),
-    # Every cell and anchor with its raw numbers at full precision.
-    "csv": ("table.csv", lambda report: report.frame.to_csv(index=False)),
+    "csv": ("table.csv", csv),
     "latex": ("table.tex", latex),
     "json": ("table.json", to_json),
 }
@@ -223,7 +154,8 @@ def render_table(report: StudyReport, format: str = "md") -> str:
 
 
 def write_tables(report: StudyReport) -> list[Path]:
-    """Write ``table.md``, ``.csv``, ``.tex`` and ``.json`` into the study, each atomically."""
-    for name, write in FORMATS.values():
+    """Write ``table.md``, ``.csv``, ``.tex`` with its notes, and ``.json``, each atomically."""
+    written = [*FORMATS.values(), (LATEX_NOTES, latex_notes)]
+    for name, write in written:
         write_text(report.folder / name, write(report))
-    return [report.folder / name for name, _ in FORMATS.values()]
+    return [report.folder / name for name, _ in written]

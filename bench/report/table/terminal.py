@@ -19,8 +19,9 @@ from bench.report.ranking import rank_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table import columns, numbers
-from bench.report.table.formats import markdown, unfinished
+from bench.report.table.formats import markdown
 from bench.report.table.notes import notes
+from bench.report.table.rows import unfinished
 from bench.report.titles import metric_title
 
 BEST = "*"
