@@ -28,10 +28,15 @@ from bench.config.errors import UserError
 from bench.records import record
 from bench.records.files import write_text
 from bench.records.record import Status
+from bench.report.plots.drawing import PlottedStudy
+from bench.report.study_report import StudyReport
+from bench.report.table.formats import write_tables
 from bench.tracking import NullTracker, Tracker, store_uri
 from bench.tracking.content import final_metrics
+from bench.tracking.experiments import charts_link
 from bench.tracking.store import ARTIFACTS, DATABASE, URI
-from bench.tracking.ui import _show_links, charts_link, ui
+from bench.tracking.tags import user
+from bench.tracking.ui import _show_links, ui
 
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
 from .stores import everything, expected, files_under, history, numbers, reopen, runs
@@ -78,17 +83,18 @@ def test_a_finished_cell_is_a_whole_run(tracker: Tracker, results: Path) -> None
         "method.betas": "[0.9, 0.999]", "budget.images": "512000",
     }  # fmt: skip
     assert final_metrics(row).items() <= run.data.metrics.items()
-    assert run.data.metrics["seconds/train"] == row.ledger["train"]
-    assert run.data.metrics["is_digits_500_spread"] == 0.11
+    assert run.data.metrics["cost/seconds_train"] == row.ledger["train"]
+    assert run.data.metrics["quality/is_digits_500_spread"] == 0.11
     uploaded = {file.path for file in tracker.client.list_artifacts(run.info.run_id)}
     assert uploaded == {"config.yaml", "record.json", "grid.png"}
 
 
-def test_final_metrics_have_the_names_of_the_issue(tmp_path: Path) -> None:
+def test_final_metrics_are_grouped_by_what_they_tell(tmp_path: Path) -> None:
     names = {
-        "fd_digits_500", "is_digits_500", "accuracy_digits_500", "ms_per_image", "latency_ms",
-        "nfe", "train_flops", "sample_flops_per_image", "peak_memory_bytes", "parameters",
-        "seconds/wall",
+        "quality/fd_digits_500", "quality/is_digits_500", "quality/accuracy_digits_500",
+        "timing/ms_per_image", "timing/latency_ms_high", "cost/nfe", "cost/train_flops",
+        "cost/sample_flops_per_image", "cost/peak_memory_bytes", "cost/parameters",
+        "cost/seconds_wall",
     }  # fmt: skip
     assert names <= final_metrics(make_record(tmp_path, "dlsm", 0)).keys()
 
@@ -100,8 +106,8 @@ def test_curves_are_logged_over_images_seen(tracker: Tracker, results: Path) -> 
     (run,) = runs(tracker)
     lines = record.read_curves(folder)
     for name in ("loss/score", "fd_digits_500"):
-        assert history(tracker, run, name) == expected(lines, name)
-    points = tracker.client.get_metric_history(run.info.run_id, "loss/score")
+        assert history(tracker, run, f"train/{name}") == expected(lines, name)
+    points = tracker.client.get_metric_history(run.info.run_id, "train/loss/score")
     seconds = [(point.timestamp - run.info.start_time) / 1000 for point in points]
     assert sorted(seconds) == pytest.approx([line["seconds"] for line in lines], abs=1e-3)
 
@@ -117,13 +123,15 @@ def test_a_live_cell_grows_without_repeating(tracker: Tracker, results: Path) ->
         tracker.sync_cell(folder)
         (run,) = runs(tracker)
         assert run.info.status == "RUNNING"
-        assert history(tracker, run, "loss/score") == expected(lines[: start + 20], "loss/score")
-    assert "ms_per_image" not in run.data.metrics
+        assert history(tracker, run, "train/loss/score") == expected(
+            lines[: start + 20], "loss/score"
+        )
+    assert "timing/ms_per_image" not in run.data.metrics
     record.save(row.model_copy(update={"status": Status.FINISHED}), folder)
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
     assert run.info.status == "FINISHED"
-    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert history(tracker, run, "train/loss/score") == expected(lines, "loss/score")
 
 
 def test_a_line_half_written_waits_for_its_end(tracker: Tracker, results: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_line_half_written_waits_for_its_end(tracker: Tracker, results: Path) 
         file.write('{"images": 99999, "st')
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
-    assert history(tracker, run, "loss/score") == expected(lines[:5], "loss/score")
+    assert history(tracker, run, "train/loss/score") == expected(lines[:5], "loss/score")
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -154,20 +162,101 @@ def test_a_resumed_cell_logs_no_step_twice(tracker: Tracker, results: Path, live
     reopen(results).sync_cell(folder)
     (run,) = runs(tracker)
     assert run.info.status == "RUNNING"
-    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert history(tracker, run, "train/loss/score") == expected(lines, "loss/score")
 
 
-def test_values_without_a_curve_become_bars(tracker: Tracker, results: Path) -> None:
+def test_final_values_become_bars(tracker: Tracker, results: Path) -> None:
     folder = results / "s" / "sde-seed0"
     row = make_record(folder.parent, "sde", 0)
     write_cell(folder, row)
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
     # MLflow draws bars for what only has a step 0, and lines for the rest.
-    assert history(tracker, run, "nfe") == [(0, 36.0)]
-    last = row.cost.images_seen, row.metrics["fd_digits_500"].value
-    assert last in history(tracker, run, "fd_digits_500")
-    assert run.data.metrics["fd_digits_500"] == last[1]
+    for name, value in final_metrics(row).items():
+        assert history(tracker, run, name) == [(0, value)]
+    names = {name.partition("/")[0] for name in run.data.metrics}
+    assert names == {"quality", "cost", "timing", "train"}
+
+
+def test_errors_and_corrected_values_are_metrics(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    row = make_record(folder.parent, "sde", 0)
+    name = "fd_digits_500"
+    value = row.metrics[name].model_copy(update={"error": 0.25, "corrected": 5.5})
+    write_cell(folder, row.model_copy(update={"metrics": {name: value}}))
+    tracker.sync_cell(folder)
+    (run,) = runs(tracker)
+    told = {key: found for key, found in run.data.metrics.items() if key.startswith("quality/")}
+    assert told == {
+        f"quality/{name}": value.value, f"quality/{name}_error": 0.25,
+        f"quality/{name}_corrected": 5.5,
+    }  # fmt: skip
+
+
+def test_a_cell_tells_its_data_source_user_commit_and_machine(
+    tracker: Tracker, results: Path
+) -> None:
+    folder = results / "s" / "sde-seed0"
+    row = make_record(folder.parent, "sde", 0, data={"sha256": "ab" * 32, "train": 1297})
+    row.cost.unfit = ["other processes used 1.0 of 2 cores"]
+    row.environment["command"] = "bench run --methods sde"
+    write_cell(folder, row)
+    for _ in range(2):
+        reopen(results).sync_study(folder.parent)
+    wanted = {
+        "mlflow.user": user(), "mlflow.source.name": "bench run", "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": "0123456789abcdef",
+    }  # fmt: skip
+    for run in runs(tracker):
+        assert wanted.items() <= run.data.tags.items()
+        (given,) = run.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("digits", ("ab" * 32)[:36])
+        assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+    (run,) = runs(tracker, kind="cell")
+    assert (run.data.tags["timing_fit"], run.data.tags["unfit"]) == ("no", row.cost.unfit[0])
+    note = run.data.tags["mlflow.note.content"]
+    for said in (
+        "**sde**, seed 0", "fd_digits_500 ↓ 5.917", "36 network calls", "2.1 ms an image †",
+        "1.2e+13 FLOP", "other processes used 1.0", "bench run --methods sde",
+    ):  # fmt: skip
+        assert said in note
+
+
+def test_methods_have_their_colour_in_the_pictures(tracker: Tracker, results: Path) -> None:
+    study = write_study(results / "quick", ("sde", "smm"), (0,), failed=None)
+    tracker.sync_study(study)
+    # A method that comes first by name moves the others on.
+    row = make_record(study, "cdm", 0)
+    write_cell(study / row.cell, row)
+    for again in (tracker, reopen(results)):
+        again.sync_study(study)
+        looks = PlottedStudy.of(StudyReport.read(study)).looks
+        for run in runs(tracker, kind="cell"):
+            tags = run.data.tags
+            assert tags["mlflow.runColor"] == looks[tags["method"]]["color"].lower()
+
+
+def test_a_run_of_an_older_version_is_brought_up_to_date(tracker: Tracker, results: Path) -> None:
+    """It keeps what it has, and has the same beside it as a new one."""
+    study = write_study(results / "quick", ("sde",), (0,), failed=None)
+    tracker.sync_study(study)
+    (new,) = runs(tracker, kind="cell")
+    with closing(sqlite3.connect(results / DATABASE)) as store, store:
+        for table in ("metrics", "latest_metrics"):
+            store.execute(f"DELETE FROM {table} WHERE key LIKE 'quality/fd%'")
+            store.execute(f"UPDATE {table} SET key = substr(key, instr(key, '/') + 1)")
+        store.execute("DELETE FROM tags WHERE key LIKE 'mlflow.%' AND key != 'mlflow.runName'")
+        store.execute("UPDATE tags SET value = 'as it was' WHERE key = 'synced'")
+    (old,) = runs(tracker, kind="cell")
+    assert "fd_digits_500" in old.data.metrics
+    for _ in range(2):
+        reopen(results).sync_study(study)
+    (now,) = runs(tracker, kind="cell")
+    assert now.data.tags == new.data.tags
+    assert now.data.metrics == old.data.metrics | new.data.metrics
+    lines = record.read_curves(study / "sde-seed0")
+    for name in ("loss/score", "train/loss/score"):
+        assert history(tracker, now, name) == expected(lines, "loss/score")
 
 
 def test_nan_and_infinity_do_not_repeat(tracker: Tracker, results: Path) -> None:
@@ -183,9 +272,9 @@ def test_nan_and_infinity_do_not_repeat(tracker: Tracker, results: Path) -> None
     for _ in range(2):
         reopen(results).sync_cell(folder)
     (run,) = runs(tracker)
-    assert math.isnan(run.data.metrics["loss/a b"])
-    assert len(history(tracker, run, "loss/a b")) == 1
-    assert len(history(tracker, run, "x_y")) == 1
+    assert math.isnan(run.data.metrics["train/loss/a b"])
+    assert len(history(tracker, run, "train/loss/a b")) == 1
+    assert len(history(tracker, run, "train/x_y")) == 1
 
 
 @pytest.mark.slow
@@ -278,9 +367,9 @@ def test_every_point_is_sent_once_in_batches(
     write_curve(folder, lines[700:])
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
-    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert history(tracker, run, "train/loss/score") == expected(lines, "loss/score")
     assert sum(sent) == sum(len(line["values"]) for line in lines)
-    assert max(sent) == 1000
+    assert max(sent) == 800
     record.save(row.model_copy(update={"status": Status.FINISHED}), folder)
     tracker.sync_cell(folder)
     before = sum(sent)
@@ -349,6 +438,29 @@ def test_a_study_has_its_cells_and_a_run_of_its_own(tracker: Tracker, study: Pat
     assert "nan at step 1333" in failed.data.tags["reason"]
     names = {file.path for file in tracker.client.list_artifacts(failed.info.run_id)}
     assert names == {"config.yaml", "record.json", "log.txt"}
+
+
+def test_a_studys_run_has_the_means_of_its_table(
+    tracker: Tracker, results: Path, tmp_path: Path
+) -> None:
+    study = write_study(results / "quick", ("cdm", "sde"), (0, 1), failed=None)
+    report = StudyReport.read(study)
+    write_tables(report)
+    write_text(study / "report.html", "<html>")
+    tracker.sync_study(study)
+    (run,) = runs(tracker, kind="study")
+    means = report.summary.set_index("method")
+    for column, name in (("metrics.fd_digits_500", "fd_digits_500"), ("cost.nfe", "nfe")):
+        for method in means.index:
+            shown = f"means/{name} {method}"
+            assert history(tracker, run, shown) == [(0, means[column][method])]
+            half = means[f"{column}:half"][method]
+            assert history(tracker, run, f"{shown} half") == [(0, half)]
+    assert not [name for name in run.data.metrics if "spread" in name]
+    link = f"runs/{run.info.run_id}/artifacts/report.html"
+    assert link in run.data.tags["mlflow.note.content"].splitlines()[0]
+    page = tracker.client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))
+    assert Path(page).read_text() == "<html>"
 
 
 def test_syncing_again_changes_nothing(tracker: Tracker, study: Path, results: Path) -> None:
@@ -482,7 +594,29 @@ def test_charts_show_all_runs_of_the_experiment(tracker: Tracker, study: Path) -
     assert experiment is not None
     assert "SHOW_ALL" in experiment.tags["mlflow.sharedViewState.scorebench"]
     link = charts_link("http://x", experiment.experiment_id)
-    assert link.endswith("compareRunsMode=CHART&viewStateShareKey=scorebench")
+    assert link.endswith("viewStateShareKey=scorebench&compareRunsMode=CHART")
+    note = experiment.tags["mlflow.note.content"]
+    assert f"]({link.removeprefix('http://x/')})" in note
+    # What a user writes there instead stays.
+    tracker.client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "mine")
+    reopen(study.parent).sync_study(study)
+    experiment = tracker.client.get_experiment_by_name("digits")
+    assert experiment is not None
+    assert experiment.tags["mlflow.note.content"] == "mine"
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "INTERNAL_ERROR"])
+def test_whoever_may_not_change_the_experiment_logs_runs_all_the_same(
+    tracker: Tracker, study: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos import databricks_pb2
+
+    def refuse(*_: str) -> None:
+        raise MlflowException("no", getattr(databricks_pb2, code))
+
+    monkeypatch.setattr(tracker.client, "set_experiment_tag", refuse)
+    assert tracker.sync_study(study) == (code == "PERMISSION_DENIED")
 
 
 # Trouble ----------------------------------------------------------------------------------------
@@ -549,7 +683,7 @@ def test_a_store_that_fails_midway_stops_nothing_and_is_completed_later(
     assert Counter(run.data.tags["kind"] for run in runs(tracker)) == {"cell": 4, "study": 1}
     (run,) = runs(tracker, cell="sde-seed0")
     lines = record.read_curves(study / "sde-seed0")
-    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert history(tracker, run, "train/loss/score") == expected(lines, "loss/score")
 
 
 def test_a_batch_that_arrived_but_was_not_answered_is_not_sent_twice(
@@ -571,7 +705,7 @@ def test_a_batch_that_arrived_but_was_not_answered_is_not_sent_twice(
     tracker.sync_cell(folder)
     (run,) = runs(tracker)
     lines = record.read_curves(folder)
-    assert history(tracker, run, "loss/score") == expected(lines, "loss/score")
+    assert history(tracker, run, "train/loss/score") == expected(lines, "loss/score")
     assert sent == []
 
 

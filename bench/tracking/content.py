@@ -1,4 +1,4 @@
-"""What a run of MLflow says of a cell or a study: metrics, parameters, tags, files."""
+"""What a run of MLflow holds of a cell or a study: metrics, parameters, files, status."""
 
 from __future__ import annotations
 
@@ -23,15 +23,22 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 250
 LONGEST_PARAM = 6000
-LONGEST_TAG = 8000
+LAYOUT = "2"
+"""Version of what runs hold. Raise it where that changes: runs of before are completed then."""
+TABLE = "table.json"
+PAGE = "report.html"
 TABLES = (
-    "table.md", "table.csv", "table.tex", "table-notes.tex", "table.json", "nfe-curve.md",
-    "nfe-curve.csv", "timing.md", "timing.json", STUDY,
+    "table.md", "table.csv", "table.tex", "table-notes.tex", TABLE, "nfe-curve.md",
+    "nfe-curve.csv", "timing.md", "timing.json", PAGE, STUDY,
 )  # fmt: skip
+BESIDE = ("spread", "error", "corrected")
+"""What a metric's value can have beside it."""
 COSTS = (
     "nfe", "train_flops", "sample_flops_per_image", "parameters", "peak_memory_bytes",
     "images_seen", "steps",
 )  # fmt: skip
+MEANS = {"cost.nfe": "nfe", "cost.train_flops": "train_flops"}
+"""Costs of which a study's run has the means, beside the metrics, as the table calls them."""
 LARGEST_LOG = 1_000_000
 """Bytes of ``log.txt`` up to which a failed cell's run carries it."""
 STATUS = {
@@ -44,21 +51,47 @@ STATUS = {
 
 
 def final_metrics(row: Record) -> dict[str, float]:
-    """Return a finished cell's numbers, in the record's units, under the names MLflow shows."""
-    numbers: dict[str, float | None] = {name: found.value for name, found in row.metrics.items()}
-    numbers |= {f"{name}_spread": found.spread for name, found in row.metrics.items()}
-    numbers |= {name: getattr(row.cost, name) for name in COSTS}
+    """Return a finished cell's numbers, in the record's units, by the names that MLflow shows.
+
+    What stands before the ``/`` is the group of charts that MLflow puts a number in.
+    """
+    numbers: dict[str, float | None] = {}
+    for name, found in row.metrics.items():
+        numbers[f"quality/{name}"] = found.value
+        numbers |= {f"quality/{name}_{part}": getattr(found, part) for part in BESIDE}
+    numbers |= {f"cost/{name}": getattr(row.cost, name) for name in COSTS}
+    numbers |= {f"cost/seconds_{part}": seconds for part, seconds in row.ledger.items()}
     for name in ("ms_per_image", "latency_ms"):
         if (timing := getattr(row.cost, name)) is not None:
-            numbers |= {name: timing.median, f"{name}_low": timing.low, f"{name}_high": timing.high}
-    numbers |= {f"seconds/{part}": seconds for part, seconds in row.ledger.items()}
+            numbers[f"timing/{name}"] = timing.median
+            numbers |= {f"timing/{name}_{end}": getattr(timing, end) for end in ("low", "high")}
     return {_name(key): float(value) for key, value in numbers.items() if value is not None}
+
+
+def study_means(study: Path) -> dict[str, float]:
+    """Return the means over each method's seeds, with the half-widths of their intervals.
+
+    They are the table's, under names such as ``means/fd_digits_500 sde half``; none without one.
+    """
+    try:
+        methods = json.loads((study / TABLE).read_bytes())["methods"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    found = {}
+    for row in methods:
+        for column, value in row.items():
+            name, _, part = column.partition(":")
+            metric = name.removeprefix("metrics.")
+            shown = metric if metric != name and "." not in metric else MEANS.get(name)
+            if shown and part in {"", "half"} and isinstance(value, int | float):
+                found[_name(f"means/{shown} {row['method']} {part}".rstrip())] = float(value)
+    return found
 
 
 def curve_points(folder: Path) -> dict[tuple[str, int], tuple[float, float]]:
     """Return ``(name, images) -> (value, seconds)`` by images; of a step logged twice the last."""
     found = {
-        (_name(name), int(line["images"])): (float(value), float(line["seconds"]))
+        (_name(f"train/{name}"), int(line["images"])): (float(value), float(line["seconds"]))
         for line in record.read_curves(folder)
         for name, value in line["values"].items()
     }
@@ -84,30 +117,6 @@ def _flatten(prefix: str, tree: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
 def _name(text: str) -> str:
     """Replace what MLflow does not allow in the name of a metric or parameter."""
     return re.sub(r"[^\w\-. :/]", "_", text, flags=re.ASCII)[:LONGEST_NAME]
-
-
-def cell_tags(row: Record, study: str) -> dict[str, str]:
-    """Return the tags of a cell's run."""
-    where = {name: row.environment.get(name) for name in ("commit", "device", "host", "pid")}
-    names = ("cell", "method", "dataset", "data_variant", "preset", "seed", "key", "status")
-    tags = {name: str(value) for name, value in where.items() if value is not None}
-    tags |= {name: str(getattr(row, name)) for name in names}
-    return tags | {"kind": "cell", "study": study, "reason": row.reason[:LONGEST_TAG]}
-
-
-def study_tags(study: Path, rows: Sequence[Record]) -> dict[str, str]:
-    """Return the tags of a study's run, the table as its note among them."""
-    table = study / "table.md"
-    note = table.read_text("utf-8") if table.exists() else ""
-    if len(note) > LONGEST_TAG:
-        note = note[:LONGEST_TAG].rsplit("\n", 1)[0]
-    return {
-        "dataset": rows[0].dataset,
-        "preset": rows[0].preset,
-        "methods": ",".join(sorted({row.method for row in rows})),
-        "seeds": ",".join(str(seed) for seed in sorted({row.seed for row in rows})),
-        "mlflow.note.content": note,
-    }
 
 
 def cell_files(folder: Path, row: Record) -> list[Path]:
@@ -150,9 +159,9 @@ def is_same(last: Any, value: float) -> bool:
     return bool(last.value == min(max(value, -largest), largest))
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """Return what tells whether one of these files has changed."""
-    found = hashlib.sha256()
+def fingerprint(files: Sequence[Path], beside: str = "") -> str:
+    """Return what tells whether one of these files, or what is ``beside`` them, has changed."""
+    found = hashlib.sha256(f"{LAYOUT}\0{beside}".encode())
     for file in files:
         if file.exists():
             found.update(file.name.encode() + b"\0" + file.read_bytes())

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import UserError, bench_command, one_line, without_secrets
-from bench.records import CONFIG, Record, Status, record
-from bench.tracking import content, store
+from bench.records import CONFIG, RECORD, Record, Status, readable, record
+from bench.records.colours import method_colours
+from bench.tracking import content, store, tags
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
-from bench.tracking.store import PAUSE, alone, locked, origin_of
+from bench.tracking.experiments import Experiments
+from bench.tracking.store import PAUSE, alone, origin_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-SHOW_ALL = json.dumps({"runsHiddenMode": "SHOW_ALL"})
-"""State of the charts page that shows every run, as MLflow's UI shares it."""
-VIEW = "scorebench"
-"""Key of the shared view of an experiment's charts which shows all runs, not ten."""
 LONGEST_ERROR = 1000
 """Letters of what MLflow says that are told: its advice has some 350."""
 ENDED = ("FINISHED", "FAILED", "KILLED")
 PATIENCE = 20.0
 """Seconds that a command waits at its end for a store that logs nothing meanwhile."""
 Warn = Callable[[str], object]
+Point = tuple[str, float, int, int]
+"""A metric's name, value, moment in milliseconds since 1970, and step."""
 
 
 def to_stderr(line: str) -> None:
@@ -45,6 +44,10 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, UserError):
         return said
     return f"{type(error).__name__}: {said[:LONGEST_ERROR]}" if said else type(error).__name__
+
+
+def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 class NullTracker:
@@ -87,9 +90,10 @@ class Tracker:
         self._origin = origin_of(results)
         self._warn, self._warned = warn, False
         self._quiet_until = 0.0
-        self._experiments: dict[str, str] = {}
+        self._experiments = Experiments(client, self._results)
         self._runs: dict[tuple[str, ...], str] = {}
         self._seen: dict[Path, tuple[str, str]] = {}
+        self._colours: dict[Path, dict[str, str]] = {}
 
     @classmethod
     def open(cls, results: Path, warn: Warn = to_stderr) -> Tracker | NullTracker:
@@ -115,6 +119,7 @@ class Tracker:
     def sync_study(self, study: Path) -> bool:
         """Bring a study's runs up to date, end orphans, keep table and plots; whether all is."""
         self._quiet_until = 0.0
+        self._colours.pop(study, None)
         done = [
             *(self.sync_cell(path.parent) for path in sorted(study.glob(f"*/{record.RECORD}"))),
             self._try("orphans", self._end_orphans, study),
@@ -169,26 +174,47 @@ class Tracker:
 
     def _news(self, folder: Path) -> tuple[Record, str] | None:
         """Return what is to be logged since the last time, if anything, and its fingerprint."""
-        mark = fingerprint([folder / record.RECORD, folder / record.CURVES])
-        row = record.load(folder)
-        old = row is None or self._seen.get(folder) == (mark, run_status(row))
-        return None if row is None or old else (row, mark)
+        files = [folder / record.RECORD, folder / record.CURVES]
+        before, row = fingerprint(files), record.load(folder)
+        if row is None:
+            return None
+        mark = f"{before}-{self._colour(folder.parent, row.method)[1:]}"
+        return None if self._seen.get(folder) == (mark, run_status(row)) else (row, mark)
+
+    def _colour(self, study: Path, method: str) -> str:
+        """Return a method's colour, which depends on what other methods the study has."""
+        if method not in self._colours.get(study, {}):
+            rows = [readable(path.parent) for path in study.glob(f"*/{RECORD}")]
+            named = {method, *(row.method for row in rows if row)}
+            self._colours[study] = method_colours(named)
+        return self._colours[study][method]
 
     def _log_cell(self, folder: Path, row: Record, study: str, mark: str) -> None:
-        run = self._cell_run(row, study)
+        run = self._cell_run(row, study, folder.parent)
         if run is None:
             return
-        tags, params = run.data.tags, run.data.params
-        is_up = tags.get("synced") == mark and tags.get("superseded") != "true"
+        has, params = run.data.tags, run.data.params
+        is_up = has.get("synced") == mark and has.get("superseded") != "true"
         if not is_up or run.info.status != run_status(row):
             # MLflow never changes a parameter that a run has.
             given = content.run_params(folder / CONFIG).items()
-            self._log(run, "params", [param for param in given if param[0] not in params])
-            self._log_tags(run, content.cell_tags(row, study) | {"origin": self._origin})
-            self._log_curves(run, folder)
+            points = self._new_points(run, folder)
+            if row.status == Status.FINISHED:
+                points += self._new_values(run, row.ended, content.final_metrics(row))
+            self._log(
+                run,
+                params=[param for param in given if param[0] not in params],
+                tags=self._new_tags(run, self._cell_tags(folder.parent, row, study)),
+                metrics=points,
+            )
+            self._log_data(run, row)
             self._finish_cell(run, row, folder, mark)
 
-    def _cell_run(self, row: Record, study: str) -> Run | None:
+    def _cell_tags(self, folder: Path, row: Record, study: str) -> dict[str, str]:
+        found = tags.cell_tags(row, study, self._colour(folder, row.method))
+        return found | {"origin": self._origin}
+
+    def _cell_run(self, row: Record, study: str, folder: Path) -> Run | None:
         """Find or create the cell's run; a pending cell has none."""
         if row.status == Status.PENDING:
             return None
@@ -201,9 +227,9 @@ class Tracker:
             # Of this very making of the cell, not of one that was replaced by it.
             mine = [run for run in mine if start in {None, run.info.start_time}]
             if not mine:
-                tags = content.cell_tags(row, study) | {"origin": self._origin}
-                where, start = self._experiment(row.dataset), start or int(time.time() * 1000)
-                mine = [self.client.create_run(where, start, tags, row.cell)]
+                named = self._cell_tags(folder, row, study) | {tags.USER: tags.user()}
+                where, start = self._experiments.of(row.dataset), start or int(time.time() * 1000)
+                mine = [self.client.create_run(where, start, named, row.cell)]
             chosen = mine[0].info.run_id
             self._supersede([run for run in same if run.info.run_id != chosen])
             self._runs[place] = chosen
@@ -217,62 +243,66 @@ class Tracker:
             if run.info.status not in ENDED:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _log_tags(self, run: Run, tags: Mapping[str, str]) -> None:
+    def _new_tags(self, run: Run, wanted: Mapping[str, str]) -> list[tuple[str, str]]:
         has = run.data.tags
-        wanted = ({"superseded": "false"} if "superseded" in has else {}) | dict(tags)
-        self._log(run, "tags", [tag for tag in wanted.items() if has.get(tag[0]) != tag[1]])
+        wanted = ({"superseded": "false"} if "superseded" in has else {}) | dict(wanted)
+        if tags.USER not in has:
+            wanted |= {tags.USER: tags.user()}
+        return [tag for tag in wanted.items() if has.get(tag[0]) != tag[1]]
 
-    def _log_curves(self, run: Run, folder: Path) -> None:
-        """Log the curves' points that lie beyond the last step the run has of that name."""
+    def _new_points(self, run: Run, folder: Path) -> list[Point]:
+        """Return the curves' points that lie beyond the last step the run has of that name."""
         last = last_points(run)
-        new = [
+        return [
             (name, value, run.info.start_time + round(1000 * seconds), step)
             for (name, step), (value, seconds) in content.curve_points(folder).items()
             if name not in last or step > last[name].step
         ]
-        self._log(run, "metrics", new)
 
-    def _log(self, run: Run, kind: str, items: Sequence[tuple[Any, ...]]) -> None:
-        """Log ``params``, ``tags`` or ``metrics``, as many at a time as a store takes."""
+    def _new_values(self, run: Run, ended: str | None, values: Mapping[str, float]) -> list[Point]:
+        """Return the final values that the run lacks, at step 0.
+
+        There MLflow's charts draw bars to compare runs by instead of a line of one point.
+        """
+        last, stamp = last_points(run), milliseconds(ended) or run.info.start_time
+        return [
+            # Of two values at one step MLflow shows the later one: of what was measured again too.
+            (name, value, max(stamp, last[name].timestamp + 1) if name in last else stamp, 0)
+            for name, value in values.items()
+            if not content.is_same(last.get(name), value)
+        ]
+
+    def _log_data(self, run: Run, row: Record) -> None:
+        if data := tags.dataset_input(row, run):
+            self.client.log_inputs(run.info.run_id, datasets=data)
+
+    def _log(
+        self,
+        run: Run,
+        params: Sequence[tuple[str, str]] = (),
+        tags: Sequence[tuple[str, str]] = (),
+        metrics: Sequence[Point] = (),
+    ) -> None:
+        """Log parameters, tags and metrics, as many at a time as a store takes."""
         from mlflow.entities import Metric, Param, RunTag
 
-        entity = {"params": Param, "tags": RunTag, "metrics": Metric}[kind]
-        size = 1000 if kind == "metrics" else 100
-        for at in range(0, len(items), size):
-            batch = [entity(*item) for item in items[at : at + size]]
-            self.client.log_batch(run.info.run_id, **{kind: batch})  # type: ignore[arg-type]
+        for some in zip_longest(_parts(params, 100), _parts(tags, 100), _parts(metrics, 800)):
+            given, marks, points = (each or () for each in some)
+            self.client.log_batch(
+                run.info.run_id,
+                params=[Param(*each) for each in given],
+                tags=[RunTag(*each) for each in marks],
+                metrics=[Metric(*each) for each in points],
+            )
 
     def _finish_cell(self, run: Run, row: Record, folder: Path, mark: str) -> None:
         """Log what a cell's end brings, status and ``synced`` mark last."""
         status = run_status(row)
-        if row.status == Status.FINISHED:
-            self._log_final(run, row, folder)
         if status in ENDED:
             self._upload(run, content.cell_files(folder, row))
         self._set_status(run, status, milliseconds(row.ended))
         if status in ENDED:
             self.client.set_tag(run.info.run_id, "synced", mark)
-
-    def _log_final(self, run: Run, row: Record, folder: Path) -> None:
-        """Log the final values, later than any point of a curve.
-
-        A value with a curve goes to the last step; all others to step 0, where MLflow's charts
-        draw bars to compare runs by instead of a line of one point.
-        """
-        points = content.curve_points(folder)
-        curves = {name for name, _ in points}
-        seconds = max((at for _, at in points.values()), default=0.0)
-        after_curves = run.info.start_time + math.ceil(1000 * seconds) + 1
-        stamp = max(milliseconds(row.ended) or 0, after_curves)
-        last = last_points(self.client.get_run(run.info.run_id))
-        new = [
-            # Of two values at one step MLflow shows the later one: of what was measured again too.
-            (name, value, max(stamp, last[name].timestamp + 1) if name in last else stamp,
-             row.cost.images_seen if name in curves else 0)
-            for name, value in content.final_metrics(row).items()
-            if not content.is_same(last.get(name), value)
-        ]  # fmt: skip
-        self._log(run, "metrics", new)
 
     def _upload(self, run: Run, files: Sequence[Path], folder: str | None = None) -> None:
         for file in files:
@@ -296,22 +326,27 @@ class Tracker:
             run = self._study_run(study.name, rows)
             tables, plots = content.study_files(study)
             mark = fingerprint([*tables, *plots])
-            self._log_tags(run, content.study_tags(study, rows))
+            ended = max((row.ended or "" for row in rows), key=lambda at: milliseconds(at) or 0)
+            self._log(
+                run,
+                tags=self._new_tags(run, tags.study_tags(study, rows, run)),
+                metrics=self._new_values(run, ended, content.study_means(study)),
+            )
+            self._log_data(run, rows[0])
             if run.data.tags.get("synced") != mark:
                 self._upload(run, tables)
                 self._upload(run, plots, "plots")
                 self.client.set_tag(run.info.run_id, "synced", mark)
-            ended = max(milliseconds(row.ended) or 0 for row in rows)
-            self._set_status(run, content.study_status(rows), ended or None)
+            self._set_status(run, content.study_status(rows), milliseconds(ended))
 
     def _study_run(self, study: str, rows: Sequence[Record]) -> Run:
         found = self._search(rows[0].dataset, study=study, kind="study")
         if found:
             return self.client.get_run(found[0].info.run_id)
         starts = [at for row in rows if (at := milliseconds(row.started))]
-        tags = {"kind": "study", "study": study, "origin": self._origin}
-        experiment, now = self._experiment(rows[0].dataset), int(time.time() * 1000)
-        return self.client.create_run(experiment, min(starts, default=now), tags, run_name=study)
+        named = {"kind": "study", "study": study, "origin": self._origin, tags.USER: tags.user()}
+        experiment, now = self._experiments.of(rows[0].dataset), int(time.time() * 1000)
+        return self.client.create_run(experiment, min(starts, default=now), named, run_name=study)
 
     def _end_orphans(self, study: Path) -> None:
         """End runs left open whose cell's folder has gone."""
@@ -326,7 +361,7 @@ class Tracker:
 
     def _search(self, dataset: str, **tags: str) -> list[Run]:
         """Find this results folder's runs with such tags, newest first."""
-        return self._find([self._experiment(dataset)], **tags)
+        return self._find([self._experiments.of(dataset)], **tags)
 
     def _find(self, experiments: list[str], **tags: str) -> list[Run]:
         quoted = {k: f'"{v}"' if "'" in v else f"'{v}'" for k, v in tags.items()}
@@ -336,29 +371,3 @@ class Tracker:
         while page.token:
             found += (page := search(page_token=page.token))
         return found
-
-    def _experiment(self, dataset: str) -> str:
-        """Return the id of the data set's experiment, created or restored where needed."""
-        if dataset not in self._experiments:
-            with locked(self._results / store.STORE_LOCK, "another command is opening the store"):
-                identity = self._find_experiment(dataset)
-            self.client.set_experiment_tag(identity, f"mlflow.sharedViewState.{VIEW}", SHOW_ALL)
-            self._experiments[dataset] = identity
-        return self._experiments[dataset]
-
-    def _find_experiment(self, dataset: str) -> str:
-        known = self.client.get_experiment_by_name(dataset)
-        if known is None:
-            uri = store.store_uri(self._results)
-            ours = (self._results / store.ARTIFACTS / dataset).as_uri()
-            try:
-                place = None if store.is_server(uri) else ours
-                return str(self.client.create_experiment(dataset, place))
-            except Exception:
-                # On a server, someone else's results folder may have been first.
-                known = self.client.get_experiment_by_name(dataset)
-                if known is None:
-                    raise
-        if known.lifecycle_stage == "deleted":
-            self.client.restore_experiment(known.experiment_id)
-        return str(known.experiment_id)

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.config import UserError, bench_command, without_secrets
+from bench.tracking.experiments import charts_link, runs_link
 from bench.tracking.store import ARTIFACTS, DATABASE, URI, is_server, open_store, store_uri
-from bench.tracking.tracker import VIEW, in_one_line
+from bench.tracking.tracker import in_one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,12 +32,6 @@ UI_LOG = "mlflow-ui.log"
 HOST = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"
 """The host that stands for all addresses of this machine."""
-
-
-def charts_link(base: str, experiment: str) -> str:
-    """Return the address of an experiment's charts, with all its runs shown."""
-    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
-    return f"{base}/#/experiments/{experiment}/runs?{query}"
 
 
 def ui(results: Path, port: int = 5000, host: str = HOST, *, is_opened: bool = False) -> None:
@@ -200,11 +195,12 @@ def _opened(results: Path) -> MlflowClient:
 
 def _show_links(client: MlflowClient, base: str, *, is_opened: bool) -> None:
     links = {
-        each.name: charts_link(base, each.experiment_id)
+        each.name: (charts_link(base, each.experiment_id), runs_link(base, each.experiment_id))
         for each in client.search_experiments(order_by=["last_update_time DESC"])
         if client.search_runs([each.experiment_id], max_results=1)
     }
-    for name, link in links.items():
-        print(f"{name}: {link}", flush=True)
-    if is_opened and links and not webbrowser.open(next(iter(links.values()))):
+    for name, (charts, runs) in links.items():
+        print(f"{name}: {charts}", flush=True)
+        print(f"{name}, table of runs: {runs}", flush=True)
+    if is_opened and links and not webbrowser.open(next(iter(links.values()))[0]):
         print("bench: no browser could be started; open the link", file=sys.stderr, flush=True)

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from bench.records import direction, write_atomically
-from bench.records.grid import PALETTE
+from bench.records.colours import method_colours
 from bench.report.plots.scales import Ends
 from bench.report.study_report import StudyReport
 from bench.report.summary import mean_interval
@@ -40,8 +39,6 @@ Z = 1.96
 """Standard errors on each side of a value that hold 95 % of a normal distribution."""
 THIN = 0.7
 """Width of bars within one seed, in points; those over seeds are thicker."""
-TONES = (0.0, -0.4, 0.45, 0.7, -0.6, 0.25, -0.2, 0.6)
-"""Shades of a family's colour, neighbours far apart: towards white above 0, black below."""
 MANY = 6
 """Names beyond this many stand in a column beside the panels, not above them."""
 
@@ -176,12 +173,6 @@ def line_of_means(axes: Axes, points: pd.DataFrame, x: str, column: str, **look:
     return ends
 
 
-def shade(colour: str, towards: float) -> str:
-    """Mix a colour with white (up to 1) or with black (down to -1)."""
-    end = 1.0 if towards > 0 else 0.0
-    return to_hex(tuple(part + (end - part) * abs(towards) for part in to_rgb(colour)))  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class PlottedStudy:
     """A study's report, and how each of its methods looks in every picture."""
@@ -192,10 +183,8 @@ class PlottedStudy:
 
     @classmethod
     def of(cls, report: StudyReport) -> Self:
-        """Give each method its look: a colour a family, shades of it for variants.
-
-        Where all are of one family, each has a colour of its own.
-        """
+        """Give each method its look: its colour, a marker and a line."""
+        colours = method_colours(report.cell_frame["method"])
         families: dict[str, list[str]] = {}
         for method in sorted(report.cell_frame["method"].unique()):
             families.setdefault(method.split(":")[0], []).append(method)
@@ -204,12 +193,6 @@ class PlottedStudy:
         for place, family in enumerate(families.values()):
             for index, method in enumerate(family):
                 marker = MARKERS[(place if apart else index) % len(MARKERS)]
-                if len(families) == 1:
-                    turn, hue = divmod(index, len(PALETTE))
-                    colour = shade(PALETTE[hue], min(0.8, 0.45 * turn))
-                else:
-                    tone = TONES[index % len(TONES)]
-                    colour = shade(PALETTE[place % len(PALETTE)], tone)
-                look = {"color": colour, "marker": marker}
+                look = {"color": colours[method], "marker": marker}
                 looks[method] = look | {"linestyle": LINES[index % len(LINES)]}
         return cls(report, looks)
