@@ -19,7 +19,8 @@ LONGEST_TAG = 8000
 NOTE = "mlflow.note.content"
 """A run's description, in Markdown."""
 USER = "mlflow.user"
-LONGEST_DIGEST = 36
+DIGEST = 12
+"""Letters of the hash of data that name it: MLflow shows all that it is given."""
 
 
 def user() -> str:
@@ -108,7 +109,7 @@ def dataset_input(row: Record, run: Run) -> list[DatasetInput]:
     """Return the data that a run lacks as its input: none where it has them, or none is known."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    digest = str(row.data.get("sha256") or row.identity.get("data_sha256") or "")[:LONGEST_DIGEST]
+    digest = str(row.data.get("sha256") or row.identity.get("data_sha256") or "")[:DIGEST]
     has = {each.dataset.digest for each in (run.inputs.dataset_inputs if run.inputs else ())}
     if not digest or digest in has:
         return []
