@@ -32,7 +32,7 @@ def ledger(content: PlottedStudy) -> Figure:
     axes.set_xlim(0, max(left) * 1.13 or 1)
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("seconds per cell (mean over finished seeds)")
+    axes.set_xlabel("seconds per cell, mean over finished seeds")
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(parts),
         columnspacing=1.0, handlelength=1.0,

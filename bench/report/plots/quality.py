@@ -10,7 +10,7 @@ from bench.report.plots import drawing
 from bench.report.plots.drawing import Bar, PlottedStudy, Skipped, axis_title, new_figure
 from bench.report.plots.scales import Ends, cost_axis, plain, quality_axis
 from bench.report.summary import TableRow
-from bench.report.table.numbers import MARK, percent
+from bench.report.table.numbers import percent
 
 EQUAL = 0.04
 """Costs that differ by less than this share of the largest are equal by design."""
@@ -187,7 +187,7 @@ def _note(points: list[MethodPoint], cost: CostAxis) -> str:
     if cost is TIME:
         told.append("Bars across: 95 % interval of the median time, the widest over seeds.")
         if unfit := [point.method for point in points if not point.is_fit]:
-            told.append(f"{MARK} machine not fit: {', '.join(unfit)}.")
+            told.append(f"Machine not fit: {', '.join(unfit)}.")
     elif len(points) > 1 and are_equal(points) and any(len(point.seeds) > 1 for point in points):
         told.append("Small dots: the seeds.")
     return " ".join(filter(None, told))

@@ -41,11 +41,17 @@ class RoundTicks(Locator):
     def __init__(self, size: float = 9.0) -> None:
         self.size = size
         """Of the labels, in points."""
+        self.known: dict[tuple[float, ...], Sequence[float]] = {}
+        """Ticks by the ends and the size of the axis, of which a picture asks many times."""
 
     def __call__(self) -> Sequence[float]:
         """Return the ticks of the axis as it is seen."""
         low, high = sorted(self.axis.get_view_interval())  # type: ignore[union-attr]
-        return self.tick_values(low, high)
+        axes: Any = self.axis.axes  # type: ignore[union-attr]
+        seen = (low, high, *(axes.bbox.size / axes.figure.dpi))
+        if seen not in self.known:
+            self.known[seen] = self.tick_values(low, high)
+        return self.known[seen]
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         """Return ticks between two ends."""
@@ -215,15 +221,15 @@ def quality_axis(
     margin = 0.08 * (top - bottom)
     bottom, top = bottom - margin, top + margin
     set_scale(axes, "y", scale, bottom, top)
-    labels = []
+    labels: list[tuple[float, str, str]] = []
     for (name, level), style in zip(levels.items(), cycle(ANCHOR_STYLES), strict=False):
         text = f"{name}: {number(level)}"
         if name in near:
             axes.axhline(level, color="#555555", linestyle=style, linewidth=1.1, zorder=1)
-            labels.append(((near[name] - bottom) / (top - bottom), text))
+            labels.append(((near[name] - bottom) / (top - bottom), text, ""))
         else:
             is_above = level > ends[0][1]
-            labels.append((float(is_above), f"{'↑' if is_above else '↓'} {text}"))
+            labels.append((float(is_above), text, "^" if is_above else "v"))
     if told:
         label_at_edge(axes, labels)
 
@@ -237,19 +243,27 @@ def _reached(scale: Scale, ends: Sequence[Ends]) -> list[float]:
     return values + [min(max(end, low), high) for e in ends for end in (e[0], e[2])]
 
 
-def label_at_edge(axes: Axes, labels: Sequence[tuple[float, str]]) -> None:
-    """Write labels right of the axes at their heights (0 to 1), apart from one another."""
+def label_at_edge(axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write labels right of the axes at their heights (0 to 1), apart from one another.
+
+    The third part is the marker of an arrow's head, for what lies beyond the axis.
+    """
     figure: Any = axes.figure
     height = 1.35 * 8 / 72 / max(1.0, 0.6 * figure.get_figheight())
     ordered = sorted(labels)
-    places = apart([place for place, _ in ordered], height)
-    for (wanted, text), place in zip(ordered, places, strict=True):
-        line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+    places = apart([place for place, *_ in ordered], height)
+    line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+    for (wanted, text, arrow), place in zip(ordered, places, strict=True):
         axes.annotate(
-            text, (1.0, wanted), (1.02, place), xycoords="axes fraction", va="center", ha="left",
+            text, (1.0, wanted), (1.04, place), xycoords="axes fraction", va="center", ha="left",
             textcoords="axes fraction", fontsize=8, color="#444444", annotation_clip=False,
-            arrowprops=line,
+            arrowprops=None if arrow else line,
         )  # fmt: skip
+        if arrow:
+            axes.plot(
+                [1.02], [place], arrow, color="#444444", markersize=4, clip_on=False,
+                transform=axes.transAxes,
+            )  # fmt: skip
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:
