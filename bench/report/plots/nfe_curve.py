@@ -86,7 +86,9 @@ def _axes(
     """Make both axes logarithmic and draw the anchor of real images, named at the right."""
     levels = content.report.levels(metric)
     anchors = {name: level for name, level in levels.items() if name.startswith(REAL)}
-    evaluations = [(x, x, x) for x in content.points["nfe"] if math.isfinite(x)]
+    again = {*content.drawn["method"]}
+    points = content.points[~content.points["own"] | ~content.points["method"].isin(again)]
+    evaluations = [(x, x, x) for x in points["nfe"] if math.isfinite(x)]
     for place, axes in enumerate(panels):
         cost_axis(axes, "x", evaluations)
         is_last = place % columns == columns - 1 or place == len(panels) - 1
