@@ -132,8 +132,8 @@ def test_seeds_are_joined_with_their_interval(fake: Path) -> None:
 def test_a_line_stands_where_its_values_are(fake: Path) -> None:
     (content,) = swept_settings(StudyReport.read(fake))
     figure = sweep_plots.draw(content)
-    titles = [axes.get_title() for axes in figure.axes]
-    axes = figure.axes[titles.index("fd_digits_500 ↓")]
+    titles = [axes.get_title().replace("\n", " ") for axes in figure.axes]
+    axes = figure.axes[titles.index("Fréchet distance (digits, 500 samples), lower is better")]
     line = next(box.lines[0] for box in axes.containers if box.get_label() == "dlsm")
     assert line.get_xdata() == pytest.approx([0, 1, 20])
     assert line.get_ydata() == pytest.approx([3.1, 4.1, 23.1])
