@@ -195,8 +195,9 @@ def bench_here(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing after a command in this process: a study's plots take seconds."""
+    """Draw nothing after a command in this process: a study's plots and page take seconds."""
     monkeypatch.setattr("bench.report.plots.write.write_plots", lambda *_, **__: [])
+    monkeypatch.setattr("bench.report.page.write.write_page", lambda report: report.folder)
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ def command(
         try:
             with forked(), pytest.MonkeyPatch.context() as patch:
                 patch.setattr("bench.report.plots.write.write_plots", lambda *_, **__: [])
+                patch.setattr("bench.report.page.write.write_page", lambda report: report.folder)
                 script()
         except SystemExit as end:
             code = end.code

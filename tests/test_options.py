@@ -34,7 +34,7 @@ from bench.worker.build import build_method
 
 GROUPS = {
     "Run": {"run"},
-    "Look": {"studies", "table", "plot", "compare", "export", "remove", "ui", "sync"},
+    "Look": {"studies", "table", "plot", "report", "compare", "export", "remove", "ui", "sync"},
     "Measure again": {
         "draw",
         "sample",

@@ -10,6 +10,7 @@ from bench.commands.data.command import prepare
 from bench.commands.draw.command import draw
 from bench.commands.evaluate import EvaluateOptions, ReferenceOptions
 from bench.commands.new.command import new
+from bench.commands.report.command import report
 from bench.commands.reproduce.command import reproduce
 from bench.commands.run import RunOptions
 from bench.commands.sample.command import sample
@@ -51,7 +52,7 @@ def run(options: RunOptions = RunOptions()) -> int:
     return run(options)
 
 
-for look in (studies, table, plot, compare, export, remove, ui, sync):
+for look in (studies, table, plot, report, compare, export, remove, ui, sync):
     app.command(look, group=LOOK)
 for measure in (draw, sample, time, reproduce):
     app.command(measure, group=AGAIN)

@@ -80,8 +80,10 @@ def background(results: Path) -> Background:
 
 
 def finish(folder: Path) -> None:
-    """Write and print the tables, and draw the plots."""
+    """Write and print the tables, draw the plots, and write the page."""
+    from bench.commands.report.pages import list_studies
     from bench.report.nfe_table import render_nfe_table, write_nfe_tables
+    from bench.report.page.write import write_page
     from bench.report.plots.nfe_curve import write_nfe_plots
     from bench.report.plots.sweep import write_sweep_plots
     from bench.report.plots.write import write_plots
@@ -104,6 +106,8 @@ def finish(folder: Path) -> None:
         print(render_nfe_table(report))
     write_sweep_tables(report)
     write_sweep_plots(report)
+    write_page(report)
+    list_studies(folder.parent)
 
 
 def show_in_store(folder: Path) -> None:

@@ -130,7 +130,7 @@ def cell_files(folder: Path, row: Record) -> list[Path]:
 def study_files(study: Path) -> tuple[list[Path], list[Path]]:
     """Return the tables and the plots that a study has."""
     found = [study / name for name in TABLES if (study / name).exists()]
-    found += sorted(study.glob("sweep-*.*"))
+    found += [*sorted(study.glob("sweep-*.*")), *study.glob("report.html")]
     return found, sorted((study / "plots").glob("*.png"))
 
 

@@ -114,6 +114,7 @@ def print_places(request: study.Request, tracking: bool) -> None:
     if (folder / "nfe-curve.md").exists():
         print(f"curve    {folder}/nfe-curve.md (.csv), plots/nfe-curve-*.png")
     print(f"plots    {folder}/plots/")
+    print(f"page     {folder}/report.html")
     print(f"cells    {folder}/<method>-seed<k>/")
     if tracking:
         print(f"MLflow   {bench_command('ui', results=request.results)}")

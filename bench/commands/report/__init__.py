@@ -1,0 +1,1 @@
+"""``bench report``: studies as pages, and the list of all."""

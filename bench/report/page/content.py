@@ -1,0 +1,312 @@
+"""What the page of a study says: the same records give the same content."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.records import Status, direction, headline
+from bench.report.certainty import MIN_SEEDS
+from bench.report.page.references import MISSES, bibtex
+from bench.report.plots.drawing import PlottedStudy
+from bench.report.ranking import Ranking, rank_text, seeds_text
+from bench.report.study_report import StudyReport
+from bench.report.summary import TableRow
+from bench.report.table import columns, numbers
+from bench.report.table.formats import CERTAINTY, certainty_rows, published_rows, unfinished
+from bench.report.table.notes import notes
+from bench.report.titles import metric_title, metric_words
+
+COSTS = {
+    "cost.train_flops": "training compute, FLOP",
+    "ledger.train": "training time, s",
+    "cost.images_seen": "images seen in training",
+    "time.ms_per_image.median": "sampling time, ms/image",
+    "time.latency_ms.median": "latency of one image, ms",
+    "cost.nfe": "network evaluations an image",
+    "cost.peak_memory_bytes": "peak memory, bytes",
+}
+"""What quality is drawn against."""
+FEW = 3
+"""Methods beyond this many are not named as tied with the best: the table of certainty has all."""
+LOG_LINES = 12
+"""Lines of a failed cell's log that stand on the page."""
+
+
+def page_content(report: StudyReport) -> dict[str, Any]:
+    """Return all that the template and the script are given; numbers that are none are ``None``."""
+    looks = PlottedStudy.of(report).looks
+    return {
+        "name": report.folder.name,
+        "head": list(head(report)),
+        "answers": [answer(report, ranking) for ranking in report.rankings],
+        "scoreboard": scoreboard(report),
+        "data": {
+            "costs": COSTS,
+            "metrics": [
+                {
+                    "name": name,
+                    "title": sentence_case(metric_words(name)),
+                    "better": direction(name),
+                }
+                for name in report.metrics
+            ],
+            "methods": [method(report, row, looks) for row in report.method_rows if row["seeds"]],
+            "levels": {name: levels(report, name) for name in report.metrics},
+        },
+        "certainty": [
+            {"title": metric_words(one.metric), "head": CERTAINTY, "rows": certainty_rows(one)}
+            for one in report.rankings
+            if one.ranks
+        ],
+        "timing": list(timing(report)),
+        "misses": [
+            {"title": sentence_case(words), "text": text} for words, text in misses(report.metrics)
+        ],
+        "unfinished": list(failures(report)),
+        "published": published_rows(report),
+        "notes": notes(report),
+        "commands": list(commands(report)),
+        "environment": list(environment(report)),
+        "bibtex": bibtex(sorted({one.split(":")[0] for one in report.cell_frame["method"]})),
+    }
+
+
+def sentence_case(text: str) -> str:
+    """Begin a text with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def head(report: StudyReport) -> Iterator[tuple[str, str]]:
+    """Yield what was run: names of facts and what they are, of several all."""
+    cells = report.cell_frame
+    told = {
+        "Data": "dataset", "Variant": "data_variant", "Preset": "preset", "Device": "device",
+    }  # fmt: skip
+    for title, column in told.items():
+        found = sorted({str(value) for value in cells[column].dropna() if value})
+        if found and not (title == "Variant" and found == sorted({*cells["dataset"]})):
+            yield title, "; ".join(found)
+    seeds = sorted({int(seed) for seed in cells["seed"].dropna()})
+    yield "Seeds", ", ".join(map(str, seeds))
+    commits = report.finished[["commit", "dirty"]].dropna(subset="commit").drop_duplicates()
+    if len(commits):
+        yield (
+            "Commit",
+            ", ".join(
+                f"{commit[:12]}{' with changes' * bool(dirty)}"
+                for commit, dirty in commits.to_numpy()
+            ),
+        )
+    ended = [str(moment)[:10] for moment in cells["ended"].dropna() if moment]
+    if ended:
+        yield "Date", max(ended)
+    count = len(cells)
+    yield "Cells", f"{len(report.finished)} of {count} finished"
+
+
+def answer(report: StudyReport, ranking: Ranking) -> dict[str, Any]:
+    """Say in a sentence which method is best by a metric, and which are told apart from it."""
+    words, means = metric_words(ranking.metric), _means(report, ranking.metric)
+    sign = 1 if direction(ranking.metric) == "↓" else -1
+    known = {name: means[name] for name in (*ranking.ranks, *ranking.unranked) if name in means}
+    best = min(known, key=lambda name: sign * known[name][0])
+    value = next(row for row in report.method_rows if row["method"] == best)
+    told = columns.metric_column(ranking.metric).fill(value)
+    by, lead = sentence_case(words), headline(report.metrics)
+    what = {"metric": ranking.metric, "leads": ranking.metric in lead}
+    if not ranking.ranks:
+        few = f"fewer than {MIN_SEEDS} seeds that two methods share, so no order is claimed"
+        return what | {"text": f"{by}: {best} has the best mean, {told}; {few}."}
+    pairs = {
+        pair.other if pair.one == best else pair.one: pair.gap
+        for pair in ranking.pairs
+        if best in (pair.one, pair.other)
+    }
+    apart = [name for name in ranking.ranks if name in pairs and pairs[name].is_apart]
+    tied = {n: pairs[n].needed for n in ranking.ranks if n in pairs and not pairs[n].is_apart}
+    parts = [f"{by}: {best} has the best mean, {told},"]
+    if apart:
+        parts.append(f"and is better than {_listed(apart)}{',' * bool(tied)}")
+    if tied:
+        parts.append(f"{'but' if apart else 'and'} is not told apart from {_tied(tied)}")
+    return what | {"text": f"{' '.join(parts)}."}
+
+
+def _tied(needed: Mapping[str, float]) -> str:
+    """Name what is tied with the best, with the seeds that would separate it; few by name."""
+    known = [seeds for seeds in needed.values() if not math.isnan(seeds)]
+    if len(needed) > FEW:
+        more = f"; {seeds_text(min(known))} seeds would separate the first of them" if known else ""
+        return f"{len(needed)} others{more}"
+    told = [name if math.isnan(n) else f"{name} ({seeds_text(n)})" for name, n in needed.items()]
+    return f"{_listed(told)}{' (seeds that would separate them in brackets)' if known else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    *before, last = names
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def _means(report: StudyReport, metric: str) -> dict[str, tuple[float, float]]:
+    found = {}
+    for row in report.method_rows:
+        mean = float(row.get(f"metrics.{metric}", math.nan))
+        if not math.isnan(mean):
+            found[row["method"]] = (mean, float(row.get(f"metrics.{metric}:half", math.nan)))
+    return found
+
+
+def scoreboard(report: StudyReport) -> dict[str, Any]:
+    """Return the table's columns and rows: texts, and the numbers that rows are sorted by."""
+    lead = columns.leading(report)
+    ranks = {name: rank_text(rank) for name, rank in lead.ranks.items()} if lead else {}
+    quality = headline(report.metrics)[:2]
+    cost = ["cost.nfe", "time.ms_per_image.median", "cost.train_flops", "ledger.train"]
+    titles = ["NFE", "ms/image", "train FLOP", "train s"]
+    told = [
+        _column("method", "method", "Method, and its variant."),
+        *([_column("rank", "rank", f"By {metric_words(lead.metric)}.")] if lead and ranks else []),
+        *(
+            _column(
+                f"metrics.{name}", f"{metric_title(name)} {direction(name)}".rstrip(),
+                protocol(report, name), sorted(report.best(name)), extra=name not in quality,
+            )
+            for name in report.metrics
+        ),
+        *(_column(key, title, COSTS[key]) for key, title in zip(cost, titles, strict=True)),
+    ]  # fmt: skip
+    rows = [*report.method_rows, *report.foreign_rows, *report.anchor_rows]
+    anchors = {row["method"] for row in report.anchor_rows}
+    filled = []
+    for row in rows:
+        texts = {"method": str(row["method"]), "rank": ranks.get(row["method"], numbers.NOTHING)}
+        texts |= {f"metrics.{n}": columns.metric_column(n).fill(row) for n in report.metrics}
+        texts |= {
+            "cost.nfe": columns.calls(row),
+            "time.ms_per_image.median": numbers.number(_number(row, cost[1], math.nan)),
+            "cost.train_flops": columns.scaled(row, "cost.train_flops"),
+            "ledger.train": columns.seconds(row, "ledger.train"),
+        }
+        keys = [column["key"] for column in told]
+        best = ranks.get(row["method"], "").split("-")[0]
+        sort = {key: _number(row, key) for key in keys} | {"rank": float(best) if best else None}
+        filled.append(
+            {"texts": texts, "sort": sort, "method": row["method"],
+             "is_anchor": row["method"] in anchors, "unfit": bool(row.get("time.unfit"))}
+        )  # fmt: skip
+    return {"columns": told, "rows": filled}
+
+
+def _column(
+    key: str, title: str, about: str, best: Sequence[str] = (), *, extra: bool = False
+) -> dict[str, Any]:
+    return {"key": key, "title": title, "about": about, "best": best, "extra": extra}
+
+
+def protocol(report: StudyReport, metric: str) -> str:
+    """Say how a metric was measured, for the heading of its column."""
+    from bench.report.table.notes import measured
+
+    return f"{sentence_case(metric_words(metric))}; {measured(report.provenance.get(metric, {}))}."
+
+
+def method(
+    report: StudyReport, row: TableRow, looks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a method's numbers for the scatter: costs, metrics with their errors, and look."""
+    quality = {}
+    for name in report.metrics:
+        mean, half, kind = _quality(row, name)
+        if mean is not None:
+            quality[name] = {"value": mean, "half": half, "kind": kind}
+    return {
+        "name": row["method"],
+        "color": looks[row["method"]]["color"],
+        "marker": looks[row["method"]]["marker"],
+        "costs": {key: _number(row, key) for key in COSTS},
+        "metrics": quality,
+        "seeds": int(row["seeds"]),
+    }
+
+
+def _quality(row: TableRow, name: str) -> tuple[float | None, float | None, str]:
+    """A metric's mean, half its error bar, and what that is of."""
+    mean = _number(row, f"metrics.{name}")
+    half = _number(row, f"metrics.{name}:half")
+    if half is not None:
+        return mean, half, "95 % t interval over seeds"
+    error = columns.error_within(row, name)
+    if math.isfinite(error):
+        return mean, 1.96 * error, "1.96 standard errors within one seed"
+    return mean, None, ""
+
+
+def _number(row: TableRow, key: str, none: Any = None) -> Any:
+    value = row.get(key)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return none
+
+
+def levels(report: StudyReport, metric: str) -> dict[str, float]:
+    """Return the values of anchors and foreign samples, which have no cost."""
+    return {name: value for name, value in report.levels(metric).items() if math.isfinite(value)}
+
+
+def timing(report: StudyReport) -> Iterator[list[str]]:
+    """Yield method, ms/image and latency with their intervals, batch, how and how fit."""
+    for row in report.method_rows:
+        if row["seeds"]:
+            parts = []
+            for field in ("ms_per_image", "latency_ms"):
+                found = [_number(row, f"time.{field}.{part}") for part in ("median", "low", "high")]
+                known = all(value is not None for value in found)
+                middle, low, high = (
+                    (numbers.number(value) for value in found) if known else [""] * 3
+                )
+                parts.append(f"{middle} [{low}, {high}]" if known else numbers.NOTHING)
+            cells = report.by_method[row["method"]]
+            how = ", ".join(sorted({str(one) for one in cells["timed"]}))
+            unfit = "; ".join(dict.fromkeys(filter(None, cells["unfit"])))
+            yield [row["method"], *parts, how, unfit or "fit"]
+
+
+def misses(metrics: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the families that were measured, in words, and what each does not see."""
+    from bench.records import metric_family
+
+    for family in dict.fromkeys(map(metric_family, metrics)):
+        if family in MISSES:
+            yield MISSES[family]
+
+
+def failures(report: StudyReport) -> Iterator[dict[str, str]]:
+    """Yield each cell without a result: status, reason, and the end of its log."""
+    for cell, status, reason, log in unfinished(report):
+        path = Path(log)
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        yield {
+            "cell": cell, "status": status, "reason": reason,
+            "log": "\n".join(lines[-LOG_LINES:]) if status != Status.PENDING else "",
+        }  # fmt: skip
+
+
+def commands(report: StudyReport) -> Iterator[str]:
+    """Yield the commands that made the cells, each once, as they were typed."""
+    found = (str(row.environment.get("command") or "") for _, row in report.cells)
+    yield from dict.fromkeys(filter(None, found))
+
+
+def environment(report: StudyReport) -> Iterator[tuple[str, str]]:
+    """Yield what the cells ran in: interpreter, platform and packages, of several all."""
+    facts: dict[str, dict[str, None]] = {}
+    for _, row in report.cells:
+        told = row.environment
+        packages = told.get("packages") or {}
+        parts = {name: told.get(name) for name in ("python", "platform", "cpu_capability", "cuda")}
+        for name, value in {**parts, **packages}.items():
+            if value not in (None, "", {}):
+                facts.setdefault(str(name), {})[str(value)] = None
+    for name, values in facts.items():
+        yield name, "; ".join(values)
