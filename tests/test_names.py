@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.commands import method_labels
+from bench.commands.finished_cells import read_record
 from bench.commands.reproduce import repeat
 from bench.commands.run import RunOptions
 from bench.commands.run.request import resolve
@@ -157,7 +158,7 @@ def test_a_file_to_check_hides_no_module(call_bench: Bench, tmp_path: Path) -> N
 
 def test_a_record_from_elsewhere_chooses_no_place(tmp_path: Path) -> None:
     study = write_study(tmp_path / "results" / "s", ("sde",), (0,), failed=None)
-    record = repeat.read(study / "sde-seed0").model_copy(update={"study": "../../esc"})
+    record = read_record(study / "sde-seed0").model_copy(update={"study": "../../esc"})
     with pytest.raises(UserError, match=r"study '../../esc': use letters"):
         repeat.claim(tmp_path / "results", record, None)  # type: ignore[arg-type]
     assert not list(tmp_path.glob("esc*"))

@@ -464,7 +464,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change(f, status=Status.INTERRUPTED, environment={"command": "bench run x"}),
         "it is interrupted; finish it first: bench run x",
     ),
-    "from elsewhere": (lambda f: change(f, origin="foreign"), "only cells can be run again"),
+    "from elsewhere": (lambda f: change(f, origin="foreign"), "only cells can be taken up again"),
     "no configuration": (lambda f: (f / "config.yaml").unlink(), "cannot be read (No such file"),
     "a broken configuration": (spoil("config.yaml"), "config.yaml' cannot be read"),
     "settings of another time": (

@@ -31,7 +31,7 @@ MOST_CURVES = 2
 
 
 @dataclass(frozen=True)
-class Picture:
+class PagePicture:
     """An image of a page: the section that it stands in, its source and what it shows."""
 
     section: str
@@ -40,13 +40,13 @@ class Picture:
     pixelated: bool = False
 
 
-def pictures(report: StudyReport) -> Iterator[Picture]:
+def pictures(report: StudyReport) -> Iterator[PagePicture]:
     """Yield a page's pictures; one that the study has no numbers for is left out."""
     content = PlottedStudy.of(report)
     with rc_context(SVG):
         for section, alt, draw in _charts(content):
             try:
-                yield Picture(section, _svg(draw()), alt)
+                yield PagePicture(section, _svg(draw()), alt)
             except (Skipped, UserError):
                 continue
     with tempfile.TemporaryDirectory() as place:
@@ -55,7 +55,7 @@ def pictures(report: StudyReport) -> Iterator[Picture]:
         except (Skipped, UserError):
             return
         alt = "Samples of each method beside held-out images"
-        yield Picture("samples", _uri("image/png", drawn.read_bytes()), alt, pixelated=True)
+        yield PagePicture("samples", _uri("image/png", drawn.read_bytes()), alt, pixelated=True)
 
 
 def _charts(content: PlottedStudy) -> Iterator[tuple[str, str, Callable[[], Figure]]]:

@@ -1,5 +1,7 @@
 """What a page cites: the methods' papers, and what each metric is known to miss."""
 
+from bench.config.presets import config_folder
+
 MISSES = {
     "fd": ("Fréchet distance", (
         "compares two Gaussians of features: it sees most kinds of damage, but not training images "
@@ -44,53 +46,8 @@ MISSES = {
 }  # fmt: skip
 """By family: its name, and what a reader must know before trusting it."""
 
-PAPERS = {
-    "ye2023score": """@article{ye2023score,
-  title   = {Score Mismatching for Generative Modeling},
-  author  = {Ye, Senmao and Liu, Fei},
-  journal = {arXiv preprint arXiv:2309.11043},
-  year    = {2023}
-}""",
-    "chao2022denoising": """@inproceedings{chao2022denoising,
-  title     = {Denoising Likelihood Score Matching for Conditional Score-based Data Generation},
-  author    = {Chao, Chen-Hao and Sun, Wei-Fang and Cheng, Bo-Wun and Lo, Yi-Chen and
-               Chang, Chia-Che and Liu, Yu-Lun and Chang, Yu-Lin and Chen, Chia-Ping and
-               Lee, Chun-Yi},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2022}
-}""",
-    "daras2023consistent": """@inproceedings{daras2023consistent,
-  title     = {Consistent Diffusion Models: Mitigating Sampling Drift by Learning to be
-               Consistent},
-  author    = {Daras, Giannis and Dagan, Yuval and Dimakis, Alexandros G. and
-               Daskalakis, Constantinos},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2023}
-}""",
-    "song2021score": """@inproceedings{song2021score,
-  title     = {Score-Based Generative Modeling through Stochastic Differential Equations},
-  author    = {Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and
-               Ermon, Stefano and Poole, Ben},
-  booktitle = {International Conference on Learning Representations},
-  year      = {2021}
-}""",
-    "karras2022elucidating": """@inproceedings{karras2022elucidating,
-  title     = {Elucidating the Design Space of Diffusion-Based Generative Models},
-  author    = {Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2022}
-}""",
-}
-CITES = {
-    "smm": ["ye2023score"],
-    "dlsm": ["chao2022denoising"],
-    "cdm": ["daras2023consistent"],
-    "sde": ["karras2022elucidating", "song2021score"],
-}
-"""The papers of each method; a plug-in's are its author's to cite."""
-
 
 def bibtex(methods: list[str]) -> str:
-    """Return the papers of these methods, each once."""
-    keys = dict.fromkeys(key for method in methods for key in CITES.get(method, ()))
-    return "\n\n".join(PAPERS[key] for key in keys)
+    """Return the papers of these methods, from ``configs/citations``; a plug-in's has none there."""
+    places = [config_folder() / "citations" / f"{method}.bib" for method in dict.fromkeys(methods)]
+    return "\n\n".join(place.read_text().strip() for place in places if place.exists())
