@@ -21,6 +21,7 @@ from bench.metrics.anchors import noise_like
 from bench.metrics.points import PROJECTIONS, hash_of, modes_found, sliced_wasserstein
 from bench.records import REAL
 from bench.records.grid import PALETTE, SIDE, WINDOW, scatter_image, write_grid
+from bench.report.plots.samples import LOOK
 from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from bench.worker.held_out import keep_held_out
@@ -394,7 +395,7 @@ def test_a_study_of_points_is_drawn(tmp_path: Path) -> None:
     assert not [line for line in said if "samples" in line]
     with Image.open(study / "plots" / "samples.png") as picture:
         shown = np.asarray(picture.convert("RGB"))
-    for expected in (scatter_image(drawn), scatter_image(drawn, labels)):
+    for expected in (scatter_image(drawn, None, LOOK), scatter_image(drawn, labels, LOOK)):
         first = np.argwhere((shown == expected[0, 0]).all(axis=2))
         tops = first[(first[:, 0] + SIDE <= len(shown)) & (first[:, 1] + SIDE <= shown.shape[1])]
         assert any(
