@@ -23,7 +23,14 @@ from bench.report.nfe_table import load_points
 from bench.report.plots import drawing
 from bench.report.plots.drawing import STYLE, PlottedStudy, Skipped
 from bench.report.plots.nfe_curve import draw as draw_nfe
-from bench.report.plots.quality import FLOPS, TIME, draw_quality, quality
+from bench.report.plots.quality import (
+    FLOPS,
+    TIME,
+    MethodPoint,
+    draw_quality,
+    of_equal_cost,
+    quality,
+)  # fmt: skip
 from bench.report.plots.scales import apart, plain, round_values, through_zero
 from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
@@ -245,6 +252,36 @@ def test_equal_costs_have_no_axis(studies: dict[str, Path]) -> None:
     assert not figure.legends
     # Times differ, and have their axis.
     assert quality(content, "fd_digits_500", TIME).axes[0].get_xscale() == "log"
+
+
+def test_methods_heaped_at_few_costs_stand_in_groups(tmp_path: Path) -> None:
+    """Of six methods four cost 2 and two 3: an axis would have them lie on one another."""
+    study = write_study(tmp_path / "s", ("sde",), (0,), failed=None)
+    names = ["sde", *(f"sde:v{k}" for k in range(5))]
+    for place, name in enumerate(names):
+        row = make_record(study, "sde", 0)
+        cost = row.cost.model_copy(update={"train_flops": 3e12 if place in (1, 2) else 2e12})
+        cell = {"method": name, "cell": record.cell_name(name, 0), "cost": cost}
+        write_cell(study / str(cell["cell"]), row.model_copy(update=cell), [], images=0)
+    axes = quality(PlottedStudy.of(StudyReport.read(study)), "fd_digits_500", FLOPS).axes[0]
+    ticks = zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+    shown = {label.get_text(): x for label, x in ticks}
+    assert shown == {"sde": 0, "sde:v2": 1, "sde:v3": 2, "sde:v4": 3, "sde:v0": 5, "sde:v1": 6}
+    assert {name: x for name, (x, _) in places(axes).items()} == shown
+    heads = {text.get_text(): text.get_position()[0] for text in axes.texts if "FLOP" in str(text)}
+    assert heads == {"2.00e12 FLOP": 1.5, "3.00e12 FLOP": 5.5}
+
+
+@pytest.mark.parametrize(
+    ("costs", "sizes"),
+    [([100, 103, 110], [2, 1]), ([100, 103.5, 107], [2, 1]), ([5, 5, 5], [3]), ([1, 9], [1, 1])],
+)
+def test_equal_costs_are_within_four_percent_of_the_largest(
+    costs: list[float], sizes: list[int]
+) -> None:
+    bar = drawing.Bar(0.0, "")
+    points = [MethodPoint(f"{x}", (x, x, x), (1, 1, 1), bar, True, []) for x in reversed(costs)]
+    assert [len(group) for group in of_equal_cost(points)] == sizes
 
 
 def test_what_is_negative_keeps_its_sign_and_noise_presses_nothing(

@@ -1,6 +1,7 @@
 """A point per method: quality against cost, or side by side where all cost the same."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -14,6 +15,8 @@ from bench.report.table.numbers import percent
 
 EQUAL = 0.04
 """Costs that differ by less than this share of the largest are equal by design."""
+HEAP = 3
+"""Methods a counted cost, on average, from which they stand in groups, not on an axis."""
 SLOT, NARROW = 0.75, 0.42
 """Inches for a method where methods stand side by side; narrow where their names are turned."""
 LETTER = 0.085
@@ -61,16 +64,16 @@ def quality(content: PlottedStudy, metric: str, cost: CostAxis) -> Figure:
     if len(points) < 2:
         has = f"only '{points[0].method}' has" if points else "no finished cell has"
         raise Skipped(f"{has} both '{metric}' and {cost.name}")
-    is_strip, width, height = are_equal(points), 5.8, 3.9
-    if is_strip:
+    strip, width, height = _strip_of(points, cost), 5.8, 3.9
+    if strip:
         longest = max(len(point.method) for point in points)
         turned = longest * LETTER > SLOT
-        width = max(4.2, 2.4 + (NARROW if turned else SLOT) * len(points))
+        width = max(4.2, 2.4 + (NARROW if turned else SLOT) * (len(points) + len(strip) - 1))
         height += turned * longest * LETTER
     figure, (axes,) = new_figure(width, height)
     told = draw_quality(axes, content, metric, cost)
     drawing.note_below(figure, told)
-    if not is_strip:
+    if not strip:
         drawing.place_legend(figure, drawing.handles_of([axes]))
     return figure
 
@@ -83,8 +86,8 @@ def draw_quality(axes: Axes, content: PlottedStudy, metric: str, cost: CostAxis)
     points = points_of(content, metric, cost)
     if not points:
         raise Skipped(f"no finished cell has both '{metric}' and {cost.name}")
-    if len(points) > 1 and are_equal(points):
-        _strip(axes, content, points, cost)
+    if strip := _strip_of(points, cost):
+        _draw_strip(axes, content, strip, cost)
     else:
         _scatter(axes, content, points, cost)
     axes.set_ylabel(axis_title(metric, inches=2.6))
@@ -113,10 +116,24 @@ def measured(row: TableRow, name: str) -> tuple[float, Bar]:
     return value, Bar.of(value, half, count, error)
 
 
-def are_equal(points: list[MethodPoint]) -> bool:
-    """Whether all methods cost the same by design."""
-    costs = [point.cost[1] for point in points]
-    return (max(costs) - min(costs)) / max(costs) < EQUAL
+def of_equal_cost(points: Sequence[MethodPoint]) -> list[list[MethodPoint]]:
+    """Group methods whose costs are equal by design, the cheapest group first."""
+    groups: list[list[MethodPoint]] = []
+    for point in sorted(points, key=lambda point: point.cost[1]):
+        if not groups or point.cost[1] * (1 - EQUAL) >= groups[-1][0].cost[1]:
+            groups.append([])
+        groups[-1].append(point)
+    return [sorted(group) for group in groups]
+
+
+def _strip_of(points: Sequence[MethodPoint], cost: CostAxis) -> list[list[MethodPoint]]:
+    """Return the groups to draw side by side; none where an axis of cost says more.
+
+    It does unless all cost the same, or counted costs are few and would heap methods up.
+    """
+    groups = of_equal_cost(points)
+    is_heap = cost in (FLOPS, NFE) and len(points) >= HEAP * len(groups)
+    return groups if len(points) > 1 and (len(groups) == 1 or is_heap) else []
 
 
 def _cost(row: Any, cost: CostAxis) -> Ends:
@@ -127,7 +144,9 @@ def _cost(row: Any, cost: CostAxis) -> Ends:
     return (math.nan, math.nan, math.nan) if value is None else (low, value, high)
 
 
-def _scatter(axes: Axes, content: PlottedStudy, points: list[MethodPoint], cost: CostAxis) -> None:
+def _scatter(
+    axes: Axes, content: PlottedStudy, points: Sequence[MethodPoint], cost: CostAxis
+) -> None:
     for point in points:
         low, x, high = point.cost
         _bars(axes, content, point, x, xerr=[[x - low], [high - x]] if high > low else None)
@@ -136,24 +155,39 @@ def _scatter(axes: Axes, content: PlottedStudy, points: list[MethodPoint], cost:
     cost_axis(axes, "x", [point.cost for point in points])
 
 
-def _strip(axes: Axes, content: PlottedStudy, points: list[MethodPoint], cost: CostAxis) -> None:
-    """Draw the methods side by side, each with its seeds beside it."""
-    for place, point in enumerate(points):
-        colour = content.looks[point.method]["color"]
-        _bars(axes, content, point, place)
-        _marker(axes, content, point, place)
-        if len(point.seeds) > 1:
-            beside = [place + 0.24] * len(point.seeds)
-            axes.plot(beside, point.seeds, "o", color=colour, markersize=3, alpha=0.6, zorder=2)
-    names = [point.method for point in points]
-    turned = max(map(len, names)) * LETTER > SLOT
-    axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
-    axes.set_xlim(-0.6, len(names) - 0.4)
+def _draw_strip(
+    axes: Axes, content: PlottedStudy, groups: Sequence[Sequence[MethodPoint]], cost: CostAxis
+) -> None:
+    """Draw the methods of each group side by side, each with its seeds beside it."""
+    names: dict[int, str] = {}
+    for index, group in enumerate(groups):
+        first = len(names) + index  # A place stays empty between two groups.
+        for place, point in enumerate(group, first):
+            names[place] = point.method
+            _bars(axes, content, point, place)
+            _marker(axes, content, point, place)
+            if len(point.seeds) > 1:
+                look = {"color": content.looks[point.method]["color"], "markersize": 3}
+                beside = [place + 0.24] * len(point.seeds)
+                axes.plot(beside, point.seeds, "o", alpha=0.6, zorder=2, **look)
+        if len(groups) > 1:
+            axes.text(
+                first + (len(group) - 1) / 2, 1.02, f"{_mean_cost(group)} {cost.unit}",
+                transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8,
+            )  # fmt: skip
+    turned = max(map(len, names.values())) * LETTER > SLOT
+    axes.set_xticks([*names], [*names.values()], rotation=90 if turned else 0)
+    axes.set_xlim(-0.6, max(names) + 0.6)
     axes.grid(visible=False, axis="x")
-    costs = [point.cost[1] for point in points]
-    spread = percent((max(costs) - min(costs)) / max(costs))
-    within = "" if max(costs) == min(costs) else f", within {spread}"
-    axes.set_xlabel(f"all at {amount(sum(costs) / len(costs))} {cost.unit} of {cost.words}{within}")
+    costs = [point.cost[1] for group in groups for point in group]
+    spread = (max(costs) - min(costs)) / max(costs)
+    within = f", within {percent(spread)}" if spread else ""
+    alone = f"all at {_mean_cost(groups[0])} {cost.unit} of {cost.words}{within}"
+    axes.set_xlabel(alone if len(groups) == 1 else f"by {cost.words}, equal in each group")
+
+
+def _mean_cost(group: Sequence[MethodPoint]) -> str:
+    return amount(sum(point.cost[1] for point in group) / len(group))
 
 
 def amount(value: float) -> str:
@@ -179,7 +213,7 @@ def _marker(axes: Axes, content: PlottedStudy, point: MethodPoint, x: float) -> 
     )  # fmt: skip
 
 
-def _note(points: list[MethodPoint], cost: CostAxis) -> str:
+def _note(points: Sequence[MethodPoint], cost: CostAxis) -> str:
     """Say what bars and dots are, and for which methods drawn the machine was not fit."""
     kinds = {point.bar.kind for point in points} - {""}
     without = [point.method for point in points if not point.bar.kind]
@@ -188,6 +222,6 @@ def _note(points: list[MethodPoint], cost: CostAxis) -> str:
         told.append("Bars across: 95 % interval of the median time, the widest over seeds.")
         if unfit := [point.method for point in points if not point.is_fit]:
             told.append(f"Machine not fit: {', '.join(unfit)}.")
-    elif len(points) > 1 and are_equal(points) and any(len(point.seeds) > 1 for point in points):
+    elif _strip_of(points, cost) and any(len(point.seeds) > 1 for point in points):
         told.append("Small dots: the seeds.")
     return " ".join(filter(None, told))
