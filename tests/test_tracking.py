@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import math
 import os
 import signal
@@ -27,7 +28,7 @@ import bench
 from bench.config.errors import UserError
 from bench.records import record
 from bench.records.files import write_text
-from bench.records.record import Status
+from bench.records.record import Status, Value
 from bench.report.plots.drawing import PlottedStudy
 from bench.report.study_report import StudyReport
 from bench.report.table.formats import write_tables
@@ -592,7 +593,6 @@ def test_charts_show_all_runs_of_the_experiment(tracker: Tracker, study: Path) -
     tracker.sync_study(study)
     experiment = tracker.client.get_experiment_by_name("digits")
     assert experiment is not None
-    assert "SHOW_ALL" in experiment.tags["mlflow.sharedViewState.scorebench"]
     link = charts_link("http://x", experiment.experiment_id)
     assert link.endswith("viewStateShareKey=scorebench&compareRunsMode=CHART")
     note = experiment.tags["mlflow.note.content"]
@@ -603,6 +603,70 @@ def test_charts_show_all_runs_of_the_experiment(tracker: Tracker, study: Path) -
     experiment = tracker.client.get_experiment_by_name("digits")
     assert experiment is not None
     assert experiment.tags["mlflow.note.content"] == "mine"
+
+
+def view(tracker: Tracker, dataset: str = "digits") -> dict[str, Any]:
+    """Return the view that an experiment's pages open with."""
+    experiment = tracker.client.get_experiment_by_name(dataset)
+    assert experiment is not None
+    tag = experiment.tags["mlflow.sharedViewState.scorebench"]
+    assert len(tag) < 5000
+    return dict(json.loads(tag))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "leading", "is_rising"),
+    [
+        ("is_digits_500 kd_digits_500 fd_digits_500", "fd_digits_500 is_digits_500", False),
+        ("modes sw2", "sw2", False),
+        ("is_x_50k", "is_x_50k", True),
+    ],
+)
+def test_pages_open_on_the_leading_metric(
+    tracker: Tracker, results: Path, metrics: str, leading: str, is_rising: bool
+) -> None:
+    study = results / "quick"
+    row = make_record(study, "sde", 0, status=Status.RUNNING, metrics={})
+    write_cell(study / row.cell, row)
+    tracker.sync_study(study)
+    assert view(tracker) == {"runsHiddenMode": "SHOW_ALL"}
+    values = {name: Value(value=1.0) for name in metrics.split()}
+    done = make_record(study, "sde", 0, metrics=values)
+    record.save(done, study / row.cell)
+    tracker.sync_study(study)
+    (run,) = runs(tracker, kind="cell")
+    found = view(tracker)
+    shown, *others = (f"quality/{name}" for name in leading.split())
+    assert (found["orderByKey"], found["orderByAsc"]) == (f"metrics.`{shown}`", not is_rising)
+    axes = [
+        (card["xaxis"]["key"], card["yaxis"]["key"])
+        for card in found["compareRunCharts"]
+        if card["type"] == "SCATTER"
+    ]
+    assert axes == [("cost/train_flops", shown), ("timing/ms_per_image", shown)]
+    assert found["compareRunCharts"][2]["metricKey"] == shown
+    assert {key for pair in axes for key in pair} <= run.data.metrics.keys()
+    told = [column.split("`")[1] for column in found["selectedColumns"]]
+    costs = ["cost/nfe", "timing/ms_per_image", "cost/train_flops"]
+    assert told[:2] == ["method", "seed"]
+    assert told[2:-4] == [shown, f"{shown}_error", *others, *costs]
+    # Sections that are there: MLflow puts the charts of all other metrics into them.
+    groups = {name.rpartition("/")[0] for name in run.data.metrics}
+    assert groups <= {section["name"] for section in found["compareRunSections"]}
+
+
+def test_of_two_studies_the_later_one_leads(tracker: Tracker, results: Path) -> None:
+    for name, metric, day in (("b", "fd_new", "02"), ("a", "fd_late", "03"), ("c", "fd_old", "01")):
+        row = make_record(
+            results / name, "sde", 0, started=f"2026-02-{day}T10:00:00+00:00",
+            metrics={metric: Value(value=1.0)},
+        )  # fmt: skip
+        write_cell(results / name / row.cell, row, [])
+        tracker.sync_study(results / name)
+    for again in (tracker, reopen(results)):
+        assert view(tracker)["orderByKey"] == "metrics.`quality/fd_late`"
+        for name in "abc":
+            again.sync_study(results / name)
 
 
 @pytest.mark.parametrize("code", ["PERMISSION_DENIED", "INTERNAL_ERROR"])

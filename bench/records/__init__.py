@@ -9,7 +9,7 @@ from bench.records.files import (
 )
 from bench.records.locks import CellLock, given_command, hold, only_command
 from bench.records.metric_names import (
-    HIGHER_IS_BETTER, LOWER_IS_BETTER, ON_A_SCALE, direction, headline, metric_family,
+    HIGHER_IS_BETTER, LOWER_IS_BETTER, ON_A_SCALE, by_family, direction, headline, metric_family,
 )
 from bench.records.orphans import is_running, note_death, note_end, settle_study
 from bench.records.record import (

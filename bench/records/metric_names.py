@@ -1,6 +1,6 @@
 """What a metric's name says: its family, which way is better, what stands beside the costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 HEADLINE = ("sw2", "fid", "fd", "is", "accuracy")
 """Families of metrics that stand beside the costs; the others have a table of their own."""
@@ -24,6 +24,12 @@ def direction(name: str) -> str:
     if family in LOWER_IS_BETTER:
         return "↓"
     return "↑" if family in HIGHER_IS_BETTER else ""
+
+
+def by_family(names: Iterable[str]) -> list[str]:
+    """Sort metrics, distances first, then scores; of one family they stay as they stand."""
+    places = {name: place for place, name in enumerate((*LOWER_IS_BETTER, *HIGHER_IS_BETTER))}
+    return sorted(names, key=lambda name: places.get(metric_family(name), len(places)))
 
 
 def headline(names: Sequence[str]) -> list[str]:

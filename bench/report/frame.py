@@ -49,14 +49,12 @@ def metric_names(frame: pd.DataFrame) -> list[str]:
 
     Of one family the order is the records', whose first are of the extractor that leads.
     """
-    order = [*records.LOWER_IS_BETTER, *records.HIGHER_IS_BETTER]
-    places = {family: place for place, family in enumerate(order)}
     names = [
         column.removeprefix("metrics.")
         for column in frame.columns[frame.notna().any()]
         if column.startswith("metrics.") and not column.endswith(tuple(f".{x}" for x in BESIDE))
     ]
-    return sorted(names, key=lambda name: places.get(records.metric_family(name), len(places)))
+    return records.by_family(names)
 
 
 def make_frame(

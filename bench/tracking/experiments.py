@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.config import bench_command
+from bench.records import Record
 from bench.tracking import store
 from bench.tracking.tags import NOTE
+from bench.tracking.view import is_newer, view_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,8 +20,6 @@ VIEW = "scorebench"
 """Key of the shared view of an experiment's pages, which all links to them name."""
 STATE = f"mlflow.sharedViewState.{VIEW}"
 """Tag of an experiment in which MLflow's UI looks for that view."""
-SHOW_ALL = {"runsHiddenMode": "SHOW_ALL"}
-"""State of the pages that shows every run, not ten."""
 
 
 def runs_link(base: str, experiment: str) -> str:
@@ -39,6 +40,7 @@ class Experiments:
         """Use an open client of a results folder's store."""
         self.client, self._results = client, results
         self._known: dict[str, str] = {}
+        self._views: dict[str, str] = {}
 
     def of(self, dataset: str) -> str:
         """Return the id of the data set's experiment, created or restored where needed."""
@@ -47,11 +49,19 @@ class Experiments:
                 self._results / store.STORE_LOCK, "another command is opening the store"
             ):
                 identity, has = self._find(dataset)
-            wanted = {STATE: json.dumps(SHOW_ALL), NOTE: describe(dataset, identity)}
+            wanted = {STATE: json.dumps(view_of([])), NOTE: describe(dataset, identity)}
             for name in wanted.keys() - has.keys():
                 self._set(identity, name, wanted[name])
-            self._known[dataset] = identity
+            self._known[dataset], self._views[dataset] = identity, has.get(STATE, wanted[STATE])
         return self._known[dataset]
+
+    def show(self, rows: Sequence[Record]) -> None:
+        """Have the pages of a study's data set open on its leading metric, if it is the latest."""
+        dataset, view = rows[0].dataset, view_of(rows)
+        identity = self.of(dataset)
+        if is_newer(view, self._views[dataset]):
+            self._views[dataset] = json.dumps(view)
+            self._set(identity, STATE, self._views[dataset])
 
     def _find(self, dataset: str) -> tuple[str, dict[str, str]]:
         """Return the experiment's id and the tags that it has."""

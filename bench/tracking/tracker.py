@@ -333,6 +333,7 @@ class Tracker:
                 metrics=self._new_values(run, ended, content.study_means(study)),
             )
             self._log_data(run, rows[0])
+            self._experiments.show(rows)
             if run.data.tags.get("synced") != mark:
                 self._upload(run, tables)
                 self._upload(run, plots, "plots")
