@@ -122,6 +122,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     [
         (["table", "one"], {"torch", "mlflow", "matplotlib"}),
         (["plot", "one"], {"torch", "mlflow"}),
+        (["report", "one"], {"torch", "mlflow"}),
         (["compare", "one", "other"], {"torch", "mlflow", "matplotlib"}),
         (["datasets"], HEAVY),
         (["sync", "one"], {"torch"}),

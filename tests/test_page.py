@@ -193,6 +193,15 @@ def test_every_method_is_cited_and_every_family_has_its_warning() -> None:
     assert MISSES.keys() >= families - by_class - {"fidc"}
 
 
+@pytest.mark.parametrize("place", ["/a/b", "'/a b/c'", "x=y"])
+@pytest.mark.parametrize("sign", [" ", "="])
+def test_commands_are_told_without_their_places(study: Path, place: str, sign: str) -> None:
+    report = StudyReport.read(study)
+    for _, row in report.cells:
+        row.environment["command"] = f"bench run --results{sign}{place} --seeds 0-2"
+    assert page_content(report)["commands"] == ["bench run --seeds 0-2"]
+
+
 def test_all_studies_are_listed(study: Path, tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "report.html").write_text("")

@@ -1,6 +1,7 @@
 """What the page of a study says: the same records give the same content."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -293,9 +294,9 @@ def failures(report: StudyReport) -> Iterator[dict[str, str]]:
 
 
 def commands(report: StudyReport) -> Iterator[str]:
-    """Yield the commands that made the cells, each once, as they were typed."""
+    """Yield the commands that made the cells, each once, without the place of the results."""
     found = (str(row.environment.get("command") or "") for _, row in report.cells)
-    yield from dict.fromkeys(filter(None, found))
+    yield from dict.fromkeys(re.sub(r" --results[ =]('[^']*'|\S+)", "", x) for x in found if x)
 
 
 def environment(report: StudyReport) -> Iterator[tuple[str, str]]:
