@@ -32,6 +32,7 @@ from bench.report.plots.quality import (
     quality,
 )  # fmt: skip
 from bench.report.plots.scales import apart, plain, round_values, through_zero
+from bench.report.plots.training_curves import metric_curve
 from bench.report.plots.write import write_plots
 from bench.report.study_report import StudyReport
 from bench.report.table.numbers import number
@@ -384,6 +385,28 @@ def test_quality_is_drawn_over_flops_seconds_and_images(tmp_path: Path) -> None:
             assert line.get_xdata() == pytest.approx(list(x))
         band = axes.collections[0].get_paths()[0].vertices
         assert band[:, 1].max() == pytest.approx(1.4 * 9)
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        # Two seeds took their first stage over, and its snapshots are of the first seed alone.
+        ([(1, 2, 3, 4), (3, 4), (3, 4)], {"x": [3000, 4000], "y": [3.0, 4.0]}),
+        # A budget of seconds ends each seed elsewhere: paired by their order.
+        ([(1, 4), (2, 5), (3, 6)], {"x": [2000, 5000], "y": [2.0, 5.0]}),
+    ],
+)
+def test_means_are_over_the_same_snapshots(
+    tmp_path: Path, taken: list[tuple[int, ...]], expected: dict[str, list[float]]
+) -> None:
+    study = tmp_path / "s"
+    for seed, steps in enumerate(taken):
+        row = make_record(study, "sde", seed)
+        lines = [line(k, "score") | {"images": 1000 * k, "values": {"fd": float(k)}} for k in steps]
+        write_cell(study / row.cell, row, lines, images=0)
+    content = PlottedStudy.of(StudyReport.read(study))
+    (drawn,) = metric_curve(content, "fd").axes[-1].lines
+    assert {"x": list(drawn.get_xdata()), "y": list(drawn.get_ydata())} == expected
 
 
 def line(step: int, stage: str, *losses: str) -> dict[str, object]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from bench.records.grid import PALETTE
 
-TONES = (0.0, -0.4, 0.45, 0.7, -0.6, 0.25, -0.2, 0.6)
+TONES = (0.0, -0.4, 0.4, 0.58, -0.6, 0.22, -0.2, 0.5)
 """Shades of a family's colour, neighbours far apart: towards white above 0, black below."""
 
 
