@@ -736,7 +736,11 @@ def test_points_are_classified_almost_as_well_as_can_be(name: str, cache: Path) 
 def test_anchors_know_classes(
     digits: Dataset, extractor: extractors.Extractor, reference: metrics.Reference
 ) -> None:
-    rows = metrics.measure_anchors(metrics.Evaluator(digits, [(extractor, reference)], 128), 500)
+    told: list[float] = []
+    evaluator = metrics.Evaluator(digits, [(extractor, reference)], 128)
+    rows = metrics.measure_anchors(evaluator, 500, progress=told.append)
+    assert told == sorted(told)
+    assert sum(fraction > 2 / 3 for fraction in told) > 2
     real, noise = rows[metrics.HELD_OUT], rows[metrics.NOISE]
     of_all = {"fd", "kd", "is", "precision", "recall", "density", "coverage"}
     of_labelled = of_all | {"accuracy", "fdc", "cas"}

@@ -56,6 +56,15 @@ def test_a_utf_8_screen_shows_our_own_signs(tmp_path: Path) -> None:
     assert printed(tmp_path / "out", "± ↓") == "± ↓\n"
 
 
+@pytest.mark.parametrize("kind", ["line_buffering", "write_through"])
+def test_a_line_arrives_when_it_is_printed(tmp_path: Path, kind: str) -> None:
+    """Standard error has the one, and all that is standard with PYTHONUNBUFFERED=1 the other."""
+    file = io.TextIOWrapper((tmp_path / "out").open("wb"), **{kind: True})  # type: ignore[arg-type]
+    with file, screen.steady(file) as steady:
+        print("here", file=steady)
+        assert (tmp_path / "out").read_bytes() == b"here\n"
+
+
 def test_a_reader_that_has_gone_is_no_error(outlet: Outlet) -> None:
     reader, writer = os.pipe()
     outlet(os.fdopen(writer, "w"))

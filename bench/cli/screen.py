@@ -34,8 +34,8 @@ def steady(stream: io.TextIOWrapper) -> io.TextIOWrapper:
         io.BufferedWriter(Outlet(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
         errors="plain",
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        # As with PYTHONUNBUFFERED=1, else lines would wait in the buffer beneath.
+        line_buffering=stream.line_buffering or stream.write_through,
     )
 
 

@@ -37,18 +37,20 @@ def measure_anchors(
     held_out = random_part(dataset.test, n)
     splits = {NOISE: Split(noise_like(dataset, n), None), HELD_OUT: held_out}
     rows: dict[str, dict[str, Value]] = {}
+    parts = len(splits) + 1
     for place, (name, split) in enumerate(splits.items()):
         if split is not None:
             rows[name] = evaluator.measure(
                 split.images, split.labels, families=wanted - {"cas"},
-                jackknife=name == HELD_OUT, progress=share_of(progress, place, len(splits)),
+                jackknife=name == HELD_OUT, progress=share_of(progress, place, parts),
                 say=lambda line: None,  # ``anchor_notes`` says it, also where anchors are stored.
             )  # fmt: skip
     drawn = classification_score.real_samples(dataset, n) if "cas" in wanted else None
     if drawn is not None and classification_score.missing(dataset) is None:
         assert drawn.labels is not None
         given, device = (drawn.images, drawn.labels, dataset), evaluator.pairs[0][0].device
-        score = classification_score.cas(*given, device=device)
+        share = share_of(progress, parts - 1, parts)
+        score = classification_score.cas(*given, device=device, progress=share)
         rows[HELD_OUT] = rows.get(HELD_OUT, {}) | score
     return rows
 
