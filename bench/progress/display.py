@@ -144,9 +144,8 @@ class Display:
 
     @contextmanager
     def preparation(self, what: str) -> Iterator[None]:
-        """Show that something is being prepared."""
+        """Show on a terminal that something is being prepared; elsewhere an error is one line."""
         if not self.live:
-            self.say(f"{self.PREPARING}: {what}")
             yield
             return
         with self:
