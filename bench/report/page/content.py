@@ -14,8 +14,8 @@ from bench.report.ranking import Ranking, rank_text, seeds_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table import columns, numbers
-from bench.report.table.formats import CERTAINTY, certainty_rows, published_rows, unfinished
 from bench.report.table.notes import notes
+from bench.report.table.rows import CERTAINTY, certainty_rows, published_rows, unfinished
 from bench.report.titles import metric_title, metric_words
 
 COSTS = {

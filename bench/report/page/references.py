@@ -50,4 +50,4 @@ MISSES = {
 def bibtex(methods: list[str]) -> str:
     """Return the papers of these methods, from ``configs/citations``; plug-ins have none there."""
     places = [config_folder() / "citations" / f"{method}.bib" for method in dict.fromkeys(methods)]
-    return "\n\n".join(place.read_text().strip() for place in places if place.exists())
+    return "\n\n".join(place.read_text("utf-8").strip() for place in places if place.exists())

@@ -11,7 +11,7 @@ from bench.records import write_text
 from bench.report.page.content import page_content
 from bench.report.page.pictures import pictures
 from bench.report.study_report import StudyReport
-from bench.report.table.formats import PUBLISHED
+from bench.report.table.rows import PUBLISHED
 from bench.version import __version__
 
 PAGE, INDEX = "report.html", "index.html"
