@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import bench
 from bench.config.errors import UserError
@@ -221,6 +222,25 @@ def test_a_cell_tells_its_data_source_user_commit_and_machine(
         "1.2e+13 FLOP", "other processes used 1.0", "bench run --methods sde",
     ):  # fmt: skip
         assert said in note
+
+
+def test_a_grid_is_an_image_of_the_charts_once(tracker: Tracker, results: Path) -> None:
+    folder = results / "s" / "sde-seed0"
+    row = make_record(folder.parent, "sde", 0)
+    write_cell(folder, row)
+    Image.new("L", (600, 300), 200).save(folder / "grid.png")
+    for _ in range(2):
+        tracker.sync_cell(folder)
+        # What is told anew is logged anew.
+        record.save(row.model_copy(update={"reason": "x"}), folder)
+    (run,) = runs(tracker)
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    paths = sorted(each.path for each in tracker.client.list_artifacts(run.info.run_id, "images"))
+    stem = f"images/quality~samples+step+512000+timestamp+{run.info.end_time}+key-sde-"
+    assert paths == [f"{stem}+compressed.webp", f"{stem}.png"]
+    for path, size in zip(paths, [(256, 128), (600, 300)], strict=True):
+        with Image.open(tracker.client.download_artifacts(run.info.run_id, path)) as found:
+            assert found.size == size
 
 
 def test_methods_have_their_colour_in_the_pictures(tracker: Tracker, results: Path) -> None:

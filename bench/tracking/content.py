@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 250
 LONGEST_PARAM = 6000
-LAYOUT = "2"
+LAYOUT = "3"
 """Version of what runs hold. Raise it where that changes: runs of before are completed then."""
 TABLE = "table.json"
 PAGE = "report.html"
@@ -39,6 +39,10 @@ COSTS = (
 )  # fmt: skip
 MEANS = {"cost.nfe": "nfe", "cost.train_flops": "train_flops"}
 """Costs of which a study's run has the means, beside the metrics, as the table calls them."""
+IMAGE = "quality/samples"
+"""Name of a cell's grid among MLflow's charts."""
+SMALL = 256
+"""Largest side of the copy that the charts show at first."""
 LARGEST_LOG = 1_000_000
 """Bytes of ``log.txt`` up to which a failed cell's run carries it."""
 STATUS = {
@@ -125,6 +129,26 @@ def cell_files(folder: Path, row: Record) -> list[Path]:
     is_small = log.exists() and log.stat().st_size <= LARGEST_LOG
     names = [CONFIG, record.RECORD, GRID, *([LOG] if row.status.is_failure and is_small else [])]
     return [folder / name for name in names]
+
+
+def grid_images(grid: Path, row: Record, place: Path) -> list[Path]:
+    """Write a grid as MLflow's charts take images, whole and small, and return the files.
+
+    Named as its ``log_image`` does, but the same each time, so that none is there twice.
+    """
+    from PIL import Image
+
+    stem = f"{IMAGE.replace('/', '~')}+step+{row.cost.images_seen}"
+    stem += f"+timestamp+{milliseconds(row.ended) or 0}+{row.key[:8]}"
+    whole, small = place / f"{stem}.png", place / f"{stem}+compressed.webp"
+    try:
+        with Image.open(grid) as image:
+            image.save(whole)
+            image.thumbnail((SMALL, SMALL))
+            image.convert("RGB").save(small)
+    except OSError:
+        return []  # None, or none that can be read: the file itself is there all the same.
+    return [whole, small]
 
 
 def study_files(study: Path) -> tuple[list[Path], list[Path]]:

@@ -39,6 +39,8 @@ def cell_tags(row: Record, study: str, colour: str) -> dict[str, str]:
     if row.cost.ms_per_image is not None:
         tags |= {"timing_fit": "no" if row.cost.unfit else "yes"}
         tags |= {"unfit": "; ".join(row.cost.unfit)[:LONGEST_TAG]}
+    if row.status == Status.FINISHED:
+        tags |= {"mlflow.loggedImages": "True"}  # MLflow looks for images only then.
     return tags | _source(row.environment)
 
 

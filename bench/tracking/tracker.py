@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.config import UserError, bench_command, one_line, without_secrets
-from bench.records import CONFIG, RECORD, Record, Status, readable, record
+from bench.records import CONFIG, GRID, RECORD, Record, Status, readable, record
 from bench.records.colours import method_colours
 from bench.tracking import content, store, tags
 from bench.tracking.content import fingerprint, last_points, milliseconds, run_status
@@ -300,6 +301,10 @@ class Tracker:
         status = run_status(row)
         if status in ENDED:
             self._upload(run, content.cell_files(folder, row))
+        if row.status == Status.FINISHED:
+            with tempfile.TemporaryDirectory() as place:
+                images = content.grid_images(folder / GRID, row, Path(place))
+                self._upload(run, images, "images")
         self._set_status(run, status, milliseconds(row.ended))
         if status in ENDED:
             self.client.set_tag(run.info.run_id, "synced", mark)

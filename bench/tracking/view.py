@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.records import Record, Status, by_family, direction, headline
+from bench.tracking.content import IMAGE
 
 COLUMNS = ("Dataset", "User", "Source", "Version")
 """Columns of MLflow's own that stand behind method, seed and numbers."""
@@ -19,7 +20,7 @@ SINCE = "since"
 
 
 def view_of(rows: Sequence[Record]) -> dict[str, Any]:
-    """Return the view of a study's runs: three charts of its leading metric, the runs by it.
+    """Return the view of a study's runs: charts of its leading metric, samples, the runs by it.
 
     Without a finished cell it shows the charts that MLflow makes by itself, of all runs. Only its
     own charts are told: MLflow takes no long tag, and adds those of other metrics.
@@ -46,6 +47,13 @@ def view_of(rows: Sequence[Record]) -> dict[str, Any]:
             _scatter("cost/train_flops", shown, f"{lead} over FLOPs of training"),
             _scatter("timing/ms_per_image", shown, f"{lead} over ms per image"),
             _card("BAR", f"{lead} {direction(lead)}", metricKey=shown),
+            _card(
+                "IMAGE",
+                "samples",
+                imageKeys=[IMAGE],
+                showRunParams=False,
+                step=max(row.cost.images_seen for row in done),
+            ),
         ],
         "compareRunSections": [
             {"uuid": name, "name": name, "display": name == ANSWER, "isReordered": False}
