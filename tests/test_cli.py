@@ -119,10 +119,10 @@ def test_mlflow_holds_what_the_folders_say(study: Path) -> None:
     for name, row in records(study).items():
         logged = cells[name].data.metrics
         for metric, value in row.metrics.items():
-            assert logged[metric] == pytest.approx(value.value)
-        assert logged["train_flops"] == row.cost.train_flops
+            assert logged[f"quality/{metric}"] == pytest.approx(value.value)
+        assert logged["cost/train_flops"] == row.cost.train_flops
         assert row.cost.ms_per_image is not None
-        assert logged["ms_per_image"] == row.cost.ms_per_image.median
+        assert logged["timing/ms_per_image"] == row.cost.ms_per_image.median
     (summary,) = (run for run in runs if run.data.tags["kind"] == "study")
     assert "| method" in summary.data.tags["mlflow.note.content"]
 

@@ -88,6 +88,7 @@ def split(draw: Callable[[torch.Generator], Any], streams: int = 3) -> Any:
         lambda n, g: torch.rand(size=(n, 2), generator=g),
         lambda n, g: torch.randint(9, (n, 2), generator=g),
         lambda n, g: torch.randint(2, 9, size=(n, 2), generator=g),
+        lambda n, g: torch.randint(low=2, high=9, size=(n, 2), generator=g),
         lambda n, g: torch.empty(n, 2).normal_(1.0, 3.0, generator=g),
         lambda n, g: torch.empty(n, 2).uniform_(-1, 1, generator=g),
     ],
@@ -116,6 +117,21 @@ def test_noise_without_a_row_for_each_image_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=told):
         split(draw)
+
+
+def test_a_sampler_that_ignores_its_generator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = source(needs_labels=False)
+    monkeypatch.setattr(of.method, "sample", lambda n, **_: torch.zeros(n, *SHAPE))
+    with pytest.raises(UserError, match="draws nothing from the generator"):
+        list(draw_images(of, [0], 4))
+
+
+def test_one_seed_in_two_classes_is_two_images(call: Bench, tmp_path: Path) -> None:
+    done = call("dlsm-seed0", "--seeds", "1,1", "--labels", "2,7", "--out", "x")
+    assert done.returncode == 0, done.stderr
+    found = [path.read_bytes() for path in sorted((tmp_path / "x").glob("*.png"))]
+    assert len({*found}) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_classes_are_those_given_or_of_the_seed() -> None:
@@ -157,16 +173,18 @@ def test_a_folder_an_archive_and_a_grid_hold_the_same(call: Bench, tmp_path: Pat
         assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         packed = {name: archive.read(name) for name in archive.namelist()}
-    assert list(packed) == [*(f"seed{i:06d}.png" for i in range(5)), "dataset.json"]
+    classes = (3, 3, 7, 3, 3)
+    names = [f"seed{seed:06d}-class{label}.png" for seed, label in enumerate(classes)]
+    assert list(packed) == [*names, "dataset.json"]
     told = dict(json.loads(packed["dataset.json"])["labels"])
     assert list(told.values()) == [3, 3, 7, 3, 3]
     loose = {path.name: path.read_bytes() for path in (tmp_path / "x").iterdir()}
-    assert loose.keys() == {"seed000002.png", "seed000004.png", "dataset.json"}
-    # Seed 4 is of class 3 in both.
-    assert loose["seed000004.png"] == packed["seed000004.png"]
+    # Classes are taken in turn: seed 4 is of class 3 in both, and 2 of another.
+    assert loose.keys() == {names[4], "seed000002-class3.png", "dataset.json"}
+    assert loose[names[4]] == packed[names[4]]
     done = call("dlsm-seed0", *labels, "--n", "5", "--out", "x.png")
     assert done.returncode == 0, done.stderr
-    first = pixels(packed["seed000000.png"])
+    first = pixels(packed[names[0]])
     grid = pixels((tmp_path / "x.png").read_bytes())
     assert first.shape == (8, 8)
     scale = (grid.shape[0] - 6) // 16
@@ -191,6 +209,10 @@ def test_what_is_drawn_can_be_measured(call: Bench, tmp_path: Path) -> None:
         ("dlsm-seed0", ("--labels", "a", "--out", "x"), "write numbers of classes as 3,3,7"),
         ("sde-seed0", ("--n", "0", "--out", "x"), "n"),
         ("sde-seed0", ("--n", "2", "--seeds", "1", "--out", "x"), "give one of them"),
+        ("sde-seed0", ("--seeds", "1,1", "--out", "x"), "name an image twice"),
+        ("dlsm-seed0", ("--seeds", "1,1", "--labels", "2,2", "--out", "x"), "an image twice"),
+        ("sde-seed0", ("--out", "x.jpg"), "give a folder, a FILE.zip"),
+        ("sde-seed0", ("--n", "4097", "--out", "x.PNG"), "a grid holds 4096 images"),
         ("nosuch", ("--out", "x"), "give a cell as STUDY/CELL"),
         ("sde-seed0", ("--out", "here"), "is there already"),
         ("sde-seed0", ("--out", "here/a.txt/x"), "cannot be written"),

@@ -135,25 +135,42 @@ class Report:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"a": [1.0, 1.1, 1.05], "b": [9.0, 9.4, 9.1]},
-         "a has the best mean, 1.050, and is better than b."),
+        ({"a": [1.0, 1.1, 1.05], "b": [9.0, 9.4, 9.1]}, "first is a, 1.050; better than b."),
         ({"a": [1.0, 2.0, 3.0], "b": [2.0, 2.1, 2.2]},
-         r"a has the best mean, 2.000, and is not told apart from b \(100\) "
-         r"\(seeds that would separate them in brackets\)."),
+         r"first is a, 2.000; not told apart from b \(100 seeds would do\)."),
         ({"a": [1.0, 1.1, 1.05], "b": [1.1, 1.15, 1.06], "c": [9.0, 9.4, 9.1]},
-         r"a has the best mean, 1.050, and is better than c, but is not told apart from b \(\d+\) "
-         r"\(seeds that would separate them in brackets\)."),
+         r"first is a, 1.050; better than c, not told apart from b \(\d+ seeds would do\)."),
         ({"a": [1.0, 1.1], "b": [9.0, 9.4]},
-         "a has the best mean, 1.050; fewer than 3 seeds that two methods share, so no order is "
+         "the best mean has a, 1.050; fewer than 3 seeds that two methods share, so no order is "
          "claimed."),
         ({x: [1.0, 2.0, 3.0 + i] for i, x in enumerate("abcdef")},
-         "a has the best mean, 2.000, and is not told apart from 5 others; 43 seeds would "
-         "separate the first of them."),
+         r"first is a, 2.000; not told apart from 5 others \(43 seeds would separate the first of "
+         r"them\)."),
+        # The mean of a is the larger, by one seed that b has not; where both are, a is better.
+        ({"a": [1.0, 1.01, 1.03, 6.0], "b": [2.0, 2.1, 2.04]}, "first is a, 2.260; better than b."),
+        ({"a": [1.0], "b": [2.0, 2.1, 2.05], "c": [9.0, 9.1, 9.3]},
+         "first is b, 2.050; better than c. Not compared: a, of too few shared seeds, or mixed."),
+        ({"a": [1.0, 1.1, 1.05], **{x: [9.0, 9.4, 9.1 + i] for i, x in enumerate("bcde")}},
+         "first is a, 1.050; better than 4 others."),
     ],
 )  # fmt: skip
 def test_the_answer_is_a_sentence(values: dict[str, list[float]], text: str) -> None:
     found = answer(Report(values), rank_by(frame_of(values), "fd_digits_500"))  # type: ignore[arg-type]
     assert re.fullmatch(rf"Fréchet distance \(digits, 500 samples\): {text}", found["text"])
+
+
+def test_a_page_tells_no_place_of_its_author(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s")
+    row = record.load(study / "smm-seed2")
+    assert row is not None
+    environment = row.environment | {"command": "bench run --data /home/me/images --seeds 0"}
+    told = {"reason": "no /home/me/x here", "environment": environment}
+    record.save(row.model_copy(update=told), study / "smm-seed2")
+    (study / "smm-seed2" / "log.txt").write_text("File /home/me/y.py, line 3")
+    page = render_page(StudyReport.read(study))
+    assert "/home/me" not in page
+    assert str(tmp_path) not in page
+    assert "bench run --data images --seeds 0" in page
 
 
 def test_cells_without_a_result_are_on_the_page(study: Path, page: str) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -700,3 +701,10 @@ def test_what_is_measured_as_usual_goes_without_saying(
         refuse_difference("is", ("a", {key: usual}), ("b", {key: other}))
     assert measured({"protocol": 1, key: usual}) == "protocol 1"
     assert measured({"protocol": 1, key: other}) == f"protocol 1, {told}"
+
+
+def test_a_copied_cell_is_told(study: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study, tmp_path / "s"))
+    shutil.copytree(copy / "sde-seed0", copy / "sde-seed0-copy")
+    with pytest.raises(UserError, match=r"sde-seed0' and .*sde-seed0-copy' are the same cell"):
+        StudyReport.read(copy)

@@ -17,7 +17,7 @@ from bench.commands.settings import resolve_settings
 from bench.commands.studies.listing import describe, lay_out, spans
 from bench.config import choose_preset
 from bench.config.errors import UserError
-from bench.records import CellLock, Prepared, StudyFile, opened_study, record
+from bench.records import CellLock, Prepared, StudyFile, in_use, opened_study, record
 from bench.records.record import Status
 from bench.records.study_file import write_study as write_study_file
 from bench.tracking import Tracker
@@ -144,6 +144,8 @@ def test_an_archive_has_what_may_be_shown_and_the_same_bytes(
     in_cell = {name.name for name in names if name.parts[1] == "sde-seed0"}
     assert {"record.json", "config.yaml", "metrics.jsonl"} <= in_cell
     assert not in_cell & {"checkpoint.pt", "features-digits.npz", "log.txt", "job.json"}
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     assert {"table.md", "table.csv", "study.yaml"} <= {name.name for name in names}
     assert not any("stages" in name.parts or name.suffix in {".pt", ".npz"} for name in names)
 
@@ -164,6 +166,16 @@ def test_where_no_archive_can_be_written(
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert told in done.stderr or "Not a directory" in done.stderr
     assert (tmp_path / "here.zip").read_text() == "mine"
+
+
+def test_links_are_not_followed_out_of_a_study(study: Path, call_bench: Bench) -> None:
+    (study / "sde-seed0" / "more.txt").symlink_to("/etc/hostname")
+    done = call_bench("export", "digits-quick", "x.zip")
+    assert (done.returncode, "is a link" in done.stderr) == (2, True)
+    (study.parent / "linked").symlink_to(study)
+    done = call_bench("remove", "linked", "--yes")
+    assert (done.returncode, "is a link to" in done.stderr) == (2, True)
+    assert study.exists()
 
 
 def test_an_archive_is_compared_as_its_study(study: Path, call_bench: Bench) -> None:
@@ -272,6 +284,30 @@ def test_studies_are_removed_whole(
     assert [path.name for path in study.parent.iterdir()] == ["c"]
     assert not other.exists()
     assert content(kept) == before
+
+
+def test_no_answer_is_none(study: Path, call_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    assert call_bench("remove", "digits-quick").returncode == 1
+    assert study.exists()
+
+
+def test_a_study_whose_command_runs_stays(study: Path, call_bench: Bench) -> None:
+    """Before its first cell has begun, and between two."""
+    with in_use(study), in_use(study):
+        done = call_bench("remove", "digits-quick", "--yes")
+    assert (done.returncode, study.exists()) == (2, True)
+    assert "in use by another command" in done.stderr
+    with in_use(study, alone=True), pytest.raises(UserError, match="in use"), in_use(study):
+        pass
+
+
+def test_the_list_forgets_what_is_removed(study: Path, call_bench: Bench) -> None:
+    page = study.parent / "index.html"
+    assert call_bench("report", "digits-quick").returncode == 0
+    assert "digits-quick/report.html" in page.read_text()
+    assert call_bench("remove", "digits-quick", "--yes").returncode == 0
+    assert "digits-quick" not in page.read_text()
 
 
 def test_a_study_that_is_worked_on_stays(study: Path, call_bench: Bench) -> None:

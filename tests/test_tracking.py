@@ -38,7 +38,7 @@ from bench.tracking.content import final_metrics
 from bench.tracking.experiments import charts_link
 from bench.tracking.store import ARTIFACTS, DATABASE, URI
 from bench.tracking.tags import user
-from bench.tracking.ui import _show_links, ui
+from bench.tracking.ui import _show_links, own_names, ui
 
 from .fake_study import curve, make_record, write_cell, write_curve, write_study
 from .stores import everything, expected, files_under, history, numbers, reopen, runs
@@ -810,6 +810,15 @@ def test_a_null_tracker_that_was_wanted_has_no_trouble() -> None:
 # The UI -----------------------------------------------------------------------------------------
 
 
+def test_the_ui_answers_to_the_machine_s_addresses() -> None:
+    assert {socket.gethostname(), "127.0.0.1"} <= {*own_names()}
+
+
+def test_the_ui_serves_no_ipv6(results: Path) -> None:
+    with pytest.raises(UserError, match="IPv6 is not served"):
+        ui(results, 5999, "::1")
+
+
 def test_the_ui_needs_a_store_and_a_free_port(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no MLflow store in"):
         ui(tmp_path / "nothing")
@@ -826,7 +835,6 @@ def test_the_ui_needs_a_store_and_a_free_port(results: Path, tmp_path: Path) -> 
     [
         ("127.0.0.1", None),
         ("localhost", None),
-        ("::1", None),
         ("0.0.0.0", [socket.gethostname()]),
         ("lab.example.org", ["lab.example.org"]),
     ],
@@ -843,7 +851,7 @@ def test_what_others_reach_is_warned_of_and_answers_to_its_name(
         assert ("--allowed-hosts" in command) == (names is not None)
         if names:
             allowed = command[command.index("--allowed-hosts") + 1].split(",")
-            assert {f"{name}:5999" for name in names} <= set(allowed)
+            assert {*(f"{name}:5999" for name in names), "localhost:*"} <= set(allowed)
             origins = command[command.index("--cors-allowed-origins") + 1].split(",")
             assert origins == [f"http://{each}" for each in allowed]
         raise Started

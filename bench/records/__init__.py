@@ -7,7 +7,7 @@ from bench.records.files import (
     disk_usage, new_file, read_json, remove_unfinished, sync_folder, write_archive,
     write_atomically, write_text,
 )
-from bench.records.locks import CellLock, given_command, hold, only_command
+from bench.records.locks import CellLock, given_command, hold, in_use, only_command
 from bench.records.metric_names import (
     HIGHER_IS_BETTER, LOWER_IS_BETTER, ON_A_SCALE, by_family, direction, headline, metric_family,
 )

@@ -1,5 +1,6 @@
 """A study in one file: what may be shown to others, without weights, samples and logs."""
 
+import lzma
 import tempfile
 import zipfile
 import zlib
@@ -17,6 +18,11 @@ LEFT_OUT = {"log.txt", "job.json", "stages"}
 HEAVY = {".pt", ".npz"}
 LARGEST = 2**31
 """Bytes that a study may have unpacked: hundreds of cells with their curves and pictures."""
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError,
+    ValueError,
+)  # fmt: skip
+"""What a file that is no archive, or a broken one, makes Python raise."""
 ALWAYS = (1980, 1, 1, 0, 0, 0)
 """The date of all that is in it: the same study gives the same bytes."""
 
@@ -27,13 +33,20 @@ def shown(folder: Path) -> list[Path]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") or part in LEFT_OUT for part in parts)
-        if path.is_file() and not hidden and path.suffix not in HEAVY:
+        if hidden:
+            continue
+        if path.is_symlink():
+            raise UserError(f"'{path}' is a link, whose target may be anything; put a copy there")
+        if path.is_file() and path.suffix not in HEAVY:
             found.append(path)
     return found
 
 
 def pack(folder: Path, target: Path) -> int:
-    """Write a study into a zip file, whole or not at all; return how many files it has."""
+    """Write a study into a zip file, whole or not at all; return how many files it has.
+
+    UserError if the file is there, or cannot be written, or the study holds links or odd names.
+    """
     if target.suffix != SUFFIX:
         raise UserError(f"'{target}' does not end in {SUFFIX}; give a file as {folder.name}.zip")
     if target.exists():
@@ -42,8 +55,11 @@ def pack(folder: Path, target: Path) -> int:
     with tempfile.SpooledTemporaryFile(max_size=2**26) as content:
         with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in files:
+                if not str(path).isprintable():
+                    raise UserError(f"{path!r} has a name that no archive can hold; rename it")
                 name = (Path(folder.name) / path.relative_to(folder)).as_posix()
-                archive.writestr(zipfile.ZipInfo(name, ALWAYS), path.read_bytes(), compresslevel=6)
+                entry = zipfile.ZipInfo(name, ALWAYS)
+                archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 6)
         content.seek(0)
         try:
             write_archive(target, lambda file: file.writelines(content))
@@ -69,7 +85,7 @@ def _unpack(path: Path, place: Path) -> Path:
             if (size := sum(member.file_size for member in archive.infolist())) > LARGEST:
                 raise UserError(f"'{path}' holds {size >> 20} MiB, more than any study's records")
             archive.extractall(place)  # Which keeps all names within the place.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGE as error:
         raise UserError(f"'{path}' cannot be unpacked ({error}); have it exported again") from error
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}") from error

@@ -117,6 +117,27 @@ def hold(cells: Sequence[Path]) -> Iterator[None]:
 
 
 @contextmanager
+def in_use(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Be one of the commands that work on a study, however many; ``alone``: the only one.
+
+    UserError where that cannot be: nobody works on a study that is being removed.
+    """
+    path = folder / FOLDER / "study"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"study '{folder.name}' is in use by another command; wait for it to end"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def only_command(folder: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold a study as a whole against other commands, while it is prepared or measured.
 

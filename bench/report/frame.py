@@ -106,6 +106,10 @@ def read_records(study: Path) -> tuple[Cells, Anchors]:
     anchors = records.read_json(path, Anchors, RUN_AGAIN) if path.exists() else Anchors()
     if not cells:
         raise UserError(f"no cells in '{study}'; give a study's folder, or see: bench run --help")
+    places: dict[tuple[str, int], Path] = {}
+    for folder, row in cells:
+        if (first := places.setdefault((row.method, row.seed), folder)) is not folder:
+            raise UserError(f"'{first}' and '{folder}' are the same cell; remove the copy")
     return cells, anchors
 
 

@@ -1,6 +1,7 @@
 """Images that each have a seed of their own: the same whatever they are drawn beside."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class OneStreamAnImage(TorchFunctionMode):
     def __init__(self, asked: torch.Generator, streams: Sequence[torch.Generator]) -> None:
         super().__init__()
         self.asked, self.streams = asked, streams
+        self.was_asked = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
@@ -48,14 +50,17 @@ class OneStreamAnImage(TorchFunctionMode):
         if func not in FACTORIES:
             name = getattr(func, "__name__", str(func))
             raise UserError(f"it draws by {name}, whose noise has no row for each image")
-        before, shape = _split(func, args, kwargs)
+        before, shape = _split(args, kwargs)
         self._check(shape)
-        rows = [
-            func(*before, (1, *shape[1:]), generator=stream, **kwargs) for stream in self.streams
-        ]
-        return torch.cat(rows)
+        row = (1, *shape[1:])
+        if func is torch.randint:  # Its bounds may have names, so its size has one.
+            draw = partial(func, *before, size=row, **kwargs)
+        else:
+            draw = partial(func, row, **kwargs)
+        return torch.cat([draw(generator=stream) for stream in self.streams])
 
     def _check(self, shape: Sequence[int]) -> None:
+        self.was_asked = True
         if not shape or shape[0] != len(self.streams):
             raise UserError(
                 f"it draws noise of shape {tuple(shape)} for {len(self.streams)} images, not a "
@@ -63,7 +68,7 @@ class OneStreamAnImage(TorchFunctionMode):
             )
 
 
-def _split(func: object, args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], tuple[int, ...]]:
+def _split(args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], tuple[int, ...]]:
     """Take the shape out of a call's arguments; the others stay."""
     if "size" in kwargs:
         return list(args), tuple(kwargs.pop("size"))
@@ -84,7 +89,9 @@ def draw_images(
     for start in range(0, len(seeds), size):
         chosen = seeds[start : start + size]
         filled = [*chosen, *[chosen[-1]] * (size - len(chosen))]
-        asked = torch.Generator(source.device)
+        # What is drawn from it in a way that is not seen here is at least of these seeds.
+        mixed = derive(start, f"{STREAM}s {' '.join(map(str, filled))}")
+        asked = torch.Generator(source.device).manual_seed(mixed)
         streams = [
             torch.Generator(source.device).manual_seed(derive(seed, STREAM)) for seed in filled
         ]
@@ -94,8 +101,10 @@ def draw_images(
             known = given if given is not None else [class_of(source, seed) for seed in chosen]
             classes = np.array([*known, *[known[-1]] * (size - len(known))], np.int64)
         told = None if classes is None else torch.from_numpy(classes).to(source.device)
-        with OneStreamAnImage(asked, streams):
+        with OneStreamAnImage(asked, streams) as noise:
             drawn = source.draw(size, told, asked)
+        if not noise.was_asked:
+            raise UserError("its sampler draws nothing from the generator that it is given")
         images = source.on_host(drawn)[: len(chosen)]
         yield images, None if classes is None else classes[: len(chosen)]
 

@@ -18,6 +18,11 @@ def execute(request: Request, tracker_factory: Any, display: Display) -> list[Pl
 
     Other commands may run the same study at the same time; each cell is run by one of them.
     """
+    with records.in_use(request.folder):
+        return _execute(request, tracker_factory, display)
+
+
+def _execute(request: Request, tracker_factory: Any, display: Display) -> list[Planned]:
     told = f"another command is preparing study '{request.name}'; waiting for it"
     with (
         records.only_command(request.folder, lambda: display.say(told)),

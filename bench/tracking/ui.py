@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from bench.config import UserError, bench_command, without_secrets
 from bench.tracking.experiments import charts_link, runs_link
 from bench.tracking.store import ARTIFACTS, DATABASE, URI, is_server, open_store, store_uri
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 UI_LOG = "mlflow-ui.log"
 HOST = "127.0.0.1"
+HERE = ("localhost:*", "127.0.0.1:*")
 EVERYWHERE = "0.0.0.0"
 """The host that stands for all addresses of this machine."""
 
@@ -54,6 +57,8 @@ def ui(results: Path, port: int = 5000, host: str = HOST, *, is_opened: bool = F
             f"no MLflow store in '{results}'; run a study first, point {URI} to a store, or make "
             f"one: {bench_command('sync', results=results)}"
         )
+    if ":" in host:
+        raise UserError(f"--host {host}: IPv6 is not served; give a name or an IPv4 address")
     _refuse_taken(host, port)
     if not is_loopback(host):
         print(
@@ -108,8 +113,9 @@ def serving(
     name = name_of(host)
     if not is_loopback(host):
         # By itself it answers to this machine and to addresses of private networks alone.
-        names = [name, socket.gethostname(), "localhost", "127.0.0.1"]
-        allowed = [f"{each}:{port}" for each in dict.fromkeys(names)]
+        names = [name, *(own_names() if host == EVERYWHERE else [])]
+        # Any port of this machine's own: one that is forwarded to it may be another.
+        allowed = [*(f"{each}:{port}" for each in dict.fromkeys(names)), *HERE]
         origins = [f"http://{each}" for each in allowed]
         command += ["--allowed-hosts", ",".join(allowed)]
         command += ["--cors-allowed-origins", ",".join(origins)]
@@ -136,6 +142,14 @@ def is_loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
+
+
+def own_names() -> list[str]:
+    """Return the names and IPv4 addresses by which this machine may be reached."""
+    found = [each for card in psutil.net_if_addrs().values() for each in card]
+    return [
+        socket.gethostname(), *(each.address for each in found if each.family == socket.AF_INET)
+    ]  # fmt: skip
 
 
 def name_of(host: str) -> str:

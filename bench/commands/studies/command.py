@@ -65,15 +65,27 @@ def remove(options: RemoveOptions) -> int:
         if not sys.stdin.isatty():
             again = bench_command("remove", *options.study, "--yes", results=options.results)
             raise UserError(f"this would remove {', '.join(told)}; if that is meant: {again}")
-        if input(f"Remove {', '.join(told)}? [y/N] ").strip().lower() not in {"y", "yes"}:
+        if _asked(f"Remove {', '.join(told)}? [y/N] ") not in {"y", "yes"}:
             print("nothing was removed")
             return 1
     for folder, what in zip(folders, told, strict=True):
         marked = remove_study(folder)
-        print(
-            f"removed {what}" + (f"; {marked} runs marked as deleted in MLflow" if marked else "")
-        )
+        also = f"; {marked} runs marked as deleted in MLflow" if marked else ""
+        print(f"removed {what}{also}")
+    if (options.results / "index.html").exists():
+        from bench.commands.report.pages import list_studies
+
+        list_studies(options.results)
     return 0
+
+
+def _asked(question: str) -> str:
+    """Ask and return the answer; Ctrl-D gives none."""
+    try:
+        return input(question).strip().lower()
+    except EOFError:
+        print()
+        return ""
 
 
 @Parameter(name="*")

@@ -62,8 +62,9 @@ def describe(folder: Path) -> list[str]:
 
 def spans(seeds: Sequence[int]) -> str:
     """Write seeds, sorted and each once, as they are typed: ``0-2,5``."""
-    starts = [seed for seed in seeds if seed - 1 not in seeds]
-    ends = [seed for seed in seeds if seed + 1 not in seeds]
+    there = {*seeds}
+    starts = [seed for seed in seeds if seed - 1 not in there]
+    ends = [seed for seed in seeds if seed + 1 not in there]
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 

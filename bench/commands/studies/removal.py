@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from bench.config import UserError, one_line
-from bench.records import RECORD, hold, only_command
+from bench.records import RECORD, hold, in_use, only_command
 from bench.tracking import NullTracker, Tracker, has_store
 
 
@@ -14,8 +14,10 @@ def remove_study(folder: Path) -> int:
 
     UserError, and nothing is removed, where a command works on it or the store does not answer.
     """
+    if folder.is_symlink():
+        raise UserError(f"'{folder}' is a link to '{folder.resolve()}'; remove it by hand")
     cells = [path.parent for path in sorted(folder.glob(f"*/{RECORD}"))]
-    with only_command(folder), hold(cells):
+    with only_command(folder), in_use(folder, alone=True), hold(cells):
         marked = _mark(folder)
         # Out of sight at once: a half removed study would look like one.
         place = Path(tempfile.mkdtemp(prefix=".removed-", dir=folder.parent))

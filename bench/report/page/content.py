@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.records import Status, direction, headline
+from bench.records import direction, headline
 from bench.report.certainty import MIN_SEEDS
 from bench.report.page.references import MISSES, bibtex
 from bench.report.plots.drawing import PlottedStudy
@@ -14,6 +14,7 @@ from bench.report.ranking import Ranking, rank_text, seeds_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table import columns, numbers
+from bench.report.table.formats import placeless
 from bench.report.table.notes import notes
 from bench.report.table.rows import CERTAINTY, certainty_rows, published_rows, unfinished
 from bench.report.titles import metric_title, metric_words
@@ -29,7 +30,8 @@ COSTS = {
 }
 """What quality is drawn against."""
 FEW = 3
-"""Methods beyond this many are not named as tied with the best: the table of certainty has all."""
+"""Methods beyond this many are not named in an answer: the table of certainty has all."""
+VERDICTS = ("better than", "worse than", "not told apart from", "never compared with")
 LOG_LINES = 12
 """Lines of a failed cell's log that stand on the page."""
 
@@ -56,7 +58,11 @@ def page_content(report: StudyReport) -> dict[str, Any]:
             "levels": {name: levels(report, name) for name in report.metrics},
         },
         "certainty": [
-            {"title": metric_words(one.metric), "head": CERTAINTY, "rows": certainty_rows(one)}
+            {
+                "title": f"{metric_words(one.metric)}{', by logarithms' * one.is_log}",
+                "head": CERTAINTY,
+                "rows": certainty_rows(one),
+            }
             for one in report.rankings
             if one.ranks
         ],
@@ -66,7 +72,7 @@ def page_content(report: StudyReport) -> dict[str, Any]:
         ],
         "unfinished": list(failures(report)),
         "published": published_rows(report),
-        "notes": notes(report),
+        "notes": [placeless(note, report.folder) for note in notes(report)],
         "commands": list(commands(report)),
         "environment": list(environment(report)),
         "bibtex": bibtex(sorted({one.split(":")[0] for one in report.cell_frame["method"]})),
@@ -107,41 +113,48 @@ def head(report: StudyReport) -> Iterator[tuple[str, str]]:
 
 
 def answer(report: StudyReport, ranking: Ranking) -> dict[str, Any]:
-    """Say in a sentence which method is best by a metric, and which are told apart from it."""
-    words, means = metric_words(ranking.metric), _means(report, ranking.metric)
+    """Say in a sentence which method leads by a metric, and which are told apart from it."""
+    by, means = sentence_case(metric_words(ranking.metric)), _means(report, ranking.metric)
     sign = 1 if direction(ranking.metric) == "↓" else -1
-    known = {name: means[name] for name in (*ranking.ranks, *ranking.unranked) if name in means}
-    best = min(known, key=lambda name: sign * known[name][0])
-    value = next(row for row in report.method_rows if row["method"] == best)
-    told = columns.metric_column(ranking.metric).fill(value)
-    by, lead = sentence_case(words), headline(report.metrics)
-    what = {"metric": ranking.metric, "leads": ranking.metric in lead}
+    lead = next(iter(ranking.ranks), None) or min(means, key=lambda name: sign * means[name])
+    row = next(row for row in report.method_rows if row["method"] == lead)
+    told = f"{lead}, {columns.metric_column(ranking.metric).fill(row)}"
+    what = {"metric": ranking.metric, "leads": ranking.metric in headline(report.metrics)}
     if not ranking.ranks:
         few = f"fewer than {MIN_SEEDS} seeds that two methods share, so no order is claimed"
-        return what | {"text": f"{by}: {best} has the best mean, {told}; {few}."}
-    pairs = {
-        pair.other if pair.one == best else pair.one: pair.gap
+        return what | {"text": f"{by}: the best mean has {told}; {few}."}
+    gaps = {
+        (pair.other if pair.one == lead else pair.one): (pair, sign if pair.one == lead else -sign)
         for pair in ranking.pairs
-        if best in (pair.one, pair.other)
+        if lead in (pair.one, pair.other)
     }
-    apart = [name for name in ranking.ranks if name in pairs and pairs[name].is_apart]
-    tied = {n: pairs[n].needed for n in ranking.ranks if n in pairs and not pairs[n].is_apart}
-    parts = [f"{by}: {best} has the best mean, {told},"]
-    if apart:
-        parts.append(f"and is better than {_listed(apart)}{',' * bool(tied)}")
-    if tied:
-        parts.append(f"{'but' if apart else 'and'} is not told apart from {_tied(tied)}")
-    return what | {"text": f"{' '.join(parts)}."}
+    found: dict[str, dict[str, float]] = {}
+    for name in ranking.ranks.keys() - {lead} & gaps.keys():
+        pair, turn = gaps[name]
+        verdict = "better than" if turn * pair.gap.mean < 0 else "worse than"
+        if not pair.gap.is_apart:
+            verdict = "never compared with" if math.isnan(pair.gap.half) else "not told apart from"
+        found.setdefault(verdict, {})[name] = pair.gap.needed
+    order = [verdict for verdict in VERDICTS if verdict in found]
+    text = ", ".join(f"{verdict} {_some(found[verdict], ranking)}" for verdict in order)
+    left = [name for name in means if name not in ranking.ranks]
+    more = f" Not compared: {_listed(left)}, of too few shared seeds, or mixed." if left else ""
+    return what | {"text": f"{by}: first is {told}; {text}.{more}"}
 
 
-def _tied(needed: Mapping[str, float]) -> str:
-    """Name what is tied with the best, with the seeds that would separate it; few by name."""
+def _some(needed: Mapping[str, float], ranking: Ranking) -> str:
+    """Name methods in their order, few by name, with the seeds that would separate what is tied."""
+    names = [name for name in ranking.ranks if name in needed]
     known = [seeds for seeds in needed.values() if not math.isnan(seeds)]
-    if len(needed) > FEW:
-        more = f"; {seeds_text(min(known))} seeds would separate the first of them" if known else ""
-        return f"{len(needed)} others{more}"
-    told = [name if math.isnan(n) else f"{name} ({seeds_text(n)})" for name, n in needed.items()]
-    return f"{_listed(told)}{' (seeds that would separate them in brackets)' if known else ''}"
+    if len(names) > FEW:
+        more = (
+            f" ({seeds_text(min(known))} seeds would separate the first of them)" if known else ""
+        )
+        return f"{len(names)} others{more}"
+    return _listed([
+        name if math.isnan(needed[name]) else f"{name} ({seeds_text(needed[name])} seeds would do)"
+        for name in names
+    ])  # fmt: skip
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -149,13 +162,9 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def _means(report: StudyReport, metric: str) -> dict[str, tuple[float, float]]:
-    found = {}
-    for row in report.method_rows:
-        mean = float(row.get(f"metrics.{metric}", math.nan))
-        if not math.isnan(mean):
-            found[row["method"]] = (mean, float(row.get(f"metrics.{metric}:half", math.nan)))
-    return found
+def _means(report: StudyReport, metric: str) -> dict[str, float]:
+    found = {row["method"]: _number(row, f"metrics.{metric}") for row in report.method_rows}
+    return {name: mean for name, mean in found.items() if mean is not None}
 
 
 def scoreboard(report: StudyReport) -> dict[str, Any]:
@@ -288,15 +297,16 @@ def failures(report: StudyReport) -> Iterator[dict[str, str]]:
         path = Path(log)
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         yield {
-            "cell": cell, "status": status, "reason": reason,
-            "log": "\n".join(lines[-LOG_LINES:]) if status != Status.PENDING else "",
+            "cell": cell, "status": status, "reason": placeless(reason, report.folder),
+            "log": "\n".join(placeless(line, report.folder) for line in lines[-LOG_LINES:]),
         }  # fmt: skip
 
 
 def commands(report: StudyReport) -> Iterator[str]:
     """Yield the commands that made the cells, each once, without the place of the results."""
-    found = (str(row.environment.get("command") or "") for _, row in report.cells)
-    yield from dict.fromkeys(re.sub(r" --results[ =]('[^']*'|\S+)", "", x) for x in found if x)
+    told = [str(row.environment.get("command") or "") for _, row in report.cells]
+    usual = [re.sub(r" --results[ =]('[^']*'|\S+)", "", command) for command in told if command]
+    yield from dict.fromkeys(placeless(command, report.folder) for command in usual)
 
 
 def environment(report: StudyReport) -> Iterator[tuple[str, str]]:

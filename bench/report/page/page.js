@@ -35,7 +35,8 @@
     [...row.cells].filter(shown).map((cell) => cell.textContent.trim().replace(/\s*[▲▼]$/, "")));
   const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const signs = { "±": "$\\pm$", "↓": "$\\downarrow$", "↑": "$\\uparrow$", "†": "$\\dagger$", "—": "--",
-    "&": "\\&", "%": "\\%", "_": "\\_", "#": "\\#", "$": "\\$", "‡": "$\\ddagger$" };
+    "&": "\\&", "%": "\\%", "_": "\\_", "#": "\\#", "$": "\\$", "‡": "$\\ddagger$",
+    "{": "\\{", "}": "\\}", "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" };
   const tex = (text) => [...text].map((sign) => signs[sign] ?? sign).join("");
   const formats = {
     markdown: ([head, ...rows]) => [head, head.map(() => "---"), ...rows]

@@ -22,10 +22,7 @@ DRAWN = {
     "costs": "Costs",
 }
 """Sections of pictures, in their order on the page."""
-MEANING = (
-    "± is half of the 95 % t interval over seeds; (se) the standard error within one seed. "
-    "Point at a column's name for how it was measured."
-)
+MEANING = "± is half of the 95 % t interval over seeds; (se) the standard error within one seed."
 
 
 @lru_cache

@@ -82,11 +82,11 @@ def to_json(report: StudyReport) -> str:
 def csv(report: StudyReport) -> str:
     """Write every cell and anchor with its raw numbers at full precision."""
     told = report.frame.copy()
-    told[[*TEXT]] = told[[*TEXT]].map(lambda value: _placeless(value, report.folder))
+    told[[*TEXT]] = told[[*TEXT]].map(lambda value: placeless(value, report.folder))
     return told.to_csv(index=False)
 
 
-def _placeless(value: Any, study: Path) -> Any:
+def placeless(value: Any, study: Path) -> Any:
     """Write the paths of a text from the study on, others by their names: a file is shared."""
     if not isinstance(value, str) or "/" not in value:
         return value
@@ -101,7 +101,7 @@ def _strict(value: Any, study: Path) -> Any:
         return {key: _strict(part, study) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_strict(part, study) for part in value]
-    return _placeless(value, study)
+    return placeless(value, study)
 
 
 def _ranking(one: Ranking) -> dict[str, Any]:

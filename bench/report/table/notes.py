@@ -150,12 +150,13 @@ def _rank_notes(report: StudyReport) -> Iterator[str]:
         yield (
             "Ranks: 1 is best, and methods whose ranges overlap are tied. One model, method + "
             f"seed, compares all methods that share {MIN_SEEDS} seeds or more: distances and "
-            "errors by their logarithms, the others as they are, by the studentised range, so "
-            f"that the chance of any false separation by a metric is {LEVEL * 100:g} %.{column}"
+            "errors by their logarithms where all are positive, the others as they are, by the "
+            "studentised range: the chance of any false separation by a metric is at most "
+            f"{LEVEL * 100:g} %.{column}"
         )
         if lead and lead.ranks:
             yield (
-                "sd: standard deviation, of logarithms in %; within: of one seed, by the "
+                "sd: standard deviation, in % of logarithms; within: of one seed, by the "
                 "jackknife. Seeds to separate: with them two tied methods would be told apart 8 "
                 f"times of 10, if gap and spread stay; looked for up to {MOST_NEEDED}."
             )
