@@ -24,6 +24,7 @@ from bench.executors import Job
 from bench.executors.local import LocalHandle, environment_of, version_of
 from bench.metrics import classification_score
 from bench.records.locks import FOLDER as LOCKS
+from bench.report.study_report import StudyReport
 
 
 class Fork:
@@ -106,14 +107,22 @@ def load_what_jobs_load() -> None:
     import torch._dynamo  # noqa: F401
 
 
+def empty_page(report: StudyReport) -> Path:
+    """Write a page that says nothing."""
+    path = report.folder / "report.html"
+    path.write_text("")
+    return path
+
+
 @contextmanager
 def short() -> Iterator[None]:
     """Be short where time is no matter.
 
     Batches are timed after little warm-up, and classification accuracy scores, 10 s for each study,
-    come from a classifier of a few steps.
+    come from a classifier of a few steps. A study's page, 2 s, is empty.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.report.page.write.write_page", empty_page)
         patch.setattr("bench.sampling.timing.WARM_UP_SECONDS", 0.3)
         for name in ("RESNET", "MLP"):
             recipe = getattr(classification_score, name)
@@ -157,7 +166,6 @@ def command(
         try:
             with forked(), pytest.MonkeyPatch.context() as patch:
                 patch.setattr("bench.report.plots.write.write_plots", lambda *_, **__: [])
-                patch.setattr("bench.report.page.write.write_page", lambda report: report.folder)
                 script()
         except SystemExit as end:
             code = end.code

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bench.commands.lifecycle import finish
 from bench.records import record
 from bench.report.page.content import answer, page_content
 from bench.report.page.pictures import pictures
@@ -235,6 +236,13 @@ def test_the_command_writes_pages_and_the_list(study: Path, call_bench: Bench) -
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [f"{results}/digits-quick/report.html", f"{results}/index.html"]
     assert call_bench("report", "nosuch", "--results", results).returncode == 2
+
+
+def test_a_command_ends_with_the_page_and_the_list(study: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study, tmp_path / "results" / "s"))
+    finish(copy)
+    assert render_page(StudyReport.read(copy)) == (copy / "report.html").read_text()
+    assert 'href="s/report.html"' in (tmp_path / "results" / "index.html").read_text()
 
 
 # In a browser -------------------------------------------------------------------------------------

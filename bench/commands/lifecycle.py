@@ -81,7 +81,7 @@ def background(results: Path) -> Background:
 
 def finish(folder: Path) -> None:
     """Write and print the tables, draw the plots, and write the page."""
-    from bench.commands.report.pages import list_studies
+    from bench.commands.studies.index import list_studies
     from bench.report.nfe_table import render_nfe_table, write_nfe_tables
     from bench.report.page.write import write_page
     from bench.report.plots.nfe_curve import write_nfe_plots

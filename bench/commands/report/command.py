@@ -23,10 +23,12 @@ class ReportOptions:
 
 def report(options: ReportOptions = ReportOptions()) -> int:
     """Write a study's page, one file that needs no network, and the list of all studies."""
-    from bench.commands.report.pages import write_pages
+    from bench.commands.studies.index import list_studies
+    from bench.report.page.write import write_page
+    from bench.report.study_report import StudyReport
 
     names = dict.fromkeys(options.study)
-    folders = [find_study(options.results, name) for name in names or [None]]
-    for path in write_pages(folders):
-        print(path)
+    for folder in [find_study(options.results, name) for name in names or [None]]:
+        print(write_page(StudyReport.read(folder)))
+    print(list_studies(options.results))
     return 0

@@ -73,7 +73,7 @@ def remove(options: RemoveOptions) -> int:
         also = f"; {marked} runs marked as deleted in MLflow" if marked else ""
         print(f"removed {what}{also}")
     if (options.results / "index.html").exists():
-        from bench.commands.report.pages import list_studies
+        from bench.commands.studies.index import list_studies
 
         list_studies(options.results)
     return 0
