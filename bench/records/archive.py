@@ -23,8 +23,6 @@ DAMAGE = (
     ValueError,
 )  # fmt: skip
 """What a file that is no archive, or a broken one, makes Python raise."""
-ALWAYS = (1980, 1, 1, 0, 0, 0)
-"""The date of all that is in it: the same study gives the same bytes."""
 
 
 def shown(folder: Path) -> list[Path]:
@@ -58,7 +56,8 @@ def pack(folder: Path, target: Path) -> int:
                 if not str(path).isprintable():
                     raise UserError(f"{path!r} has a name that no archive can hold; rename it")
                 name = (Path(folder.name) / path.relative_to(folder)).as_posix()
-                entry = zipfile.ZipInfo(name, ALWAYS)
+                # Dated 1980, whenever it is written: the same study gives the same bytes.
+                entry = zipfile.ZipInfo(name)
                 archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 6)
         content.seek(0)
         try:

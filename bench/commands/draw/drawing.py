@@ -29,7 +29,6 @@ GRID, ARCHIVE = ".png", ".zip"
 PICTURES = {".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npz", ".npy", ".pdf"}
 """Suffixes that nobody gives a folder."""
 MOST_IN_A_GRID = 4096
-ALWAYS = (1980, 1, 1, 0, 0, 0)
 
 
 def draw_to(
@@ -125,7 +124,7 @@ def _write(out: Path, seeds: Sequence[int], batches: Iterator[Drawn]) -> None:
 def _write_zip(file: IO[bytes], seeds: Sequence[int], batches: Iterator[Drawn]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _write_each(
-            seeds, batches, lambda name, body: archive.writestr(zipfile.ZipInfo(name, ALWAYS), body)
+            seeds, batches, lambda name, body: archive.writestr(zipfile.ZipInfo(name), body)
         )
 
 

@@ -9,12 +9,14 @@ from typing import Any
 from bench.records import direction, headline
 from bench.report.certainty import MIN_SEEDS
 from bench.report.page.references import MISSES, bibtex
-from bench.report.plots.drawing import PlottedStudy
+from bench.report.plots.drawing import SEEDS, WITHIN, PlottedStudy, Z
+from bench.report.plots.quality import measured
 from bench.report.ranking import Ranking, rank_text, seeds_text
 from bench.report.study_report import StudyReport
 from bench.report.summary import TableRow
 from bench.report.table import columns, numbers
 from bench.report.table.formats import placeless
+from bench.report.table.notes import measured as how_measured
 from bench.report.table.notes import notes
 from bench.report.table.rows import CERTAINTY, certainty_rows, published_rows, unfinished
 from bench.report.titles import metric_title, metric_words
@@ -29,6 +31,8 @@ COSTS = {
     "cost.peak_memory_bytes": "peak memory, bytes",
 }
 """What quality is drawn against."""
+BARS = {SEEDS: "95 % t interval over seeds", WITHIN: f"{Z:g} standard errors within one seed"}
+"""What an error bar is of, in words."""
 FEW = 3
 """Methods beyond this many are not named in an answer: the table of certainty has all."""
 VERDICTS = ("better than", "worse than", "not told apart from", "never compared with")
@@ -216,9 +220,9 @@ def _column(
 
 def protocol(report: StudyReport, metric: str) -> str:
     """Say how a metric was measured, for the heading of its column."""
-    from bench.report.table.notes import measured
-
-    return f"{sentence_case(metric_words(metric))}; {measured(report.provenance.get(metric, {}))}."
+    return (
+        f"{sentence_case(metric_words(metric))}; {how_measured(report.provenance.get(metric, {}))}."
+    )
 
 
 def method(
@@ -227,9 +231,10 @@ def method(
     """Return a method's numbers for the scatter: costs, metrics with their errors, and look."""
     quality = {}
     for name in report.metrics:
-        mean, half, kind = _quality(row, name)
-        if mean is not None:
-            quality[name] = {"value": mean, "half": half, "kind": kind}
+        mean, bar = measured(row, f"metrics.{name}")
+        if math.isfinite(mean):
+            half = bar.half if math.isfinite(bar.half) else None
+            quality[name] = {"value": mean, "half": half, "kind": BARS.get(bar.kind, "")}
     return {
         "name": row["method"],
         "color": looks[row["method"]]["color"],
@@ -238,18 +243,6 @@ def method(
         "metrics": quality,
         "seeds": int(row["seeds"]),
     }
-
-
-def _quality(row: TableRow, name: str) -> tuple[float | None, float | None, str]:
-    """A metric's mean, half its error bar, and what that is of."""
-    mean = _number(row, f"metrics.{name}")
-    half = _number(row, f"metrics.{name}:half")
-    if half is not None:
-        return mean, half, "95 % t interval over seeds"
-    error = columns.error_within(row, name)
-    if math.isfinite(error):
-        return mean, 1.96 * error, "1.96 standard errors within one seed"
-    return mean, None, ""
 
 
 def _number(row: TableRow, key: str, none: Any = None) -> Any:
